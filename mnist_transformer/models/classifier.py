@@ -1,0 +1,131 @@
+"""A small convolutional classifier: the judge of drawn digits, trained by this project.
+
+Its predictions give the class agreement of a generative model; its penultimate activations
+are the feature space of ``fd_cnn``, precision and recall (``evaluate.py``). Trained with small
+random affine distortions (rotation, scale, shear, shift), as in Simard et al., "Best practices
+for convolutional neural networks applied to visual document analysis" (ICDAR 2003).
+
+Shapes: B images, C channels, H x W pixels, F features, K classes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.models.base import Model
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Shape of the network and strength of its training distortions.
+
+    Args:
+        image_size: height and width in pixels, 8 or more.
+        width: channels of the first stage; the later ones have 2 and 4 times as many, and
+            the 4 * width activations of the last one are the features.
+        max_degrees, max_scale, max_shear, max_shift: largest rotation, relative change of
+            size, shear and shift (in pixels) of a training image, drawn uniformly.
+        label_smoothing: mass spread over the other classes while training.
+    """
+
+    image_size: int = 28
+    channels: int = 1
+    num_classes: int = 10
+    width: int = 32
+    max_degrees: float = 12.0
+    max_scale: float = 0.12
+    max_shear: float = 0.15
+    max_shift: float = 2.0
+    label_smoothing: float = 0.05
+
+    def build(self) -> "Classifier":
+        return Classifier(self)
+
+
+def random_affine(images: Tensor, config: ClassifierConfig) -> Tensor:
+    """Distort each float image (B, C, H, W) by its own affine map; outside is black."""
+    num_images = len(images)
+
+    def uniform(largest: float, *shape: int) -> Tensor:
+        return (torch.rand(num_images, *shape, device=images.device) * 2 - 1) * largest
+
+    angle = uniform(math.radians(config.max_degrees))
+    size = 1 + uniform(config.max_scale, 2)
+    shear = uniform(config.max_shear)
+    # affine_grid measures shifts in half images.
+    shift = uniform(2 * config.max_shift / config.image_size, 2)
+    cos, sin = angle.cos(), angle.sin()
+    rotation = torch.stack([cos, -sin, sin, cos], dim=-1).view(num_images, 2, 2)
+    slant = torch.eye(2, device=images.device).repeat(num_images, 1, 1)
+    slant[:, 0, 1] = shear
+    matrix = rotation @ slant * size.unsqueeze(1)
+    theta = torch.cat([matrix, shift.unsqueeze(-1)], dim=-1)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class Classifier(Model):
+    """Three stages at 1/2, 1/2 and 1/4 of the resolution, then the mean over positions."""
+
+    config: ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__(config)
+        if config.image_size < 8 or config.width < 1:
+            raise ValueError(
+                f"image_size is {config.image_size} and width {config.width}, "
+                "expected 8 or more and 1 or more"
+            )
+        width = config.width
+        self.stages = nn.Sequential(
+            _conv(config.channels, width, 5, stride=2),
+            _conv(width, 2 * width, 3),
+            nn.MaxPool2d(2),
+            _conv(2 * width, 4 * width, 3),
+            _conv(4 * width, 4 * width, 3),
+        )
+        self.output = nn.Linear(4 * width, config.num_classes)
+
+    @property
+    def num_features(self) -> int:
+        return 4 * self.config.width
+
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Cross-entropy of each image in nats, float32 (B,).
+
+        In training mode the images are distorted at random and the labels smoothed; in
+        evaluation mode it is the plain cross-entropy.
+        """
+        scaled = self._scale(images)
+        smoothing = 0.0
+        if self.training:
+            scaled = random_affine(scaled, self.config)
+            smoothing = self.config.label_smoothing
+        logits = self.output(self._features(scaled)).float()
+        return F.cross_entropy(logits, cond, label_smoothing=smoothing, reduction="none")
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (B, K) of uint8 images (B, C, H, W)."""
+        return self.output(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate activations (B, F), 0 or more, of uint8 images (B, C, H, W)."""
+        return self._features(self._scale(images))
+
+    def _features(self, scaled: Tensor) -> Tensor:
+        return self.stages(scaled).mean((2, 3))
+
+    @staticmethod
+    def _scale(images: Tensor) -> Tensor:
+        return images.float() / 255
