@@ -1,0 +1,111 @@
+"""MNIST Transformer: small generative image models, trained, measured and ready to draw.
+
+    from mnist_transformer import load
+    images = load("mnist-patch").sample([3, 1, 4], seeds=range(3))  # uint8 (3, 1, 28, 28)
+
+Importing the package is cheap: torch is imported by the first call that needs it.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mnist_transformer.models.base import GenerativeModel
+    from mnist_transformer.sampling import Sampling
+
+__version__ = "0.1.0"
+__all__ = ["RECIPES", "Sampling", "find_weights", "load", "sample", "shipped"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a shipped model, a checkpoint, or a training run's folder.
+
+    Raises:
+        ValueError: there is none of that name; the message gives the nearest names.
+    """
+    name = os.fspath(name_or_path)
+    if name in shipped():
+        return WEIGHTS / f"{name}.safetensors"
+    path = Path(name)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.is_file():
+        return path
+    if path.suffix == ".safetensors" or path.name != name:
+        raise ValueError(f"there is no checkpoint {path}")
+    from mnist_transformer.recipes import RECIPES
+
+    if name in RECIPES:
+        raise ValueError(
+            f"{name} is a recipe whose weights are not shipped: "
+            f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
+        )
+    near = difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped()
+    raise ValueError(
+        f"there is no model {name!r}; nearest: {', '.join(near) or 'none is shipped'} "
+        "(a checkpoint's path will do too)"
+    )
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "mnist-patch", device: str | None = None
+) -> "GenerativeModel":
+    """A model ready to draw.
+
+    Args:
+        name_or_path: a shipped model, a .safetensors checkpoint or a training run's folder.
+        device: such as "cpu" or "cuda"; by default a CUDA GPU where there is one.
+
+    Raises:
+        ValueError: an unknown name, a damaged or foreign file, a device that is not there,
+            or a model that does not draw.
+    """
+    import torch
+
+    from mnist_transformer import checkpoint
+    from mnist_transformer.models.base import GenerativeModel
+
+    model = checkpoint.load(find_weights(name_or_path))
+    if not isinstance(model, GenerativeModel):
+        raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
+    try:
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    except (RuntimeError, AssertionError) as error:
+        # torch's way to say that it was built without this device, or knows no such name.
+        raise ValueError(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def sample(
+    cond: "Tensor | Sequence[int] | None",
+    seeds: Iterable[int],
+    how: "Sampling | None" = None,
+    model: str | os.PathLike[str] = "mnist-patch",
+) -> "Tensor":
+    """Load a model and draw once: uint8 (B, C, H, W); see ``GenerativeModel.sample``."""
+    return load(model).sample(cond, seeds, how)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RECIPES":
+        from mnist_transformer.recipes import RECIPES
+
+        return RECIPES
+    if name == "Sampling":
+        from mnist_transformer.sampling import Sampling
+
+        return Sampling
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

