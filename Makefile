@@ -1,0 +1,48 @@
+# `make draw` and `make test` are all the set-up there is: both make .venv and install.
+# PYTHON names another interpreter (3.10 or later); VENV another place.
+PYTHON ?= python3
+VENV   ?= .venv
+DIGITS ?= 0123456789
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help draw test check format clean
+
+help:
+	@echo "make draw     draw digits (DIGITS=2026 chooses them) and show them"
+	@echo "make test     run the tests"
+	@echo "make check    lint, formatting and types"
+	@echo "make format   put the formatting right"
+	@echo "make clean    remove $(VENV) and everything that was built"
+
+draw: $(VENV)/installed
+	$(BIN)/mnist-transformer draw $(DIGITS) --out runs/$(DIGITS).png
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or later is needed; PYTHON=... names one")'
+	$(PYTHON) -m venv $(VENV)
+
+# An install is repeated when what it depends on has changed.
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/installed
