@@ -1,0 +1,141 @@
+"""What a training run leaves behind while it runs: metrics.jsonl, loss.png, samples.png.
+
+Each line of metrics.jsonl is a JSON object with ``kind`` "train" or "validation", the place in
+the run (``step``, ``images``, ``seconds``) and what was measured there.
+"""
+
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_transformer.checkpoint import write_atomic
+
+
+@dataclass(frozen=True)
+class Record:
+    """One report of a training run.
+
+    Args:
+        step: steps made.
+        images: training images seen, counted with repetition.
+        seconds: duration of the run so far, validation and saving included; what a killed
+            run did after its last save, and the time until it was started again, are not.
+        progress: from 0 to 1.
+        loss: mean over the last steps; nats an image where the loss is a likelihood.
+        bits_per_dim: the same in bits a pixel; None where the loss is something else.
+        images_per_second: of the steps alone, over the last ones.
+        seconds_left: as far as can be told; None before the first step.
+        message: something to tell the user once.
+    """
+
+    step: int
+    images: int
+    seconds: float
+    progress: float
+    loss: float
+    bits_per_dim: float | None
+    images_per_second: float
+    seconds_left: float | None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over ``num_images`` images of the validation split."""
+
+    loss: float
+    bits_per_dim: float | None
+    accuracy: float | None
+    num_images: int
+
+    def __str__(self) -> str:
+        if self.bits_per_dim is not None:
+            return f"{self.bits_per_dim:.4f} bits/dim on {self.num_images:,} images"
+        accuracy = "" if self.accuracy is None else f", {self.accuracy:.2%} right"
+        return f"loss {self.loss:.4f}{accuracy} on {self.num_images:,} images"
+
+
+class RunLog:
+    """Appends to the records of a run in a folder and redraws its plot.
+
+    Args:
+        folder: the run's own.
+        step: where the run goes on; lines about later steps are dropped, as those steps
+            will be made again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self.path = folder / "metrics.jsonl"
+        self.lines = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_atomic(self.path, "".join(json.dumps(x) + "\n" for x in self.lines).encode())
+
+    def add(self, kind: str, record: Record, **measured: Any) -> None:
+        """Append a line; raises OSError where the disk does."""
+        line = {
+            "kind": kind,
+            "step": record.step,
+            "images": record.images,
+            "seconds": round(record.seconds, 2),
+            **measured,
+        }
+        self.lines.append(line)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def add_validation(self, record: Record, validation: Validation) -> None:
+        self.add("validation", record, **asdict(validation))
+
+    def plot(self) -> None:
+        """Redraw loss.png."""
+        write_atomic(self.folder / "loss.png", plot_losses(self.lines))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, without what a killed run left half written; [] if none."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
+    """PNG of training and validation loss, in bits/dim where known, by minutes and by images."""
+    # Imported here, and drawn without pyplot: training itself needs no window and no globals.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = list(lines)
+    unit = "bits_per_dim" if any(x.get("bits_per_dim") is not None for x in lines) else "loss"
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for column, (place, scale, label) in enumerate(
+        [("seconds", 1 / 60, "minutes"), ("images", 1e-3, "thousand images")]
+    ):
+        axes = figure.add_subplot(1, 2, column + 1)
+        for kind, style in [("train", "-"), ("validation", "o-")]:
+            chosen = [x for x in lines if x["kind"] == kind and x.get(unit) is not None]
+            values = [x[unit] for x in chosen]
+            axes.plot([x[place] * scale for x in chosen], values, style, label=kind, lw=1, ms=3)
+            if kind == "validation" and values:
+                axes.annotate(f"{values[-1]:.3f}", (chosen[-1][place] * scale, values[-1]))
+        shown = [x[unit] for x in lines if x.get(unit) is not None and math.isfinite(x[unit])]
+        if shown:
+            # The first minute would squash all the rest.
+            low, typical = min(shown), sorted(shown)[len(shown) // 2]
+            axes.set_ylim(low - 0.1 * (typical - low), low + 4 * max(typical - low, 1e-3))
+        axes.set_xlabel(label)
+        axes.set_ylabel("bits/dim" if unit == "bits_per_dim" else "loss")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
