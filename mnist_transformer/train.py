@@ -610,7 +610,7 @@ class _Run:
             }
             if validation.bits_per_dim is not None:
                 notes["validation_bits_per_dim"] = f"{validation.bits_per_dim:.6f}"
-            checkpoint.save(self.averaged, self.weights_path, **notes)
+            checkpoint.save(self.averaged, self.weights_path, dtype=torch.float32, **notes)
             self.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()
 
