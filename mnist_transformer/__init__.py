@@ -10,13 +10,15 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mnist_transformer.models.base import GenerativeModel
+    from mnist_transformer.models.base import GenerativeModel, Model
     from mnist_transformer.sampling import Sampling
+
+AnyModel = TypeVar("AnyModel", bound="Model")
 
 __version__ = "0.1.0"
 __all__ = ["RECIPES", "Sampling", "find_weights", "load", "sample", "shipped"]
@@ -72,14 +74,19 @@ def load(
         ValueError: an unknown name, a damaged or foreign file, a device that is not there,
             or a model that does not draw.
     """
-    import torch
-
     from mnist_transformer import checkpoint
     from mnist_transformer.models.base import GenerativeModel
 
     model = checkpoint.load(find_weights(name_or_path))
     if not isinstance(model, GenerativeModel):
         raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
+    return to_device(model, device)
+
+
+def to_device(model: "AnyModel", device: str | None = None) -> "AnyModel":
+    """The model, moved and in eval mode; see ``load``."""
+    import torch
+
     try:
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     except (RuntimeError, AssertionError) as error:

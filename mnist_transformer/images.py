@@ -1,0 +1,128 @@
+"""Pictures of images: grids, PNG and GIF files, and the terminal.
+
+Shapes: B images, C channels (1 grey, 3 colour), H x W pixels.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SOFTWARE = "mnist-transformer"  # written into every file, so that our own are known again
+LONG_SIDE = 640  # pixels that a small picture is scaled up towards in a file
+MAX_SCALE = 10
+MAX_FRAMES = 60
+FRAME_MS, LAST_FRAME_MS = 60, 2000
+
+
+def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
+    """Images uint8 (B, C, H, W) row by row in one picture, ``gap`` black pixels between them.
+
+    With no gap digits stand side by side and read as a number.
+
+    Raises:
+        ValueError: no images, another shape or type, or fewer than one column.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, expected (B, C, H, W) with one image "
+            "or more of 1 or 3 channels"
+        )
+    if str(images.dtype) != "torch.uint8":
+        raise ValueError(f"images are {images.dtype}, expected torch.uint8")
+    if columns < 1 or gap < 0:
+        raise ValueError(f"got {columns} columns and a gap of {gap}, expected 1 and 0 or more")
+    num, channels, height, width = images.shape
+    columns = min(columns, num)
+    rows = -(-num // columns)
+    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    picture = Image.new("L" if channels == 1 else "RGB", size)
+    for index, image_HWC in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
+        row, column = divmod(index, columns)
+        tile = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
+        picture.paste(tile, (column * (width + gap), row * (height + gap)))
+    return picture
+
+
+def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:
+    """Every pixel as a square of ``scale`` pixels; by default what makes a digit easy to see."""
+    if scale is None:
+        scale = max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write a PNG file, making its folder; notes become text fields of the file.
+
+    Raises:
+        OSError: the folder or file cannot be written.
+    """
+    info = PngImagePlugin.PngInfo()
+    for key, value in {"Software": SOFTWARE, **(notes or {})}.items():
+        info.add_itxt(key, value)
+    content = io.BytesIO()
+    picture.save(content, "PNG", pnginfo=info, optimize=True)
+    _write(path, content)
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
+    """Write frames of one size as an endless GIF that rests on the last one.
+
+    Of many frames an even selection is shown, the first and the last among them.
+
+    Raises:
+        ValueError: no frames.
+        OSError: the folder or file cannot be written.
+    """
+    if not frames:
+        raise ValueError("a GIF needs one frame or more, got none")
+    shown = min(len(frames), MAX_FRAMES)
+    step = (len(frames) - 1) / max(1, shown - 1)
+    chosen = [frames[len(frames) - 1 - round(k * step)] for k in reversed(range(shown))]
+    content = io.BytesIO()
+    chosen[0].save(
+        content,
+        "GIF",
+        save_all=True,
+        append_images=chosen[1:],
+        duration=[FRAME_MS] * (shown - 1) + [LAST_FRAME_MS],
+        loop=0,
+        comment=SOFTWARE.encode(),
+    )
+    _write(path, content)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a picture that ``save_png`` or ``save_gif`` wrote."""
+    try:
+        with Image.open(path) as picture:
+            mark = picture.info.get("Software", picture.info.get("comment"))
+    except (UnidentifiedImageError, OSError):
+        return False
+    return mark in (SOFTWARE, SOFTWARE.encode())
+
+
+def show(picture: Image.Image, console: Console | None = None) -> None:
+    """Draw in the terminal, as finely as it can; nothing where the output is no terminal."""
+    console = console or Console()
+    if not console.is_terminal:
+        return
+    # Importing it asks the terminal what it can show.
+    from textual_image.renderable import Image as TerminalImage
+
+    # A pixel a column: half blocks then show every pixel as a square.
+    console.print(TerminalImage(picture, width=min(picture.width, console.width), height="auto"))
+
+
+def _write(path: Path, content: io.BytesIO) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.write_bytes(content.getvalue())
+    except OSError as error:  # a full disk does not say which file it was
+        raise OSError(error.errno, error.strerror, str(path)) from error
