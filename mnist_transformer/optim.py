@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.transformer import fast_dtype
 
@@ -185,14 +186,14 @@ class EMA:
         horizon: fraction of the updates so far, above 0.
     """
 
-    def __init__(self, model: nn.Module, horizon: float) -> None:
+    def __init__(self, model: Model, horizon: float) -> None:
         assert horizon > 0
         self.horizon = horizon
         self.num_updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Model) -> None:
         """Take in the weights of a model of the same make."""
         weight = 1 / (1 + self.horizon * self.num_updates)
         self.num_updates += 1

@@ -1,4 +1,6 @@
-"""What a training run leaves behind while it runs: metrics.jsonl, loss.png, samples.png.
+"""What a training run reports and leaves behind while it runs.
+
+metrics.jsonl, TensorBoard's files, loss.png and, of a model that draws, samples.png.
 
 Each line of metrics.jsonl is a JSON object with ``kind`` "train" or "validation", the place in
 the run (``step``, ``images``, ``seconds``) and what was measured there.
@@ -7,12 +9,22 @@ the run (``step``, ``images``, ``seconds``) and what was measured there.
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+
 from mnist_transformer.checkpoint import write_atomic
+from mnist_transformer.data import Split
+from mnist_transformer.images import grid, save_png
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
+from mnist_transformer.models.classifier import Classifier
+
+VALIDATION_BATCH = 250
+SAMPLES_PER_CLASS = 8
 
 
 @dataclass(frozen=True)
@@ -60,39 +72,68 @@ class Validation:
 
 
 class RunLog:
-    """Appends to the records of a run in a folder and redraws its plot.
+    """Appends to the records of a run in a folder and redraws its pictures.
 
     Args:
         folder: the run's own.
         step: where the run goes on; lines about later steps are dropped, as those steps
             will be made again.
+        accelerator: whose TensorBoard tracker is written to as well.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, step: int, accelerator: Accelerator) -> None:
+        self.folder, self.accelerator = folder, accelerator
         self.path = folder / "metrics.jsonl"
         self.lines = [line for line in read_metrics(self.path) if line["step"] <= step]
         write_atomic(self.path, "".join(json.dumps(x) + "\n" for x in self.lines).encode())
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step}})
 
-    def add(self, kind: str, record: Record, **measured: Any) -> None:
+    def add(self, kind: str, record: Record, measured: Mapping[str, float | None]) -> None:
         """Append a line; raises OSError where the disk does."""
-        line = {
-            "kind": kind,
-            "step": record.step,
-            "images": record.images,
-            "seconds": round(record.seconds, 2),
-            **measured,
-        }
+        place = {"step": record.step, "images": record.images, "seconds": round(record.seconds, 2)}
+        line = {"kind": kind, **place, **measured}
         self.lines.append(line)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
+        self.accelerator.log(known, step=record.step)
 
-    def add_validation(self, record: Record, validation: Validation) -> None:
-        self.add("validation", record, **asdict(validation))
-
-    def plot(self) -> None:
-        """Redraw loss.png."""
+    def add_validation(self, record: Record, validation: Validation, model: Model) -> None:
+        """Append a line and redraw the plot and the samples; raises OSError likewise."""
+        self.add("validation", record, asdict(validation))
         write_atomic(self.folder / "loss.png", plot_losses(self.lines))
+        if isinstance(model, GenerativeModel):
+            labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
+            with self.accelerator.autocast():
+                images = model.sample(labels, range(len(labels)))
+            save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
+
+
+def validate(model: Model, split: Split, seed: int) -> Validation:
+    """Measure a model on a split, in the mode and precision that the caller has set.
+
+    A loss that draws at random draws the same at every call, from ``seed``.
+    """
+    torch.manual_seed(seed)
+    total, right, number = 0.0, 0, len(split.labels)
+    batches = zip(
+        split.images.split(VALIDATION_BATCH), split.labels.split(VALIDATION_BATCH), strict=True
+    )
+    with torch.inference_mode():
+        for images, labels in batches:
+            images, labels = images.to(model.device), labels.to(model.device)
+            if isinstance(model, HasLikelihood):
+                losses = model.nll(images, labels).nats
+            else:
+                losses = model.loss(images, labels)
+            total += float(losses.double().sum())
+            if isinstance(model, Classifier):
+                right += int((model.logits(images).argmax(-1) == labels).sum())
+    loss, bits = total / number, None
+    if isinstance(model, HasLikelihood):
+        bits = loss / (math.log(2) * split.images[0].numel())
+    accuracy = right / number if isinstance(model, Classifier) else None
+    return Validation(loss, bits, accuracy, number)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

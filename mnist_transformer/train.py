@@ -11,36 +11,26 @@ the mean of the processes' gradients is the gradient of one process with the who
 a model draws at random inside its loss is drawn by each process for itself.
 """
 
-import json
 import math
 import os
-import shutil
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import checkpoint, optim
+from mnist_transformer import checkpoint, optim, resume
+from mnist_transformer.batches import Batches, mix
 from mnist_transformer.data import Dataset, Split, load_dataset
-from mnist_transformer.images import grid, save_png
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
-from mnist_transformer.models.classifier import Classifier
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.runlog import Record, RunLog, Validation
-from mnist_transformer.transformer import fast_dtype
+from mnist_transformer.runlog import Record, RunLog, Validation, validate
+from mnist_transformer.runtime import Stop, compile_model, make_accelerator, stop_signals
 
 __all__ = ["Record", "train"]
 
@@ -50,8 +40,6 @@ REPORT_SECONDS = 0.5
 VALIDATE_SECONDS = (20.0, 150.0)  # bounds on a fortieth of the run
 VALIDATE_SHARE = 0.04  # of the run's time, at most
 VALIDATE_IMAGES = 1_000
-VALIDATE_BATCH = 250
-SAMPLES_PER_CLASS = 8
 LOSS_WINDOW = 50  # steps
 MAX_SKIPPED = 100  # steps in a row
 
@@ -101,13 +89,16 @@ def train(
     on_device = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=on_device):
         run = _Run(recipe, out, dataset, accelerator, seed, report, started)
-        if run.progress >= 1 and run.weights_path.exists():
+        if run.finished:
             run.tell(f"this run is finished: {run.weights_path}")
             return run.weights_path
-        with stop_signals() as stop:
-            run.loop(stop)
-        run.finish()
-    accelerator.end_training()
+        run.start()
+        try:
+            with stop_signals() as stop:
+                run.loop(stop)
+            run.finish()
+        finally:
+            accelerator.end_training()
     return run.weights_path
 
 
@@ -142,109 +133,18 @@ def override(
     return recipe
 
 
-def make_accelerator(out: Path, device: str | None) -> Accelerator:
-    """An accelerator for a device, in bf16 where that is fast there.
-
-    accelerate keeps one global state a process; a second run in it may want another device.
-    """
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    before = os.environ.get("ACCELERATE_TORCH_DEVICE")
-    if device is not None and not torch.distributed.is_initialized():
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(_check_device(device))
-    try:
-        chosen = PartialState(cpu=cpu).device
-    finally:
-        if before is None:
-            os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
-        else:
-            os.environ["ACCELERATE_TORCH_DEVICE"] = before
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if fast_dtype(chosen) == torch.bfloat16 else "no",
-        log_with="tensorboard",
-        project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-
-
-def _check_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
-    return device
-
-
-@dataclass
-class Stop:
-    """The signal that asked the run to stop, if one did."""
-
-    signal: int | None = None
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Let the step be finished on SIGINT and SIGTERM; a second SIGINT interrupts at once."""
-    stop = Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                before[number] = signal.signal(number, handle)
-            except ValueError:  # not in the main thread, which alone may set handlers
-                break
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def mix(*numbers: int) -> int:
-    """A seed for torch from several numbers, 0 or more each."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-class Batches:
-    """Which images step s uses: the run's permutations one after another, cut to batches."""
-
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, step: int) -> Tensor:
-        """int64 (batch_size,)."""
-        place, end = step * self.batch_size, (step + 1) * self.batch_size
-        parts = []
-        while place < end:
-            epoch, first = divmod(place, self.num_images)
-            if epoch != self._epoch:
-                generator = torch.Generator().manual_seed(mix(self.seed, 0, epoch))
-                self._order = torch.randperm(self.num_images, generator=generator)
-                self._epoch = epoch
-            parts.append(self._order[first : first + end - place])
-            place += len(parts[-1])
-        return torch.cat(parts)
-
-
 @dataclass
 class _Clock:
     """When something is due next, in seconds of the run."""
 
     every: float
-    last: float = field(default=0.0)
+    last: float
 
     def due(self, seconds: float) -> bool:
-        return seconds - self.last >= self.every
+        if seconds - self.last < self.every:
+            return False
+        self.last = seconds
+        return True
 
 
 class _Run:
@@ -267,54 +167,52 @@ class _Run:
         self.seconds = self.seconds_before = 0.0
         self.losses: deque[float] = deque(maxlen=LOSS_WINDOW)
         self.durations: deque[float] = deque(maxlen=LOSS_WINDOW)
-
-        num_processes = accelerator.num_processes
-        if recipe.batch_size % num_processes:
+        if recipe.batch_size % accelerator.num_processes:
             raise ValueError(
                 f"batch_size is {recipe.batch_size}, expected a multiple of the "
-                f"{num_processes} processes"
+                f"{accelerator.num_processes} processes"
             )
         torch.manual_seed(mix(seed, 2))
         self.model: Model = recipe.model.build().to(accelerator.device)
-        if isinstance(self.model, GenerativeModel):
-            shape = tuple(dataset.train.images.shape[1:])
-            if shape != self.model.image_shape:
-                raise ValueError(
-                    f"the dataset's images are {shape}, the model expects {self.model.image_shape}"
-                )
+        self._check_shape(dataset.train)
         self.images = dataset.train.images.to(accelerator.device)
         self.labels = dataset.train.labels.to(accelerator.device)
         self.val = dataset.val
         # A likelihood is trained in nats a dimension, so that the gradient's norm, and with it
         # ``clip``, means the same whatever the size of the images.
-        dims = self.images[0].numel()
-        self.scale = 1 / dims if isinstance(self.model, HasLikelihood) else 1.0
+        self.has_likelihood = isinstance(self.model, HasLikelihood)
+        self.scale = 1 / self.images[0].numel() if self.has_likelihood else 1.0
         self.batches = Batches(len(self.images), recipe.batch_size, seed)
         self.optimizers = optim.build_optimizers(self.model, recipe)
         self.ema = optim.EMA(self.model, recipe.ema) if recipe.ema else None
-        messages = self._restore()
-        compiling = _compile(self.model) if getattr(recipe, "compile", False) else None
-        self.parallel = accelerator.prepare(self.model)
+        self.identity = resume.identity(recipe, self.model, seed, len(self.images))
+        self._restore()
 
-        interval = VALIDATE_SECONDS[1]
-        if recipe.max_seconds is not None:
-            interval = min(max(recipe.max_seconds / 40, VALIDATE_SECONDS[0]), interval)
-        self.validating = _Clock(interval, self.seconds)
-        self.saving = _Clock(SAVE_SECONDS, self.seconds)
-        self.logging = _Clock(LOG_SECONDS, self.seconds)
-        self.reporting = _Clock(REPORT_SECONDS, self.seconds)
-        if accelerator.is_main_process:
-            for leftover in out.glob(".*.safetensors.*"):
-                leftover.unlink()
-            self.log = RunLog(out, self.step)
-            accelerator.init_trackers(
-                "tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step}}
-            )
-        for message in [*messages, compiling]:
-            if message:
-                self.tell(message)
+    def _check_shape(self, split: Split) -> None:
+        got = tuple(split.images.shape[1:])
+        if isinstance(self.model, GenerativeModel) and got != self.model.image_shape:
+            raise ValueError(f"images are {got}, the model expects {self.model.image_shape}")
 
-    # --- progress and reports ---
+    def _restore(self) -> None:
+        tree, messages = resume.load_newest(self.out, self.identity)
+        if tree is None:
+            if self.weights_path.exists():
+                raise ValueError(
+                    f"{self.weights_path} exists but no state to go on from, expected a new folder"
+                )
+            return
+        self.step = tree["step"]
+        self.seconds = self.seconds_before = tree["seconds"]
+        self.started = time.monotonic()
+        self.model.load_state_dict(tree["model"])
+        optim.load_optimizer_state(self.optimizers, tree["optimizers"])
+        if self.ema:
+            self.ema.num_updates = tree["ema"]["num_updates"]
+            self.ema.model.load_state_dict(tree["ema"]["model"])
+        for message in messages:
+            self.tell(message)
+
+    # --- where the run is ---
 
     @property
     def num_images(self) -> int:
@@ -327,18 +225,26 @@ class _Run:
         assert self.recipe.epochs is not None
         return min(1.0, self.num_images / (self.recipe.epochs * len(self.images)))
 
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1 and self.weights_path.exists()
+
+    @property
+    def averaged(self) -> Model:
+        """The weights that the run is about: averaged where the recipe says so."""
+        return self.ema.model if self.ema else self.model
+
     def _now(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
     def record(self, message: str | None = None) -> Record:
         loss = sum(self.losses) / len(self.losses) if self.losses else math.nan
-        rate = 0.0
+        rate = left = None
         if self.durations:
             rate = self.recipe.batch_size * len(self.durations) / sum(self.durations)
-        left = None
         if self.recipe.max_seconds is not None:
             left = max(0.0, self.recipe.max_seconds - self.seconds)
-        elif rate and self.recipe.epochs is not None:
+        elif rate is not None and self.recipe.epochs is not None:
             left = max(0.0, (self.recipe.epochs * len(self.images) - self.num_images) / rate)
         return Record(
             step=self.step,
@@ -346,8 +252,8 @@ class _Run:
             seconds=self.seconds,
             progress=self.progress,
             loss=loss,
-            bits_per_dim=self._bits(loss),
-            images_per_second=rate,
+            bits_per_dim=loss * self.scale / math.log(2) if self.has_likelihood else None,
+            images_per_second=rate or 0.0,
             seconds_left=left,
             message=message,
         )
@@ -356,10 +262,26 @@ class _Run:
         if self.accelerator.is_main_process:
             self.report(self.record(message))
 
-    def _bits(self, nats: float) -> float | None:
-        return nats * self.scale / math.log(2) if isinstance(self.model, HasLikelihood) else None
-
     # --- steps ---
+
+    def start(self) -> None:
+        """Set up what only a run with something left to do needs."""
+        if self.step:
+            self.tell(f"going on from step {self.step:,}")
+        problem = compile_model(self.model) if getattr(self.recipe, "compile", False) else None
+        if problem:
+            self.tell(problem)
+        self.parallel = self.accelerator.prepare(self.model)
+        least, most = VALIDATE_SECONDS
+        if self.recipe.max_seconds is not None:
+            most = min(max(self.recipe.max_seconds / 40, least), most)
+        self.validating = _Clock(most, self.seconds)
+        self.saving = _Clock(SAVE_SECONDS, self.seconds)
+        self.logging = _Clock(LOG_SECONDS, self.seconds)
+        self.reporting = _Clock(REPORT_SECONDS, self.seconds)
+        if self.accelerator.is_main_process:
+            resume.drop_leftovers(self.out)
+            self.log = RunLog(self.out, self.step, self.accelerator)
 
     def loop(self, stop: Stop) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit when told to stop."""
@@ -369,25 +291,22 @@ class _Run:
             stopped = self._step(stop)
             self.durations.append(time.monotonic() - begun)
             if self.accelerator.is_main_process:
-                if stopped or self.progress >= 1 or self.saving.due(self.seconds):
+                if self.saving.due(self.seconds) or stopped or self.progress >= 1:
                     self._save()
                 self._keep_records()
             if stopped:
                 self.tell(f"stopped at step {self.step:,}; the same command goes on from there")
-                self.accelerator.end_training()
-                if stop.signal == signal.SIGTERM:
-                    raise SystemExit(128 + signal.SIGTERM)
-                raise KeyboardInterrupt
+                raise stop.exception()
 
     def _step(self, stop: Stop) -> bool:
         """One step of all processes; true if one of them was told to stop."""
         accelerator, recipe = self.accelerator, self.recipe
         share = recipe.batch_size // accelerator.num_processes
-        rank = accelerator.process_index
-        chosen = self.batches(self.step)[rank * share : (rank + 1) * share].to(self.images.device)
-        images, labels = self.images[chosen], self.labels[chosen]
-        optim.set_rates(self.optimizers, optim.schedule(self.progress, recipe.warmup, recipe.decay))
-        loss = self._forward(images, labels).mean()
+        first = accelerator.process_index * share
+        chosen = self.batches(self.step)[first : first + share].to(self.images.device)
+        factor = optim.schedule(self.progress, recipe.warmup, recipe.decay)
+        optim.set_rates(self.optimizers, factor)
+        loss = self._forward(self.images[chosen], self.labels[chosen]).mean()
         accelerator.backward(loss * self.scale)
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip))
         mean, self.seconds, stopped = self._agree(float(loss.detach()), stop)
@@ -399,13 +318,7 @@ class _Run:
             self.losses.append(mean)
             self.skipped = 0
         else:
-            self.skipped += 1
-            self.tell(f"step {self.step:,} skipped: loss {mean}, gradient norm {norm}")
-            if self.skipped >= MAX_SKIPPED:
-                raise ValueError(
-                    f"training diverged: no finite loss and gradient in {MAX_SKIPPED} steps; "
-                    "expected some at a lower lr"
-                )
+            self._skip(mean, norm)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         self.step += 1
@@ -432,168 +345,73 @@ class _Run:
         every = self.accelerator.gather(mine)
         return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
 
-    # --- records ---
+    def _skip(self, loss: float, norm: float) -> None:
+        self.skipped += 1
+        self.tell(f"step {self.step:,} skipped: loss {loss}, gradient norm {norm}")
+        if self.skipped >= MAX_SKIPPED:
+            raise ValueError(
+                f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some: "
+                "training diverged, try a lower lr"
+            )
+
+    # --- records, in the main process ---
+
+    def _save(self) -> None:
+        """Save the state; a full disk leaves the one before and is no reason to stop."""
+        ema = self.ema and {
+            "num_updates": self.ema.num_updates,
+            "model": self.ema.model.state_dict(),
+        }
+        tree = {
+            "run": self.identity,
+            "step": self.step,
+            "seconds": self._now(),
+            "model": self.model.state_dict(),
+            "optimizers": optim.optimizer_state(self.optimizers),
+            "ema": ema,
+        }
+        try:
+            resume.save_newest(self.out, self.step, tree)
+        except OSError as error:
+            self.tell(f"could not save the state, the one before is kept: {error}")
 
     def _keep_records(self) -> None:
-        """Main process: report, log and validate where due. A full disk is no reason to stop."""
+        """Report, log and validate where due."""
         try:
             if self.reporting.due(self.seconds):
-                self.reporting.last = self.seconds
                 self.report(self.record())
             if self.logging.due(self.seconds):
-                self.logging.last = self.seconds
                 self._log_training()
-            if self.validating.due(self.seconds) and self.progress < 1:
+            if self.progress < 1 and self.validating.due(self.seconds):
                 self._log_validation(VALIDATE_IMAGES)
                 took = self._now() - self.seconds
                 self.validating.every = max(self.validating.every, took / VALIDATE_SHARE)
-                self.validating.last = self.seconds
         except OSError as error:
             self.tell(f"could not write the records: {error}")
 
     def _log_training(self) -> None:
         record = self.record()
-        rate = self.optimizers[0].param_groups[0]
+        group = self.optimizers[0].param_groups[0]
         measured = {
             "loss": record.loss,
             "bits_per_dim": record.bits_per_dim,
             "progress": round(record.progress, 5),
             "images_per_second": round(record.images_per_second, 2),
-            "lr_factor": round(rate["lr"] / rate["peak_lr"], 4),
+            "lr_factor": round(group["lr"] / group["peak_lr"], 4),
         }
-        self.log.add("train", record, **measured)
-        self._to_tensorboard("train", measured)
+        self.log.add("train", record, measured)
 
     def _log_validation(self, num_images: int) -> Validation:
-        validation = self.validate(num_images)
+        """Validate on the first images of the split, always the same ones."""
+        model = self.averaged.eval()
+        split = Split(self.val.images[:num_images], self.val.labels[:num_images])
+        with self.accelerator.autocast():
+            validation = validate(model, split, mix(self.seed, 3))
         record = self.record(f"validation: {validation}")
         self.report(record)
-        self.log.add_validation(record, validation)
-        self._to_tensorboard("validation", asdict(validation))
-        self.log.plot()
-        self._draw_samples()
+        self.log.add_validation(record, validation, model)
+        self.model.train()
         return validation
-
-    def _to_tensorboard(self, kind: str, values: dict[str, Any]) -> None:
-        known = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
-        self.accelerator.log(known, step=self.step)
-
-    @property
-    def averaged(self) -> Model:
-        """The weights that the run is about: averaged where the recipe says so."""
-        return self.ema.model if self.ema else self.model  # type: ignore[return-value]
-
-    def validate(self, num_images: int) -> Validation:
-        """Measure on the first images of the validation split, always the same ones."""
-        model, split = (
-            self.averaged,
-            Split(self.val.images[:num_images], self.val.labels[:num_images]),
-        )
-        torch.manual_seed(mix(self.seed, 3))
-        model.eval()
-        total, right = 0.0, 0
-        with torch.inference_mode(), self.accelerator.autocast():
-            for images, labels in zip(
-                split.images.split(VALIDATE_BATCH), split.labels.split(VALIDATE_BATCH), strict=True
-            ):
-                images, labels = images.to(self.images.device), labels.to(self.labels.device)
-                if isinstance(model, HasLikelihood):
-                    losses = model.nll(images, labels).nats
-                else:
-                    losses = model.loss(images, labels)
-                total += float(losses.double().sum())
-                if isinstance(model, Classifier):
-                    right += int((model.logits(images).argmax(-1) == labels).sum())
-        self.model.train()
-        number = len(split.labels)
-        loss = total / number
-        accuracy = right / number if isinstance(model, Classifier) else None
-        return Validation(loss, self._bits(loss), accuracy, number)
-
-    def _draw_samples(self) -> None:
-        model = self.averaged
-        if not isinstance(model, GenerativeModel):
-            return
-        labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
-        with self.accelerator.autocast():
-            images = model.sample(labels, range(len(labels)))
-        self.model.train()
-        save_png(grid(images, model.num_classes, gap=2), self.out / "samples.png")
-
-    # --- states ---
-
-    def _identity(self) -> dict[str, Any]:
-        """What makes two runs the same one, as JSON has it."""
-        recipe = {f.name: getattr(self.recipe, f.name) for f in fields(self.recipe)}
-        for name in ("model", "about", "compile"):
-            recipe.pop(name, None)
-        identity = {
-            **recipe,
-            "family": checkpoint.family_of(self.model),
-            **{f"model.{name}": value for name, value in asdict(self.recipe.model).items()},
-            "seed": self.seed,
-            "num_train": len(self.images),
-        }
-        return dict(json.loads(json.dumps(identity)))
-
-    def _save(self) -> None:
-        """Write a state and drop all but the last two. A full disk leaves those."""
-        self.saving.last = self.seconds
-        tree = {
-            "run": self._identity(),
-            "step": self.step,
-            "seconds": self._now(),
-            "model": self.model.state_dict(),
-            "optimizers": optim.optimizer_state(self.optimizers),
-            "ema": self.ema
-            and {"num_updates": self.ema.num_updates, "model": self.ema.model.state_dict()},
-        }
-        try:
-            checkpoint.save_state(self.out / f"state-{self.step:09d}.safetensors", tree)
-            ours = [p for p in _states(self.out) if _step_of(p) <= self.step][:2]
-            for path in _states(self.out):
-                if path not in ours:
-                    path.unlink()
-        except OSError as error:
-            self.tell(f"could not save the state, the one before is kept: {error}")
-
-    def _restore(self) -> list[str]:
-        """Go on from the newest state that can be read; returns what the user should know."""
-        messages = []
-        paths = _states(self.out)
-        for path in paths:
-            try:
-                tree = checkpoint.load_state(path)
-            except ValueError as error:
-                messages.append(f"{error}; trying the state before")
-                continue
-            self._check_identity(tree["run"])
-            self.step = tree["step"]
-            self.seconds = self.seconds_before = tree["seconds"]
-            self.started = time.monotonic()
-            self.model.load_state_dict(tree["model"])
-            optim.load_optimizer_state(self.optimizers, tree["optimizers"])
-            if self.ema:
-                self.ema.num_updates = tree["ema"]["num_updates"]
-                self.ema.model.load_state_dict(tree["ema"]["model"])
-            return [*messages, f"going on from step {self.step:,}"]
-        if paths:
-            raise ValueError(f"no state in {self.out} can be read, expected one of {len(paths)}")
-        if self.weights_path.exists():
-            raise ValueError(
-                f"{self.weights_path} exists without a state to go on from, expected another folder"
-            )
-        return messages
-
-    def _check_identity(self, theirs: dict[str, Any]) -> None:
-        ours = self._identity()
-        different = [k for k in sorted(ours | theirs) if ours.get(k) != theirs.get(k)]
-        if different:
-            first = different[0]
-            raise ValueError(
-                f"{self.out} holds another run: {first} is {theirs.get(first)!r} there and "
-                f"{ours.get(first)!r} here, expected another folder or the same recipe"
-            )
 
     def finish(self) -> None:
         """Measure on the whole validation split and write the weights."""
@@ -613,22 +431,3 @@ class _Run:
             checkpoint.save(self.averaged, self.weights_path, dtype=torch.float32, **notes)
             self.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()
-
-
-def _states(folder: Path) -> list[Path]:
-    """The states in a folder, newest first."""
-    return sorted(folder.glob("state-*.safetensors"), key=_step_of, reverse=True)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("state-"))
-
-
-def _compile(model: Model) -> str | None:
-    """Compile in place; returns why not."""
-    if model.device.type == "cpu" and not any(
-        map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])
-    ):
-        return "training uncompiled: there is no C++ compiler here"
-    model.compile()
-    return None

@@ -1,0 +1,112 @@
+"""What a run stands on: the device and its precision, compilation, and signals to stop.
+
+accelerate chooses the device and the processes; this module chooses the precision, and turns
+what can go wrong with either into one sentence.
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
+
+from mnist_transformer.models.base import Model
+from mnist_transformer.transformer import fast_dtype
+
+DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # read by accelerate; it has no argument for it
+
+
+def make_accelerator(out: Path, device: str | None) -> Accelerator:
+    """An accelerator for a device, in bf16 where that is fast there.
+
+    Args:
+        out: folder in which the tracker makes tensorboard/.
+        device: such as "cpu", "cuda:1", "mps"; without it the best there is.
+
+    Raises:
+        ValueError: the device is unknown or not here.
+    """
+    launched = torch.distributed.is_initialized()
+    # accelerate keeps one global state a process; a second run in it may want another device.
+    AcceleratorState._reset_state(reset_partial_state=not launched)
+    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    before = os.environ.get(DEVICE_VARIABLE)
+    if device is not None and not launched:
+        _check_device(device)
+        os.environ[DEVICE_VARIABLE] = device
+    try:
+        chosen = PartialState(cpu=cpu).device
+    finally:
+        if before is not None:
+            os.environ[DEVICE_VARIABLE] = before
+        else:
+            os.environ.pop(DEVICE_VARIABLE, None)
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if fast_dtype(chosen) == torch.bfloat16 else "no",
+        log_with="tensorboard",
+        project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
+
+
+def compile_model(model: Model) -> str | None:
+    """Have the model compiled, in place, when it is first called; returns why not, if not."""
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if model.device.type == "cpu" and not any(map(shutil.which, compilers)):
+        return "training uncompiled: there is no C++ compiler here"
+    model.compile()
+    return None
+
+
+@dataclass
+class Stop:
+    """The signal that asked a run to stop, if one did."""
+
+    signal: int | None = None
+
+    def exception(self) -> BaseException:
+        """What a run that was told to stop raises once its state is saved."""
+        if self.signal == signal.SIGTERM:
+            return SystemExit(128 + signal.SIGTERM)
+        return KeyboardInterrupt()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Let the step be finished on SIGINT and SIGTERM; a second SIGINT interrupts at once."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                before[number] = signal.signal(number, handle)
+            except ValueError:  # not in the main thread, which alone may set handlers
+                break
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
