@@ -72,7 +72,7 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"{path} holds a model of family {metadata.get('family')!r}, "
             f"expected one of {', '.join(FAMILIES)}"
         )
-    config = _build_config(config_class, json.loads(metadata["config"]), path)
+    config = _build_config(config_class, _header(metadata, "config", path), path)
     with torch.random.fork_rng(devices=[]):  # the caller's randomness is not ours to use up
         model: Model = config.build()
     _check_shapes({k: v.shape for k, v in model.state_dict().items()}, tensors, path)
@@ -91,7 +91,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
         raise _unreadable(Path(path), error) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this package, expected {FORMAT!r}")
-    notes: dict[str, str] = json.loads(metadata["notes"])
+    notes: dict[str, str] = _header(metadata, "notes", Path(path))
     return notes
 
 
@@ -126,7 +126,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, damaged or no state.
     """
-    tensors, metadata = _read(Path(path), STATE_FORMAT)
+    path = Path(path)
+    tensors, metadata = _read(path, STATE_FORMAT)
 
     def put(node: Any) -> Any:
         if isinstance(node, str) and node.startswith(_LEAF):
@@ -135,7 +136,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             return {key: put(value) for key, value in node.items()}
         return [put(value) for value in node] if isinstance(node, list) else node
 
-    tree: dict[str, Any] = put(json.loads(metadata["tree"]))
+    tree: dict[str, Any] = put(_header(metadata, "tree", path))
     return tree
 
 
@@ -191,6 +192,16 @@ def _read(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]
     if metadata.get("crc32") != str(_checksum(tensors)):
         raise ValueError(f"{path} is damaged: its tensors do not have the expected checksum")
     return tensors, metadata
+
+
+def _header(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(metadata.get(key, ""))
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} has no readable {key} in its header, expected a JSON object")
+    return values
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:

@@ -35,12 +35,11 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     Raises:
         ValueError: the device is unknown or not here.
     """
-    launched = torch.distributed.is_initialized()
     # accelerate keeps one global state a process; a second run in it may want another device.
-    AcceleratorState._reset_state(reset_partial_state=not launched)
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
     before = os.environ.get(DEVICE_VARIABLE)
-    if device is not None and not launched:
+    if device is not None:
         _check_device(device)
         os.environ[DEVICE_VARIABLE] = device
     try:
@@ -60,6 +59,10 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
 
 def _check_device(name: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "cpu":
+        raise ValueError(
+            f"device is {name!r}, expected none: the launcher gives each process its own"
+        )
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by its build

@@ -6,9 +6,11 @@ rank) before it. So a run that was killed goes on from its last state as if noth
 happened, bit for bit where its length is given in epochs; where it is given in seconds, the
 learning rates follow the clock.
 
-Under ``accelerate launch`` the images of a step are divided evenly over the processes, so that
-the mean of the processes' gradients is the gradient of one process with the whole batch. What
-a model draws at random inside its loss is drawn by each process for itself.
+Under ``accelerate launch --multi_gpu --num_processes N`` the images of a step are divided evenly
+over the processes, so that the mean of their gradients is the gradient of one process with the
+whole batch. What a model draws at random inside its loss is drawn by each process for itself.
+On CPUs this needs ACCELERATE_USE_CPU=1 in the environment: accelerate's own ``--cpu`` starts
+one process, unless under MPI.
 """
 
 import math

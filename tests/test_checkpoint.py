@@ -1,0 +1,178 @@
+"""Files of weights and states: exact, atomic, and one sentence for whatever is wrong."""
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mnist_transformer import checkpoint
+from mnist_transformer.models.patch import PatchConfig
+
+TINY = PatchConfig(
+    image_size=8,
+    num_levels=4,
+    num_classes=3,
+    dim=16,
+    depth=1,
+    num_heads=2,
+    mlp_dim=16,
+    head_width=8,
+    head_depth=1,
+    head_mlp_dim=8,
+    margin=1,
+)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return TINY.build()
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(model, path, recipe="tiny", images="12")
+    return path
+
+
+def header(path):
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    return json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]
+
+
+def rewritten(path, **changes):
+    """The same tensors under a changed header."""
+    save_file(load_file(path), path, {**header(path), **changes})
+    return path
+
+
+def test_load_gives_back_the_same_weights_config_and_notes(model, saved):
+    loaded = checkpoint.load(saved)
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert checkpoint.read_notes(saved) == {"recipe": "tiny", "images": "12"}
+
+
+def test_load_leaves_the_random_generator_alone(saved):
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    checkpoint.load(saved)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_bf16_halves_the_file_and_loads_as_rounded_float32(model, saved, tmp_path):
+    small = tmp_path / "small.safetensors"
+    checkpoint.save(model, small, dtype=torch.bfloat16)
+    assert small.stat().st_size < 0.7 * saved.stat().st_size
+    for name, tensor in checkpoint.load(small).state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.state_dict()[name].bfloat16().float())
+
+
+def test_state_is_bit_exact(tmp_path):
+    tree = {
+        "step": 3,
+        "seconds": 0.1 + 0.2,
+        "none": None,
+        "list": [{"a/b": torch.tensor(float("nan"))}, {}, True],
+        "optimizer": {"0": {"step": torch.tensor(7.0), "m": torch.randn(2, 3).bfloat16()}},
+        "empty": torch.empty(0, 4, dtype=torch.int64),
+    }
+    checkpoint.save_state(tmp_path / "s", tree)
+    loaded = checkpoint.load_state(tmp_path / "s")
+    assert loaded.keys() == tree.keys()
+    assert (loaded["step"], loaded["seconds"], loaded["none"]) == (3, 0.1 + 0.2, None)
+    assert loaded["list"][0]["a/b"].isnan()
+    assert loaded["list"][1:] == [{}, True]
+    assert torch.equal(loaded["optimizer"]["0"]["m"], tree["optimizer"]["0"]["m"])
+    assert loaded["optimizer"]["0"]["step"].shape == ()
+    assert loaded["empty"].shape == (0, 4)
+    assert loaded["empty"].dtype == torch.int64
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.* does not exist, expected"):
+        checkpoint.load(tmp_path / "nowhere")
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read, expected"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_file(saved, kept):
+    saved.write_bytes(saved.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read, expected a whole"):
+        checkpoint.load(saved)
+
+
+def test_flipped_bit_in_the_tensors(saved):
+    content = bytearray(saved.read_bytes())
+    content[-3] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged: .* expected checksum"):
+        checkpoint.load(saved)
+
+
+def test_foreign_files(tmp_path, saved):
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"PK\3\4 this is a pickle in a zip, and long enough for a header")
+    with pytest.raises(ValueError, match="foreign cannot be read"):
+        checkpoint.load(foreign)
+    save_file({"weight": torch.zeros(2)}, foreign)
+    with pytest.raises(ValueError, match="format None, expected"):
+        checkpoint.load(foreign)
+    with pytest.raises(ValueError, match="expected 'mnist-transformer state 1'"):
+        checkpoint.load_state(saved)
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        checkpoint.read_notes(foreign)
+
+
+def test_unknown_family(saved):
+    with pytest.raises(ValueError, match="family 'gan', expected one of patch"):
+        checkpoint.load(rewritten(saved, family="gan"))
+
+
+def test_unknown_and_refused_config(saved):
+    config = json.loads(header(saved)["config"])
+    with pytest.raises(ValueError, match="config with wings unknown, expected the fields"):
+        checkpoint.load(rewritten(saved, config=json.dumps({**config, "wings": 2})))
+    with pytest.raises(ValueError, match="PatchConfig refuses: image_size is 9"):
+        checkpoint.load(rewritten(saved, config=json.dumps({**config, "image_size": 9})))
+    with pytest.raises(ValueError, match="no readable config in its header, expected"):
+        checkpoint.load(rewritten(saved, config="{"))
+
+
+def test_another_shape(saved):
+    config = json.loads(header(saved)["config"])
+    with pytest.raises(ValueError, match=r"has \(.*\) for tensor .*, expected \("):
+        checkpoint.load(rewritten(saved, config=json.dumps({**config, "dim": 32})))
+    with pytest.raises(ValueError, match=r"has nothing for tensor .*, expected"):
+        checkpoint.load(rewritten(saved, config=json.dumps({**config, "depth": 2})))
+
+
+def no_space(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_full_disk_leaves_the_old_file_and_no_other(model, saved, monkeypatch):
+    before = saved.read_bytes()
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(model, saved, recipe="newer")
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_no_such_folder(model, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoint.save(model, tmp_path / "no" / "model.safetensors")

@@ -1,0 +1,433 @@
+"""The training loop: it learns, and neither kills, bad numbers nor a full disk undo its work."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mnist_transformer import batches, checkpoint, optim, resume, runlog
+from mnist_transformer import train as training
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.models.patch import Patch, PatchConfig
+from mnist_transformer.recipes import Recipe
+from mnist_transformer.train import train
+
+TINY = PatchConfig(
+    image_size=8,
+    num_levels=4,
+    num_classes=3,
+    dim=16,
+    depth=1,
+    num_heads=2,
+    mlp_dim=32,
+    head_width=16,
+    head_depth=1,
+    head_mlp_dim=32,
+    margin=2,
+)
+RECIPE = Recipe("tiny", TINY, dataset="none", batch_size=8, epochs=2, ema=0.2, warmup=0.1)
+
+
+def make_dataset(num_train=20):
+    """Three classes of blurred bars, in four grey levels."""
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(num_train + 12) % 3
+    images = torch.randint(0, 2, (len(labels), 1, 8, 8), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[0, :, 2 * label + 1] += 2
+    parts = [slice(num_train), slice(num_train, num_train + 6), slice(num_train + 6, None)]
+    return Dataset(*(Split(images[part], labels[part]) for part in parts))
+
+
+DATASET = make_dataset()
+
+
+def weights(path):
+    return checkpoint.load(path).state_dict()
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+class Killed(Exception):
+    """Stands for the end of the process: nothing of the run is done after it."""
+
+
+def kill_at(monkeypatch, step):
+    """Save after every step and die in the middle of a step."""
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    forward = training._Run._forward
+
+    def dying(self, *batch):
+        if self.step == step:
+            raise Killed
+        return forward(self, *batch)
+
+    monkeypatch.setattr(training._Run, "_forward", dying)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run from end to end, and what it reported."""
+    out, records = tmp_path_factory.mktemp("whole"), []
+    train(RECIPE, out, data=DATASET, device="cpu", report=records.append)
+    return out, records
+
+
+def test_a_run_leaves_all_its_files(whole):
+    out, records = whole
+    notes = checkpoint.read_notes(out / "model.safetensors")
+    assert notes["recipe"] == "tiny"
+    assert notes["images"] == "40"
+    assert notes["seed"] == "0"
+    assert float(notes["validation_bits_per_dim"]) > 0
+    last = runlog.read_metrics(out / "metrics.jsonl")[-1]
+    assert last["kind"] == "validation"
+    assert last["num_images"] == 6
+    assert f"{last['bits_per_dim']:.6f}" == notes["validation_bits_per_dim"]
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert list((out / "tensorboard").glob("events.*"))
+    assert records[-1].progress == 1
+    assert records[-1].images == 40
+    assert records[-1].bits_per_dim == pytest.approx(records[-1].loss / 64 / 0.6931472)
+
+
+def test_a_finished_run_says_so(whole):
+    out, messages = whole[0], []
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    path = train(
+        RECIPE, out, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
+    )
+    assert path == out / "model.safetensors"
+    assert path.stat().st_mtime_ns == before
+    assert len(messages) == 1
+    assert "finished" in messages[0]
+
+
+def test_overfits_one_batch(tmp_path):
+    config = replace(TINY, class_drop=0.0)
+    recipe = replace(RECIPE, model=config, epochs=120, ema=0.0, adamw_lr=1e-2)
+    few = Dataset(
+        Split(DATASET.train.images[:8], DATASET.train.labels[:8]), DATASET.val, DATASET.test
+    )
+    records = []
+    model = checkpoint.load(train(recipe, tmp_path, data=few, device="cpu", report=records.append))
+    with torch.inference_mode():
+        nats = model.nll(few.train.images, few.train.labels).nats.mean()
+    # Eight images need no more than ln 8 = 2.1 nats each.
+    assert nats < 4
+
+
+def test_killed_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, step=3)
+        with pytest.raises(Killed):
+            train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    assert not (tmp_path / "model.safetensors").exists()
+    messages = []
+    train(RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message))
+    assert "going on from step 3" in messages
+    assert_same_bits(
+        weights(tmp_path / "model.safetensors"), weights(whole[0] / "model.safetensors")
+    )
+
+
+def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, step=4)
+        with pytest.raises(Killed):
+            train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    newest, _ = resume.find_states(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-10])
+    messages = []
+    train(RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message))
+    assert any(m and newest.name in m and "trying the state before" in m for m in messages)
+    assert "going on from step 3" in messages
+    assert_same_bits(
+        weights(tmp_path / "model.safetensors"), weights(whole[0] / "model.safetensors")
+    )
+
+
+def test_nothing_to_fall_back_to(whole, tmp_path):
+    (tmp_path / "state-000000003.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"none of the 1 states .* can be read, expected"):
+        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"recipe": replace(RECIPE, clip=2.0)}, "clip 1.0 and not 2.0"),
+        ({"recipe": replace(RECIPE, model=replace(TINY, dim=8))}, "model.dim 16 and not 8"),
+        ({"seed": 1}, "seed 0 and not 1"),
+        ({"epochs": 3}, "epochs 2 and not 3"),
+        ({"data": make_dataset(24)}, "num_train 20 and not 24"),
+    ],
+)
+def test_another_runs_folder_is_refused(whole, changes, named):
+    arguments = {"recipe": RECIPE, "data": DATASET, "device": "cpu", **changes}
+    with pytest.raises(ValueError, match=f"holds another run, with {named}"):
+        train(out=whole[0], **arguments)
+
+
+def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
+    checkpoint.save(TINY.build(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="exists but no state"):
+        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"epochs": 1, "max_seconds": 9}, "expected at most one"),
+        ({"epochs": 0}, "epochs is 0, expected"),
+        ({"max_seconds": float("nan")}, "max_seconds is nan, expected"),
+        ({"batch_size": 0}, "batch_size is 0, expected"),
+        ({"lr": -1.0}, "adamw_lr is -1.0, expected"),
+        ({"seed": -1}, "seed is -1, expected"),
+        ({"device": "abacus"}, "device is 'abacus', expected"),
+    ],
+)
+def test_senseless_arguments(tmp_path, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train(RECIPE, tmp_path, data=DATASET, **arguments)
+
+
+def test_images_of_another_size_are_refused(tmp_path):
+    recipe = replace(RECIPE, model=replace(TINY, image_size=12))
+    with pytest.raises(
+        ValueError, match=r"images are \(1, 8, 8\), the model expects \(1, 12, 12\)"
+    ):
+        train(recipe, tmp_path, data=DATASET, device="cpu")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch, bad):
+    forward = training._Run._forward
+    seen = {}
+
+    def spoiled(self, *batch):
+        losses = forward(self, *batch)
+        if self.step in (2, 3):
+            seen[self.step] = [p.detach().clone() for p in self.model.parameters()]
+            return losses * (bad if self.step == 2 else 1.0)
+        return losses
+
+    monkeypatch.setattr(training._Run, "_forward", spoiled)
+    messages = []
+    path = train(
+        RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
+    )
+    assert any(m and m.startswith(f"step 2 skipped: loss {bad}") for m in messages)
+    assert all(torch.equal(a, b) for a, b in zip(seen[2], seen[3], strict=True))
+    assert all(tensor.isfinite().all() for tensor in weights(path).values())
+
+
+def test_a_run_that_diverges_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "MAX_SKIPPED", 2)
+    monkeypatch.setattr(
+        Patch, "loss", lambda self, images, cond: self.gate.weight.sum() * torch.nan
+    )
+    with pytest.raises(ValueError, match="no finite loss and gradient in 2 steps, expected"):
+        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+
+
+def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    write, states = checkpoint.write_atomic, []
+
+    def full_from_step_2(path, content):
+        if path.name.startswith("state-"):
+            if states:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            states.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full_from_step_2)
+    messages = []
+    path = train(
+        RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
+    )
+    assert any(m and "the one before is kept" in m and "No space left" in m for m in messages)
+    assert resume.find_states(tmp_path) == states
+    assert checkpoint.load_state(states[0])["step"] == 1
+    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+
+
+def test_two_states_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    assert [p.name for p in resume.find_states(tmp_path)] == [
+        "state-000000005.safetensors",
+        "state-000000004.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, raised):
+    forward = training._Run._forward
+
+    def interrupted(self, *batch):
+        if self.step == 2:
+            os.kill(os.getpid(), number)
+        return forward(self, *batch)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    messages = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "_forward", interrupted)
+        with pytest.raises(raised):
+            train(
+                RECIPE,
+                tmp_path,
+                data=DATASET,
+                device="cpu",
+                report=lambda r: messages.append(r.message),
+            )
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert "stopped at step 3; the same command goes on from there" in messages
+    path = train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+
+
+def test_length_in_seconds(tmp_path):
+    records = []
+    began = time.monotonic()
+    train(RECIPE, tmp_path, data=DATASET, device="cpu", max_seconds=1, report=records.append)
+    assert 1 <= records[-1].seconds <= time.monotonic() - began
+    assert records[-1].progress == 1
+
+
+def test_the_callers_randomness_is_left_alone(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    train(RECIPE, tmp_path, data=DATASET, device="cpu", epochs=0.5)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_lines_about_steps_that_are_made_again_are_dropped(tmp_path):
+    lines = [json.dumps({"kind": "train", "step": step}) for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "tr')
+    kept = [x for x in runlog.read_metrics(tmp_path / "metrics.jsonl") if x["step"] <= 2]
+    assert [x["step"] for x in kept] == [1, 2]
+
+
+# --- two processes ---
+
+LAUNCHED = """
+import sys
+from accelerate import PartialState
+from dataclasses import replace
+from mnist_transformer.train import train
+from tests.test_train import DATASET, RECIPE, TINY
+
+train(replace(RECIPE, model=replace(TINY, class_drop=0.0)), sys.argv[1], data=DATASET)
+assert PartialState().num_processes == 2
+"""
+
+
+def test_two_processes_train_the_same_model_as_one(tmp_path):
+    """Same global batch: weights agree to 5e-3 of the largest after 5 steps (4e-4 seen)."""
+    script = tmp_path / "launched.py"
+    script.write_text(textwrap.dedent(LAUNCHED))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    command += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    command += [str(script), str(tmp_path / "two")]
+    environment = {**os.environ, "PYTHONPATH": root, "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    recipe = replace(RECIPE, model=replace(TINY, class_drop=0.0))
+    one = weights(train(recipe, tmp_path / "one", data=DATASET, device="cpu"))
+    two = weights(tmp_path / "two" / "model.safetensors")
+    for name, tensor in one.items():
+        assert torch.allclose(two[name], tensor, rtol=0, atol=5e-3 * float(tensor.abs().max()))
+
+
+# --- parts ---
+
+
+def test_batches_go_through_every_image_once_an_epoch():
+    draw = batches.Batches(num_images=10, batch_size=4, seed=0)
+    seen = torch.cat([draw(step) for step in range(5)])
+    for epoch in seen.split(10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert not torch.equal(seen[:10], seen[10:])
+    assert torch.equal(batches.Batches(10, 4, seed=0)(3), seen[12:16])
+
+
+def test_batches_larger_than_the_dataset():
+    assert sorted(batches.Batches(3, 7, seed=0)(0)[:3].tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (16, 24)])
+def test_muon_is_torchs_own(shape, monkeypatch):
+    """The batched float32 iteration against torch's, which goes through bfloat16."""
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for _ in range(3)]
+    ours = [torch.nn.Parameter(p.clone()) for p in start]
+    theirs = [torch.nn.Parameter(p.clone()) for p in start]
+    options = {"lr": 0.02, "weight_decay": 0.1}
+    optimizers = [optim.Muon(ours, **options), torch.optim.Muon(theirs, **options)]
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(shape)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q, p0 in zip(ours, theirs, start, strict=True):
+        assert (p - q).norm() < 0.03 * (q - p0).norm()
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in [(2, 8, 8), (2, 8, 12), (2, 8, 64)]:
+        values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+    assert optim.orthogonalise(torch.zeros(1, 4, 16)).eq(0).all()
+
+
+def test_parameters_are_divided_between_the_optimizers():
+    model = TINY.build()
+    hidden, rest = optim.param_groups(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {id(p) for p in hidden}.isdisjoint(id(p) for p in rest)
+    assert len(hidden) + len(rest) == len(names)
+    assert all(p.ndim == 2 for p in hidden)
+    excluded = [n for p in hidden if (n := names[id(p)]).startswith(model.adamw_modules)]
+    assert not excluded
+
+
+def test_schedule():
+    progress = [0, 0.05, 0.1, 0.4, 0.5, 0.75, 1]
+    factors = [optim.schedule(p, warmup=0.1, decay=0.5) for p in progress]
+    assert factors == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+    assert optim.schedule(0, warmup=0, decay=0) == 1
+
+
+def test_ema_averages_over_a_share_of_the_run():
+    model = TINY.build()
+    ema = optim.EMA(model, horizon=0.1)
+    for step in range(1000):
+        with torch.no_grad():
+            model.gate.bias.fill_(step)
+        ema.update(model)
+    # Under w(t) ~ t^(1 / horizon) the mean lies horizon / (1 + horizon) before the end.
+    assert float(ema.model.gate.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
