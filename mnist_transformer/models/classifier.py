@@ -34,7 +34,7 @@ class ClassifierConfig:
     image_size: int = 28
     channels: int = 1
     num_classes: int = 10
-    width: int = 32
+    width: int = 24
     max_degrees: float = 12.0
     max_scale: float = 0.12
     max_shear: float = 0.15
@@ -79,6 +79,7 @@ class Classifier(Model):
     """Three stages at 1/2, 1/2 and 1/4 of the resolution, then the mean over positions."""
 
     config: ClassifierConfig
+    adamw_modules = ("output",)  # all kernels and the output: none is a hidden matrix for Muon
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__(config)

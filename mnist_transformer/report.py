@@ -1,0 +1,280 @@
+"""Tables and pictures made from the ledger and the runs, so that no page states a figure itself.
+
+A page marks the place of a table; everything between the marks is replaced:
+
+    <!-- ledger:results -->
+    <!-- /ledger -->
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mnist_transformer import ledger
+from mnist_transformer.ledger import Row
+from mnist_transformer.runlog import read_metrics
+
+_MARKED = re.compile(r"<!-- ledger:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /ledger -->", re.DOTALL)
+_MARK = re.compile(r"<!-- (?:ledger:[\w-]+|/ledger) -->")
+_MAX_RECORDS = 400
+"""A committed log keeps about so many records of a run."""
+
+NOTHING = "–"
+
+
+def _table(head: list[str], body: list[list[str]]) -> str:
+    """A markdown table; the first column is text, the others figures."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def _percent(figure: Mapping[str, float] | None) -> str:
+    return NOTHING if figure is None else f"{100 * figure['mean']:.1f} ± {100 * figure['sd']:.1f}"
+
+
+def _plus_minus(figure: Mapping[str, float] | None) -> str:
+    return NOTHING if figure is None else f"{figure['mean']:.3f} ± {figure['sd']:.3f}"
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f}M" if parameters >= 1e6 else f"{parameters / 1e3:.0f}k"
+
+
+def _duration(seconds: float | None) -> str:
+    return NOTHING if seconds is None else f"{seconds / 60:.0f} min"
+
+
+def _drawn(row: Row, guided: bool) -> dict[str, Any]:
+    """Figures of the plain samples, or of those with the most guidance."""
+    drawn = [d for d in row["metrics"].get("drawn", []) if (d["guidance"] != 1) == guided]
+    return max(drawn, key=lambda d: d["guidance"], default={})
+
+
+def _drawing(rows: Mapping[str, Row]) -> list[Row]:
+    return [row for row in rows.values() if "drawn" in row["metrics"]]
+
+
+def results_table(rows: Mapping[str, Row]) -> str:
+    """Quality of every model that draws, and of training images in their place (the floor)."""
+    head = [
+        "model",
+        "parameters",
+        "test bits/dim",
+        "class agreement, %",
+        "guided, %",
+        "fd_cnn",
+        "guided",
+        "precision / recall, %",
+        "guided, %",
+    ]
+    body = []
+    for row in _drawing(rows):
+        bits = row["metrics"].get("bits_per_dim")
+        bound = "≤ " if bits is not None and not row["exact"] else ""
+        plain, guided = _drawn(row, guided=False), _drawn(row, guided=True)
+        body.append(
+            [
+                row["recipe"],
+                _size(row["parameters"]),
+                bound + _number(bits, 3),
+                _percent(plain.get("agreement")),
+                _percent(guided.get("agreement")),
+                _plus_minus(plain.get("fd_cnn")),
+                _plus_minus(guided.get("fd_cnn")),
+                _pair(plain),
+                _pair(guided),
+            ]
+        )
+    if body:
+        floor = _drawing(rows)[-1]["metrics"]["floor"]
+        body.append(
+            [
+                "training images (floor)",
+                NOTHING,
+                NOTHING,
+                _percent(floor["agreement"]),
+                NOTHING,
+                _plus_minus(floor["fd_cnn"]),
+                NOTHING,
+                _pair(floor),
+                NOTHING,
+            ]
+        )
+    return _table(head, body)
+
+
+def _pair(figures: Mapping[str, Any]) -> str:
+    if "precision" not in figures:
+        return NOTHING
+    return " / ".join(f"{100 * figures[name]['mean']:.1f}" for name in ("precision", "recall"))
+
+
+def speed_table(rows: Mapping[str, Row]) -> str:
+    """What training took and how fast every model draws."""
+    head = [
+        "model",
+        "training",
+        "images seen",
+        "training images/s",
+        "share of matmul peak, %",
+        "drawn images/s at batch 1",
+        "at batch 256",
+    ]
+    body = []
+    for row in _drawing(rows):
+        speed = row["metrics"].get("images_per_second", {})
+        training = row["metrics"].get("throughput", {})
+        share = training.get("share_of_peak")
+        body.append(
+            [
+                row["recipe"],
+                _duration(row["seconds"]),
+                _number(row["images_seen"], 0),
+                _number(training.get("images_per_second"), 0),
+                NOTHING if share is None else f"{100 * share:.0f}",
+                _number(speed.get("1"), 1),
+                _number(speed.get("256"), 0),
+            ]
+        )
+    return _table(head, body)
+
+
+def copies_table(rows: Mapping[str, Row]) -> str:
+    """Are the drawn images copies of training images?"""
+    head = ["model", "guidance", "distance ratio", "nearer than 1 % of test, %", "exact copies"]
+    body = []
+    for row in _drawing(rows):
+        for drawn in row["metrics"]["drawn"]:
+            copies = drawn["copies"]
+            body.append(
+                [
+                    row["recipe"],
+                    f"{drawn['guidance']:g}",
+                    f"{copies['ratio']:.2f}",
+                    f"{100 * copies['near']:.1f}",
+                    str(copies["exact"]),
+                ]
+            )
+    return _table(head, body)
+
+
+def classifier_table(rows: Mapping[str, Row]) -> str:
+    """The judge of the drawn digits."""
+    head = ["model", "parameters", "test accuracy, %", "validation, %", "training"]
+    body = [
+        [
+            row["recipe"],
+            _size(row["parameters"]),
+            f"{100 * row['metrics']['accuracy']:.2f}",
+            f"{100 * row['metrics']['accuracy_val']:.2f}",
+            _duration(row["seconds"]),
+        ]
+        for row in rows.values()
+        if "accuracy" in row["metrics"]
+    ]
+    return _table(head, body)
+
+
+def machines(rows: Mapping[str, Row]) -> str:
+    """Where and with what the figures were measured, a line a machine."""
+    seen = {f"{row['device']}, torch {row['torch']}": None for row in rows.values()}
+    return "".join(f"- {line}\n" for line in seen)
+
+
+TABLES: dict[str, Callable[[Mapping[str, Row]], str]] = {
+    "results": results_table,
+    "speed": speed_table,
+    "copies": copies_table,
+    "classifier": classifier_table,
+    "machines": machines,
+}
+
+
+def render(text: str, rows: Mapping[str, Row] | None = None) -> str:
+    """The page with every marked table made anew; nothing else of it changes.
+
+    Args:
+        rows: the latest row of each recipe; of the ledger by default.
+
+    Raises:
+        ValueError: a mark without its partner or with an unknown name.
+    """
+    rows = ledger.latest() if rows is None else rows
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise ValueError(f"no table is called {name!r}, expected one of {', '.join(TABLES)}")
+        return f"<!-- ledger:{name} -->\n{TABLES[name](rows)}<!-- /ledger -->"
+
+    for match in _MARKED.finditer(text):
+        if _MARK.search(match["body"]):
+            raise ValueError(f"the mark ledger:{match['name']} is not closed by <!-- /ledger -->")
+    if len(_MARK.findall(text)) != 2 * len(_MARKED.findall(text)):
+        raise ValueError("a mark of the ledger has no partner, expected pairs")
+    return _MARKED.sub(fill, text)
+
+
+def thin(records: list[dict[str, Any]], most: int = _MAX_RECORDS) -> list[dict[str, Any]]:
+    """About ``most`` of a run's records: evenly spread ones, the last, and all rare kinds."""
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for index, record in enumerate(records):
+        kinds.setdefault(tuple(sorted(record)), []).append(index)
+    keep = {len(records) - 1} if records else set()
+    for indices in kinds.values():
+        step = -(-len(indices) // most)
+        keep.update(indices[::step])
+    return [records[index] for index in sorted(keep)]
+
+
+def collect(recipe: str, run: Path, results: Path) -> list[Path]:
+    """Copy a run's loss plot and its thinned log to results/<recipe>; return what was written."""
+    folder = results / recipe
+    written = []
+    metrics, plot = run / "metrics.jsonl", run / "loss.png"
+    if metrics.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "log.jsonl"
+        kept = thin(read_metrics(metrics))
+        log.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        written.append(log)
+    if plot.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(plot, folder / "loss.png")
+        written.append(folder / "loss.png")
+    return written
+
+
+def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
+    """Render README.md and docs/*.md and collect the runs; return the files that changed.
+
+    Args:
+        root: the source tree; the one that the package is in by default.
+        runs: folder of the runs, a folder a recipe; ``root/runs`` by default.
+
+    Raises:
+        ValueError: there is no README.md to render, or a page's marks are wrong.
+    """
+    root = root or ledger.results_folder().parent
+    runs = runs or root / "runs"
+    readme = root / "README.md"
+    if not readme.exists():
+        raise ValueError(f"{readme} is missing, expected the source tree's README")
+    rows = ledger.latest(root / "results" / "ledger.jsonl")
+    written = []
+    for page in [readme, *sorted((root / "docs").glob("*.md"))]:
+        before = page.read_text(encoding="utf-8")
+        after = render(before, rows)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            written.append(page)
+    for recipe in rows:
+        written += collect(recipe, runs / recipe, root / "results")
+    return written

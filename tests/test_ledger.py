@@ -1,0 +1,184 @@
+"""The ledger is only ever appended to, and the pages' tables come from it alone."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mnist_transformer import ledger, report
+
+
+def figure(mean: float) -> dict[str, float]:
+    return {"mean": mean, "sd": 0.001}
+
+
+def drawn(guidance: float) -> dict[str, object]:
+    return {
+        "guidance": guidance,
+        "agreement": figure(0.98),
+        "fd_cnn": figure(1.25),
+        "precision": figure(0.9),
+        "recall": figure(0.8),
+        "copies": {"ratio": 1.02, "near": 0.011, "exact": 0},
+    }
+
+
+def row(recipe: str = "tiny", bits: float = 0.61, **changes: object) -> ledger.Row:
+    metrics = {
+        "bits_per_dim": bits,
+        "images_per_second": {"1": 5.0, "256": 321.0},
+        "floor": {k: v for k, v in drawn(1.0).items() if k not in ("guidance", "copies")},
+        "drawn": [drawn(1.0), drawn(2.0)],
+    }
+    made = ledger.make_row(
+        recipe,
+        metrics,
+        parameters=7_140_000,
+        exact=True,
+        images_seen=640_000,
+        seconds=9_000.0,
+        command="mnist-transformer eval tiny",
+    )
+    return {**made, **changes}
+
+
+def test_rows_come_back_as_they_were_appended(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "ledger.jsonl"
+    wanted = [row(), row("other"), row(bits=0.6)]
+    for one in wanted:
+        assert ledger.append(one, path) == path
+    assert ledger.rows(path) == wanted
+    assert list(ledger.latest(path)) == ["tiny", "other"]
+    assert ledger.latest(path)["tiny"]["metrics"]["bits_per_dim"] == 0.6
+
+
+def test_appending_leaves_earlier_bytes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    before = b""
+    for number in range(3):
+        ledger.append(row(bits=number), path)
+        after = path.read_bytes()
+        assert after.startswith(before)
+        assert after.count(b"\n") == number + 1
+        before = after
+
+
+def test_row_says_where_it_was_measured() -> None:
+    made = row()
+    assert tuple(made) == ledger.FIELDS
+    assert re.search(r"\d+ cores$", made["device"])
+    assert re.match(r"\d{4}-\d\d-\d\dT", made["date"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra": 1},
+        {"metrics": {"bits_per_dim": float("nan")}},
+        {"command": "mnist-transformer eval tiny --data /somewhere/mnist"},
+        {"command": "mnist-transformer eval tiny --data=/somewhere/mnist"},
+    ],
+)
+def test_bad_rows_are_refused_and_not_written(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own message for NaN
+        ledger.append(row(**changes), path)
+    assert not path.exists()
+
+
+def test_command_loses_the_places_of_this_machine() -> None:
+    arguments = ["mnist-transformer", "eval", "runs/a", "--data", "/x/mnist", "--out=/y/z", "3"]
+    cleaned = ledger.clean_command(arguments)
+    assert cleaned == "mnist-transformer eval runs/a --data mnist --out=z 3"
+
+
+def test_broken_ledger_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger.append(row(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        ledger.rows(path)
+    with pytest.raises(ValueError, match="middle of a row"):
+        ledger.append(row(), path)
+
+
+def test_missing_ledger_is_empty(tmp_path: Path) -> None:
+    assert ledger.rows(tmp_path / "none.jsonl") == []
+    assert ledger.latest(tmp_path / "none.jsonl") == {}
+
+
+PAGE = "# Title\n\n<!-- ledger:{} -->\nold | figures\n<!-- /ledger -->\n\nText 0.123 stays.\n"
+
+
+@pytest.mark.parametrize("name", report.TABLES)
+def test_render_fills_the_marks_and_nothing_else(name: str) -> None:
+    page = PAGE.format(name)
+    rows = {"tiny": row(), "judge": row("judge", metrics={"accuracy": 0.9961, "accuracy_val": 1})}
+    filled = report.render(page, rows)
+    assert filled.startswith(f"# Title\n\n<!-- ledger:{name} -->\n")
+    assert filled.endswith("<!-- /ledger -->\n\nText 0.123 stays.\n")
+    assert "old" not in filled
+    assert report.render(filled, rows) == filled
+
+
+def test_results_table_shows_the_figures() -> None:
+    table = report.results_table({"tiny": row(), "bound": row("bound", exact=False)})
+    lines = table.splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| tiny | 7.1M | 0.610 | 98.0 ± 0.1 |" in lines[2]
+    assert "≤ 0.610" in lines[3]
+    assert "floor" in lines[4]
+
+
+def test_model_without_likelihood_or_training_record_is_shown() -> None:
+    bare = row(images_seen=None, seconds=None, exact=None)
+    del bare["metrics"]["bits_per_dim"]
+    del bare["metrics"]["drawn"][1]
+    assert f"| {report.NOTHING} |" in report.results_table({"tiny": bare})
+    assert f"| {report.NOTHING} |" in report.speed_table({"tiny": bare})
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<!-- ledger:nonsense -->\n<!-- /ledger -->",
+        "<!-- ledger:results -->\n",
+        "<!-- /ledger -->\n",
+        "<!-- ledger:results -->\n<!-- ledger:speed -->\n<!-- /ledger -->",
+    ],
+)
+def test_wrong_marks_are_refused(page: str) -> None:
+    with pytest.raises(ValueError, match=r"mark|no table"):
+        report.render(page, {})
+
+
+def test_thin_keeps_the_end_and_the_rare_records() -> None:
+    records = [{"step": step, "loss": 0.0} for step in range(5000)]
+    records[1234]["val"] = 1.0
+    kept = report.thin(records)
+    assert len(kept) < 500
+    assert kept[0] == records[0]
+    assert kept[-1] == records[-1]
+    assert records[1234] in kept
+    assert report.thin([]) == []
+
+
+def test_report_renders_pages_and_collects_runs(tmp_path: Path) -> None:
+    ledger.append(row(), tmp_path / "results" / "ledger.jsonl")
+    (tmp_path / "README.md").write_text(PAGE.format("results"), encoding="utf-8")
+    run = tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
+    (run / "loss.png").write_bytes(b"picture")
+    written = {path.relative_to(tmp_path).as_posix() for path in report.report(tmp_path)}
+    assert written == {"README.md", "results/tiny/log.jsonl", "results/tiny/loss.png"}
+    assert "7.1M" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "results" / "tiny" / "loss.png").read_bytes() == b"picture"
+    assert not [p for p in report.report(tmp_path) if p.name == "README.md"]
+
+
+def test_report_without_a_readme_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"README\.md is missing"):
+        report.report(tmp_path)
