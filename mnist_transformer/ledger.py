@@ -140,15 +140,20 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
 
 
 def rows(path: Path | None = None) -> list[Row]:
-    """All rows, oldest first; of the copy in the package where there is no source tree.
+    """All rows of a ledger, oldest first.
+
+    Without a path: what the package was built with, then this folder's own measurements; in
+    a source tree the one ledger is both.
 
     Raises:
         ValueError: a line is not a row.
     """
     if path is None:
-        path = results_folder() / "ledger.jsonl"
-        if not path.exists():
-            path = _PACKAGE / "ledger.jsonl"
+        return _read(_PACKAGE / "ledger.jsonl") + _read(results_folder() / "ledger.jsonl")
+    return _read(path)
+
+
+def _read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     found = []

@@ -109,6 +109,20 @@ def test_missing_ledger_is_empty(tmp_path: Path) -> None:
     assert ledger.latest(tmp_path / "none.jsonl") == {}
 
 
+def test_installed_package_shows_its_own_and_the_users_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, folder = tmp_path / "site-packages" / "package", tmp_path / "elsewhere"
+    package.mkdir(parents=True)
+    folder.mkdir()
+    monkeypatch.setattr(ledger, "_PACKAGE", package)
+    monkeypatch.chdir(folder)
+    ledger.append(row("shipped"), package / "ledger.jsonl")
+    assert list(ledger.latest()) == ["shipped"]
+    assert ledger.append(row("own")) == folder / "results" / "ledger.jsonl"
+    assert list(ledger.latest()) == ["shipped", "own"]
+
+
 PAGE = "# Title\n\n<!-- ledger:{} -->\nold | figures\n<!-- /ledger -->\n\nText 0.123 stays.\n"
 
 
