@@ -26,6 +26,7 @@ from mnist_transformer.transformer import fast_dtype
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 ADAMW_BETAS = (0.9, 0.95)
+ADAMW_EPS = 1e-12  # losses are in nats a dimension, so gradients are small
 
 
 def orthogonalise(x_NRC: Tensor) -> Tensor:
@@ -134,7 +135,9 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     if groups:
         fused = all(p.device.type in ("cpu", "cuda", "mps") for p in rest)
         optimizers.append(
-            torch.optim.AdamW(groups, lr=recipe.adamw_lr, betas=ADAMW_BETAS, fused=fused)
+            torch.optim.AdamW(
+                groups, lr=recipe.adamw_lr, betas=ADAMW_BETAS, eps=ADAMW_EPS, fused=fused
+            )
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:

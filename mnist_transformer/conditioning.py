@@ -1,0 +1,42 @@
+"""The class of an image: embedding, null class and classifier-free guidance, for all families."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassEmbedding(nn.Module):
+    """One learned vector a class, and one for no class at all, the null class ``num_classes``.
+
+    In training a class is dropped to the null class with probability ``drop``, so that one model
+    learns both the conditional and the unconditional distribution (arXiv 2207.12598).
+    """
+
+    def __init__(self, num_classes: int, dim: int, drop: float) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise ValueError(f"class drop probability is {drop}, expected a number in [0, 1)")
+        self.table = nn.Embedding(num_classes + 1, dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+        self.null_class, self.drop = num_classes, drop
+
+    def forward(self, cond_B: Tensor) -> Tensor:
+        if self.training and self.drop:
+            # Drawn on the CPU, so that one seed gives the same drops on every device.
+            dropped = (torch.rand(cond_B.shape) < self.drop).to(cond_B.device)
+            cond_B = torch.where(dropped, self.null_class, cond_B)
+        return self.table(cond_B)
+
+
+def with_null(cond_B: Tensor, null_class: int, guidance: float) -> Tensor:
+    """The batch to evaluate for ``guide``: (B,), or (2B,) with the null class behind it."""
+    if guidance == 1:
+        return cond_B
+    return torch.cat([cond_B, torch.full_like(cond_B, null_class)])
+
+
+def guide(output: Tensor, guidance: float) -> Tensor:
+    """null + guidance * (conditional - null), of outputs for ``with_null``'s batch."""
+    if guidance == 1:
+        return output
+    conditional, null = output.chunk(2)
+    return null + guidance * (conditional - null)

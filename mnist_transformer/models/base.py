@@ -1,0 +1,185 @@
+"""The whole contract between model families and the rest of the project.
+
+Images are uint8 (B, C, H, W) everywhere outside a model; conditions are int64 labels (B,).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from mnist_transformer.sampling import Keep, Noise, Sampling
+
+
+class Model(nn.Module, ABC):
+    """Something that ``train`` can train: a frozen config and a loss an image.
+
+    Args:
+        config: the family's frozen dataclass; ``config.build()`` makes the model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    @abstractmethod
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Training loss of each image, float32 (B,); images uint8 (B, C, H, W)."""
+
+    def forward(self, images: Tensor, cond: Tensor) -> Tensor:
+        # DistributedDataParallel wraps forward, so that is where the loss is.
+        return self.loss(images, cond)
+
+
+class GenerativeModel(Model):
+    """A model that draws. A family implements ``loss`` and ``sample_steps``."""
+
+    honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that do something
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.config.channels, self.config.image_size, self.config.image_size)
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @abstractmethod
+    def sample_steps(
+        self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> Iterator[Tensor]:
+        """Yield uint8 canvases (B, C, H, W) as the drawing happens, the last one finished."""
+
+    def steps(
+        self,
+        cond: Tensor | Sequence[int] | None,
+        seeds: Iterable[int],
+        how: Sampling | None = None,
+        keep: Keep | None = None,
+    ) -> Iterator[Tensor]:
+        """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
+
+        Args:
+            cond: one class an image; None draws without a class.
+            seeds: one seed an image; the same seed gives the same image in any batch.
+
+        Raises:
+            ValueError: a class, seed, option or mask that this model cannot honour.
+        """
+        how = how or Sampling()
+        noise = Noise(seeds, self.device)
+        cond = self.check_cond(cond, len(noise))
+        ignored = how.changed() - self.honours
+        if ignored:
+            raise ValueError(
+                f"{type(self).__name__} does not use {', '.join(sorted(ignored))}; "
+                f"it uses {', '.join(sorted(self.honours)) or 'no options'}"
+            )
+        if keep is not None:
+            keep = self._check_keep(keep, len(noise))
+        return self._run(cond, noise, how, keep)
+
+    def sample(
+        self,
+        cond: Tensor | Sequence[int] | None,
+        seeds: Iterable[int],
+        how: Sampling | None = None,
+        keep: Keep | None = None,
+    ) -> Tensor:
+        """Draw: uint8 (B, C, H, W) on the CPU. Arguments and errors as in ``steps``."""
+        canvas = torch.empty(0, *self.image_shape, dtype=torch.uint8)
+        for canvas in self.steps(cond, seeds, how, keep):
+            pass
+        return canvas
+
+    def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
+        """int64 labels (B,) on the model's device; None becomes the null class."""
+        if cond is None:
+            return torch.full((num_images,), self.num_classes, device=self.device)
+        labels = torch.as_tensor(cond)
+        if labels.shape != (num_images,):
+            raise ValueError(
+                f"got classes of shape {tuple(labels.shape)} for {num_images} seeds, "
+                "expected one class a seed"
+            )
+        if num_images and (labels.is_floating_point() or labels.dtype == torch.bool):
+            raise ValueError(f"classes are {labels.dtype}, expected integers")
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(wrong):
+            raise ValueError(
+                f"class {wrong[0].item()} is unknown, expected 0 to {self.num_classes - 1}"
+            )
+        return labels.to(self.device, torch.int64)
+
+    def _check_keep(self, keep: Keep, num_images: int) -> Keep:
+        channels, height, width = self.image_shape
+        if keep.images.shape != (num_images, channels, height, width):
+            raise ValueError(
+                f"images to keep have shape {tuple(keep.images.shape)}, "
+                f"expected {(num_images, channels, height, width)}"
+            )
+        if keep.images.dtype != torch.uint8 or keep.mask.dtype != torch.bool:
+            raise ValueError(
+                f"images to keep are {keep.images.dtype} and their mask {keep.mask.dtype}, "
+                "expected torch.uint8 and torch.bool"
+            )
+        if keep.mask.shape != (num_images, 1, height, width):
+            raise ValueError(
+                f"mask has shape {tuple(keep.mask.shape)}, "
+                f"expected {(num_images, 1, height, width)}"
+            )
+        return Keep(keep.images.to(self.device), keep.mask.to(self.device))
+
+    def _run(
+        self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> Iterator[Tensor]:
+        if not len(noise):
+            return
+        was_training = self.training
+        self.eval()
+        try:
+            steps = self.sample_steps(cond, noise, how, keep)
+            while True:
+                # Entered anew for each step: a generator must not leave the mode on
+                # in its caller while it waits.
+                with torch.inference_mode():
+                    canvas = next(steps, None)
+                if canvas is None:
+                    return
+                if keep is not None:
+                    canvas = torch.where(keep.mask, keep.images, canvas)
+                yield canvas.cpu().clone()
+        finally:
+            self.train(was_training)
+
+
+class NLL(NamedTuple):
+    """Negative log-likelihood of each image in nats (B,): exact, or an upper bound."""
+
+    nats: Tensor
+    exact: bool
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+        """Negative log-likelihood of all C*H*W pixels given the class (None: without one)."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, codes: Tensor) -> Tensor: ...

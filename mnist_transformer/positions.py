@@ -1,0 +1,123 @@
+"""Where a token is: five schemes behind one interface.
+
+A scheme either adds a vector to the token (``add``) or rotates queries and keys (``rotate``);
+the other of the two leaves its argument as it is.
+
+Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``start`` is the position of the first of
+the T tokens. Tokens lie on a grid in raster order: position = row * width + column.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class NoPositions(nn.Module):
+    """The causal mask is the only position signal (NoPE, arXiv 2305.19466)."""
+
+    def add(self, x_BTD: Tensor, start: int = 0) -> Tensor:
+        return x_BTD
+
+    def rotate(self, x_BNTK: Tensor, start: int = 0) -> Tensor:
+        return x_BNTK
+
+
+class Learned(NoPositions):
+    """One learned vector a position."""
+
+    def __init__(self, dim: int, num_tokens: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+
+    def add(self, x_BTD: Tensor, start: int = 0) -> Tensor:
+        return x_BTD + self.table[start : start + x_BTD.shape[1]].to(x_BTD.dtype)
+
+
+class Sinusoidal(NoPositions):
+    """Fixed sines and cosines of the position (arXiv 1706.03762, section 3.5)."""
+
+    table: Tensor
+
+    def __init__(self, dim: int, num_tokens: int) -> None:
+        super().__init__()
+        angle_TF = _angles(torch.arange(num_tokens), dim // 2, base=10_000.0)
+        table = torch.cat([angle_TF.sin(), angle_TF.cos()], dim=-1)
+        table = nn.functional.pad(table, (0, dim - table.shape[1]))
+        self.register_buffer("table", table, persistent=False)
+
+    def add(self, x_BTD: Tensor, start: int = 0) -> Tensor:
+        return x_BTD + self.table[start : start + x_BTD.shape[1]].to(x_BTD.dtype)
+
+
+class Rope(NoPositions):
+    """Rotary embedding of the 1-D position (arXiv 2104.09864, equation 34).
+
+    Pairs (i, i + K/2) of each head's queries and keys turn by position * frequency_i, so that
+    q.k depends on the difference of positions alone.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, head_dim: int, num_tokens: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        _check_head_dim(head_dim, 2)
+        self._set_angles(_angles(torch.arange(num_tokens), head_dim // 2, base))
+
+    def _set_angles(self, angle_TF: Tensor) -> None:
+        self.register_buffer("cos", angle_TF.cos(), persistent=False)
+        self.register_buffer("sin", angle_TF.sin(), persistent=False)
+
+    def rotate(self, x_BNTK: Tensor, start: int = 0) -> Tensor:
+        stop = start + x_BNTK.shape[2]
+        # (T, K/2), so that it broadcasts over batch and heads: turning along the head axis
+        # instead would give every token of a head the same angle, which cancels in q.k.
+        cos, sin = self.cos[start:stop].to(x_BNTK), self.sin[start:stop].to(x_BNTK)
+        a, b = x_BNTK.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class AxialRope(Rope):
+    """Rotary embedding of row and column: half of the pairs turn with each (arXiv 2403.13298)."""
+
+    def __init__(
+        self, head_dim: int, num_tokens: int, grid_width: int, base: float = 100.0
+    ) -> None:
+        NoPositions.__init__(self)
+        _check_head_dim(head_dim, 4)
+        position = torch.arange(num_tokens)
+        row = _angles(position // grid_width, head_dim // 4, base)
+        column = _angles(position % grid_width, head_dim // 4, base)
+        self._set_angles(torch.cat([row, column], dim=-1))
+
+
+POSITIONS = ("learned", "sinusoidal", "rope", "axial_rope", "none")
+
+
+def make_positions(
+    scheme: str, *, dim: int, head_dim: int, num_tokens: int, grid_width: int
+) -> NoPositions:
+    """The scheme by name, for ``num_tokens`` tokens on a grid ``grid_width`` wide."""
+    if scheme == "learned":
+        return Learned(dim, num_tokens)
+    if scheme == "sinusoidal":
+        return Sinusoidal(dim, num_tokens)
+    if scheme == "rope":
+        return Rope(head_dim, num_tokens)
+    if scheme == "axial_rope":
+        return AxialRope(head_dim, num_tokens, grid_width)
+    if scheme == "none":
+        return NoPositions()
+    raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
+
+
+def _angles(position_T: Tensor, num_frequencies: int, base: float) -> Tensor:
+    """position * base^(-i / num_frequencies): (T, num_frequencies)."""
+    i = torch.arange(num_frequencies) / max(num_frequencies, 1)
+    return position_T[:, None].float() * torch.exp(-math.log(base) * i)
+
+
+def _check_head_dim(head_dim: int, divisor: int) -> None:
+    if head_dim % divisor:
+        raise ValueError(f"head_dim is {head_dim}, expected a multiple of {divisor} for RoPE")

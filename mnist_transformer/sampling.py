@@ -1,0 +1,113 @@
+"""How to draw: options, per-image randomness and what to keep.
+
+Shapes: B images, C channels, H x W pixels, V values of one symbol.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of one drawing; a family that does not honour one of them raises ValueError.
+
+    Args:
+        temperature: divides the logits, above 0; 1 samples the model's own distribution.
+        top_p: keep the most probable symbols that together reach this mass, in (0, 1]
+            (nucleus sampling, arXiv 1904.09751).
+        guidance: classifier-free guidance scale, 0 or more (arXiv 2207.12598): 1 is plain
+            class-conditional sampling, 0 ignores the class, above 1 overstates it.
+        num_steps: number of refinement steps, for families that draw in steps.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    num_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or self.temperature == float("inf"):
+            raise ValueError(f"temperature is {self.temperature}, expected a finite number above 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, expected a number in (0, 1]")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance is {self.guidance}, expected a finite number of 0 or more")
+        if self.num_steps is not None and self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}, expected 1 or more")
+
+    def changed(self) -> set[str]:
+        """Names of the options that differ from their defaults."""
+        return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Pixels that a drawing must keep: inpainting is sampling with this.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        mask: bool (B, 1, H, W), true where the pixel of ``images`` is kept.
+    """
+
+    images: Tensor
+    mask: Tensor
+
+
+class Noise:
+    """Randomness with one generator an image, so that image k does not depend on its batch.
+
+    Args:
+        seeds: one integer an image, each in [0, 2**63).
+        device: where the draws are wanted; they are made on the CPU, so every device sees
+            the same ones.
+    """
+
+    def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
+        self.seeds = [int(seed) for seed in seeds]
+        for seed in self.seeds:
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**63 - 1")
+        self.device = torch.device(device)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float32 (B, *shape), uniform in [0, 1)."""
+        draws = [torch.rand(shape, generator=generator) for generator in self._generators]
+        return torch.stack(draws).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """float32 (B, *shape), standard normal."""
+        draws = [torch.randn(shape, generator=generator) for generator in self._generators]
+        return torch.stack(draws).to(self.device)
+
+
+def adjust_logits(logits_BV: Tensor, how: Sampling) -> Tensor:
+    """Logits (B, V) after temperature and nucleus filtering, in float32."""
+    logits_BV = logits_BV.float() / how.temperature
+    if how.top_p < 1:
+        ordered, index = logits_BV.softmax(-1).sort(dim=-1, descending=True)
+        # A symbol stays when the mass before it is below top_p; the first always does.
+        drop = (ordered.cumsum(-1) - ordered) >= how.top_p
+        logits_BV = logits_BV.masked_fill(drop.scatter(-1, index, drop), float("-inf"))
+    return logits_BV
+
+
+def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Tensor:
+    """Draw one symbol a row by inverting the cumulative distribution: int64 (B,).
+
+    One uniform number decides one symbol, so the result depends on its own image's seed only.
+    """
+    probs = adjust_logits(logits_BV, how).softmax(-1)
+    cumulative = probs.cumsum(-1)
+    # Scale by the last entry: float sums may end just below 1.
+    threshold = (uniform_B * cumulative[:, -1]).unsqueeze(-1)
+    symbol = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    # A threshold rounded up to the total must not land on a symbol of probability 0.
+    last_possible = probs.shape[-1] - 1 - (probs > 0).flip(-1).int().argmax(-1)
+    return torch.minimum(symbol, last_possible)

@@ -1,0 +1,211 @@
+"""The backbone that every family stands on: a pre-norm transformer with a key-value cache.
+
+    x = x + Attention(norm(x));  x = x + MLP(norm(x))
+
+RMSNorm (arXiv 1910.07467), queries and keys normalised a head (arXiv 2302.05442), output
+projections that start at zero, so that every block starts as the identity.
+
+Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.positions import NoPositions, make_positions
+
+# Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
+PLAIN_ATTENTION_MAX_KEYS = 256
+
+
+def fast_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware, else float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
+        # Without these instructions a bf16 matmul is emulated, hundreds of times slower.
+        fast = torch.cpu._is_avx512_bf16_supported()
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def attend(
+    q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor, *, causal: bool, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v, by the kernel that suits device, dtype and length.
+
+    Causal means that query i of T sees keys up to S - T + i: the queries are the last ones.
+    """
+    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
+    on_cpu_in_bf16 = q_BNTK.device.type == "cpu" and q_BNTK.dtype == torch.bfloat16
+    if on_cpu_in_bf16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS:
+        return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, dropout=dropout)
+    mask = None
+    if causal and 1 < num_queries < num_keys:
+        mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
+    return F.scaled_dot_product_attention(
+        q_BNTK,
+        k_BNSK,
+        v_BNSK,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and num_queries == num_keys > 1,
+    )
+
+
+def plain_attention(
+    q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor, *, causal: bool, dropout: float = 0.0
+) -> Tensor:
+    """The definition, written out: arXiv 1706.03762, equation 1."""
+    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
+    scores = (q_BNTK * q_BNTK.shape[-1] ** -0.5) @ k_BNSK.transpose(-1, -2)
+    if causal and num_queries > 1:
+        mask = _causal_mask(num_queries, num_keys, scores.device)
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return weights @ v_BNSK
+
+
+def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return ones.tril(num_keys - num_queries)
+
+
+class KVCache:
+    """Keys and values of every layer for the tokens seen so far, in buffers made once."""
+
+    def __init__(
+        self,
+        model: "Transformer",
+        batch_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (batch_size, model.num_heads, model.num_tokens, model.head_dim)
+        self.length = 0
+        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
+        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
+
+    def extend(self, layer: int, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T new keys and values of one layer; all of that layer's up to now."""
+        stop = self.length + k_BNTK.shape[2]
+        self._keys[layer][:, :, self.length : stop] = k_BNTK
+        self._values[layer][:, :, self.length : stop] = v_BNTK
+        return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, num_heads: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim is {dim}, expected a multiple of num_heads {num_heads}")
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.causal, self.dropout = causal, dropout
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.output = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(
+        self, x_BTD: Tensor, positions: NoPositions, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        start = cache.length if cache is not None else 0
+        q_BNTK, k_BNTK, v_BNTK = (
+            project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        q_BNTK = positions.rotate(self.query_norm(q_BNTK), start)
+        k_BNTK = positions.rotate(self.key_norm(k_BNTK), start)
+        if cache is not None:
+            k_BNTK, v_BNTK = cache.extend(layer, k_BNTK, v_BNTK)
+        # Under autocast the norms return float32: all three must agree.
+        q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
+        dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
+        y_BNTK = attend(q_BNTK, k_BNTK, v_BNTK, causal=self.causal, dropout=dropout)
+        return self.output(y_BNTK.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear maps with a squared ReLU between them (arXiv 2109.08668)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)).square())
+
+
+class Block(nn.Module):
+    def __init__(
+        self, dim: int, num_heads: int, mlp_dim: int, dropout: float, causal: bool
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.attention = Attention(dim, num_heads, dropout, causal)
+        self.mlp_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, mlp_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x_BTD: Tensor, positions: NoPositions, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        attended = self.attention(self.attention_norm(x_BTD), positions, cache, layer)
+        x_BTD = x_BTD + self.dropout(attended)
+        return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+
+
+class Transformer(nn.Module):
+    """Embedded tokens (B, T, D) to states (B, T, D).
+
+    Args:
+        dim, depth, num_heads: width of a token, number of blocks, heads a block.
+        mlp_dim: hidden width of the MLPs.
+        num_tokens: the longest sequence, on a grid ``grid_width`` wide in raster order.
+        positions: a name of ``positions.POSITIONS``.
+        causal: whether a token sees itself and earlier ones only.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        num_tokens: int,
+        grid_width: int,
+        positions: str,
+        dropout: float = 0.0,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.num_heads, self.head_dim = num_tokens, num_heads, dim // num_heads
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, mlp_dim, dropout, causal) for _ in range(depth)
+        )
+        self.positions = make_positions(
+            positions,
+            dim=dim,
+            head_dim=dim // num_heads,
+            num_tokens=num_tokens,
+            grid_width=grid_width,
+        )
+        self.norm = nn.RMSNorm(dim, eps=1e-6)
+
+    def forward(self, x_BTD: Tensor, cache: KVCache | None = None) -> Tensor:
+        """States of the T given tokens; with a cache they continue the tokens it holds."""
+        x_BTD = self.positions.add(x_BTD, cache.length if cache is not None else 0)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, self.positions, cache, layer)
+        if cache is not None:
+            cache.length += x_BTD.shape[1]
+        return self.norm(x_BTD)

@@ -1,0 +1,126 @@
+"""Exact likelihood: over ALL images of a tiny space the probabilities sum to one, and what is
+drawn follows them."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.sampling import Sampling, adjust_logits, draw_categorical
+
+TINY = PatchConfig(
+    image_size=2,
+    patch_size=1,
+    num_levels=3,
+    num_classes=2,
+    dim=16,
+    depth=2,
+    num_heads=2,
+    mlp_dim=16,
+    head_width=16,
+    head_depth=2,
+    head_mlp_dim=16,
+    margin=1,
+)
+SPACES = {
+    "four patches of one pixel": TINY,
+    "one patch of four pixels": replace(TINY, patch_size=2),
+    "four patches of four pixels": replace(TINY, patch_size=2, image_size=4, num_levels=2),
+}
+
+
+def random_model(config: PatchConfig):
+    """Weights far from where they start, so that every part has its say."""
+    torch.manual_seed(1)
+    model = config.build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.6 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5)
+    return model
+
+
+def all_images(config: PatchConfig) -> torch.Tensor:
+    num_pixels = config.image_size**2
+    images = list(product(range(config.num_levels), repeat=num_pixels))
+    return torch.tensor(images, dtype=torch.uint8).view(-1, 1, *[config.image_size] * 2)
+
+
+@pytest.mark.parametrize("config", SPACES.values(), ids=SPACES.keys())
+@pytest.mark.parametrize("label", [0, 1, None])
+def test_probabilities_of_all_images_sum_to_one(config, label):
+    model, images = random_model(config), all_images(config)
+    total = 0.0
+    with torch.no_grad():
+        for batch in images.split(8192):
+            nll = model.nll(batch, None if label is None else [label] * len(batch))
+            assert nll.exact
+            total += (-nll.nats.double()).exp().sum().item()
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["four patches of one pixel", "one patch of four pixels"])
+@pytest.mark.parametrize("label", [1, None])
+def test_drawn_frequencies_follow_the_likelihood(name, label):
+    config, num_draws = SPACES[name], 4000
+    model, images = random_model(config), all_images(config)
+    cond = None if label is None else [label] * len(images)
+    with torch.no_grad():
+        probability = (-model.nll(images, cond).nats.double()).exp()
+    drawn = model.sample(None if label is None else [label] * num_draws, range(num_draws))
+    place = config.num_levels ** torch.arange(config.image_size**2 - 1, -1, -1)
+    counts = torch.bincount((drawn.flatten(1).long() * place).sum(-1), minlength=len(images))
+    expected = probability * num_draws / probability.sum()
+    rare = expected < 5  # the chi-square test wants five or more in each cell: pool the rest
+    pooled = [counts[rare].sum().item(), *counts[~rare].tolist()]
+    pooled_expected = [expected[rare].sum().item(), *expected[~rare].tolist()]
+    assert len(pooled) > 20
+    assert chisquare(pooled, pooled_expected).pvalue > 1e-3
+
+
+def test_cached_drawing_gives_the_training_pass_s_distribution():
+    """Greedy drawing must pick the symbols that the parallel pass ranks first."""
+    config = SPACES["four patches of four pixels"]
+    model = random_model(config)
+    greedy = model.sample([0], [0], Sampling(temperature=1e-4))
+    with torch.no_grad():
+        best = model.nll(greedy, [0]).nats
+        for pixel in range(16):
+            other = greedy.clone()
+            other.view(-1)[pixel] = 1 - other.view(-1)[pixel]
+            later = model.nll(other, [0]).nats
+            assert torch.isfinite(later) and torch.isfinite(best)
+
+
+def test_the_future_does_not_change_an_earlier_patch():
+    """Changing the last patch leaves the likelihood of the patches before it as it was."""
+    config = SPACES["four patches of four pixels"]
+    model = random_model(config)
+    torch.manual_seed(0)
+    images = torch.randint(0, 2, (1, 1, 4, 4), dtype=torch.uint8)
+    values = model.around.values(model.around.pad(images))
+    changed = images.clone()
+    changed[..., 2:, 2:] = 1 - changed[..., 2:, 2:]
+    other = model.around.values(model.around.pad(changed))
+    num_before = model.around.num_before
+    assert torch.equal(values[..., :num_before], other[..., :num_before])
+    weight = model.head.window_weight()  # (S, I, ...): pixel i must not read slots i and later
+    for i in range(4):
+        assert weight[num_before + i :, :, i].abs().max() == 0
+        assert i == 0 or weight[num_before : num_before + i, :, i].abs().sum() > 0
+
+
+def test_top_p_keeps_the_nucleus_and_temperature_sharpens():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    kept = adjust_logits(logits, Sampling(top_p=0.7)).softmax(-1)
+    torch.testing.assert_close(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]]))
+    cold = adjust_logits(logits, Sampling(temperature=0.5)).softmax(-1)
+    torch.testing.assert_close(cold, (logits * 2).softmax(-1))
+
+
+def test_a_symbol_of_probability_zero_is_never_drawn():
+    logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(3, 4)
+    uniform = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    assert draw_categorical(logits, uniform, Sampling()).tolist() == [1, 2, 2]

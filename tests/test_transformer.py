@@ -1,0 +1,148 @@
+"""The backbone: kernels agree, the cache changes nothing, positions matter, the future is unseen."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mnist_transformer.positions import POSITIONS, AxialRope, Rope, make_positions
+from mnist_transformer.transformer import KVCache, Transformer, attend, plain_attention
+
+NUM_TOKENS, DIM, NUM_HEADS = 12, 32, 2
+
+
+def make_transformer(positions: str = "learned", depth: int = 2, dropout: float = 0.0):
+    torch.manual_seed(0)
+    model = Transformer(
+        dim=DIM,
+        depth=depth,
+        num_heads=NUM_HEADS,
+        mlp_dim=48,
+        num_tokens=NUM_TOKENS,
+        grid_width=4,
+        positions=positions,
+        dropout=dropout,
+    )
+    for block in model.blocks:  # they start at zero, where a test would see nothing
+        torch.nn.init.normal_(block.attention.output.weight, std=0.1)
+        torch.nn.init.normal_(block.mlp.down.weight, std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("num_queries", [1, 5, 12])
+def test_attention_kernels_agree(dtype, tolerance, num_queries):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8).to(dtype) for n in (num_queries, 12, 12))
+    plain = plain_attention(q.float(), k.float(), v.float(), causal=True)
+    scores = q.float() @ k.float().mT / 8**0.5
+    seen = torch.arange(12) <= torch.arange(12 - num_queries, 12)[:, None]
+    naive = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v.float()
+    torch.testing.assert_close(plain, naive)
+    got = attend(q, k, v, causal=True).float()
+    torch.testing.assert_close(got, naive, atol=tolerance, rtol=tolerance)
+
+
+def test_attention_gradients_agree():
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 12, 8, requires_grad=True) for _ in range(3)]
+    weight = torch.randn(2, 3, 12, 8)
+    fused = torch.autograd.grad((attend(*inputs, causal=True) * weight).sum(), inputs)
+    plain = torch.autograd.grad((plain_attention(*inputs, causal=True) * weight).sum(), inputs)
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_cached_equals_uncached(positions, chunk):
+    model = make_transformer(positions)
+    x = torch.randn(3, NUM_TOKENS, DIM)
+    with torch.no_grad():
+        whole = model(x)
+        cache = KVCache(model, 3, device=x.device)
+        parts = [model(part, cache) for part in x.split(chunk, dim=1)]
+    assert cache.length == NUM_TOKENS
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_state_depends_on_itself_and_the_past_alone(positions):
+    model = make_transformer(positions)
+    x = torch.randn(1, NUM_TOKENS, DIM, requires_grad=True)
+    for t in (0, 5, NUM_TOKENS - 1):
+        (gradient,) = torch.autograd.grad(model(x)[0, t].sum(), x)
+        touched = gradient[0].abs().sum(-1) > 0
+        assert touched.tolist() == [s <= t for s in range(NUM_TOKENS)]
+
+
+@pytest.mark.parametrize("positions", [p for p in POSITIONS if p != "none"])
+def test_one_layer_tells_the_order_of_earlier_tokens(positions):
+    """RoPE along the wrong axis turns all tokens alike, and fails this."""
+    model = make_transformer(positions, depth=1)
+    x = torch.randn(1, NUM_TOKENS, DIM)
+    swapped = x[:, [0, 2, 1, *range(3, NUM_TOKENS)]]
+    with torch.no_grad():
+        difference = (model(x)[:, -1] - model(swapped)[:, -1]).abs().max()
+    assert difference > 1e-4
+
+
+def test_without_positions_one_layer_is_blind_to_order():
+    model = make_transformer("none", depth=1)
+    x = torch.randn(1, NUM_TOKENS, DIM)
+    swapped = x[:, [0, 2, 1, *range(3, NUM_TOKENS)]]
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[:, -1], model(swapped)[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_rope_scores_depend_on_offsets_alone():
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
+    rope = Rope(8, 30)
+    scores = [
+        (rope.rotate(q, start + 4) * rope.rotate(k, start)).sum(-1) for start in (0, 7, 20)
+    ]
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores[0], scores[2], atol=1e-5, rtol=1e-5)
+    assert (rope.rotate(q, 1) - q).abs().max() > 0.1
+
+
+def test_axial_rope_scores_depend_on_row_and_column_offsets():
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
+    rope = AxialRope(8, 25, grid_width=5)
+
+    def score(query: int, key: int) -> torch.Tensor:
+        return (rope.rotate(q, query) * rope.rotate(k, key)).sum(-1)
+
+    torch.testing.assert_close(score(6, 0), score(18, 12), atol=1e-5, rtol=1e-5)
+    # Positions 4 and 5 follow one another, but lie at the two ends of neighbouring rows.
+    assert (score(5, 4) - score(6, 5)).abs().max() > 1e-3
+
+
+def test_dropout_follows_eval():
+    model = make_transformer(dropout=0.5)
+    x = torch.randn(1, NUM_TOKENS, DIM)
+    with torch.no_grad():
+        assert torch.equal(model(x), model(x))
+        model.train()
+        assert not torch.equal(model(x), model(x))
+
+
+def test_blocks_start_as_the_identity():
+    torch.manual_seed(0)
+    model = Transformer(
+        dim=DIM, depth=2, num_heads=2, mlp_dim=48, num_tokens=4, grid_width=2, positions="none"
+    )
+    x = torch.randn(1, 4, DIM)
+    torch.testing.assert_close(model(x), F.rms_norm(x, (DIM,), eps=1e-6))
+
+
+def test_unknown_scheme_and_odd_sizes_are_refused():
+    with pytest.raises(ValueError, match="'alibi', expected one of learned"):
+        make_positions("alibi", dim=8, head_dim=4, num_tokens=4, grid_width=2)
+    with pytest.raises(ValueError, match="head_dim is 6, expected a multiple of 4"):
+        AxialRope(6, 4, grid_width=2)
+    with pytest.raises(ValueError, match="dim is 30, expected a multiple of num_heads 4"):
+        Transformer(
+            dim=30, depth=1, num_heads=4, mlp_dim=8, num_tokens=4, grid_width=2, positions="none"
+        )
