@@ -1,0 +1,84 @@
+"""Grids, files and the terminal."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from mnist_transformer import images
+
+
+def some(num: int, channels: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (num, channels, 3, 5), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("gap", [0, 2])
+def test_grid_places_every_image(channels: int, gap: int) -> None:
+    given = some(5, channels)
+    picture = images.grid(given, columns=3, gap=gap)
+    assert picture.size == (3 * (5 + gap) - gap, 2 * (3 + gap) - gap)
+    pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
+    for index in range(5):
+        top, left = (3 + gap) * (index // 3), (5 + gap) * (index % 3)
+        tile = pixels[top : top + 3, left : left + 5]
+        assert (tile == given[index].permute(1, 2, 0).numpy()).all()
+    assert (pixels[3 + gap :, 2 * (5 + gap) :] == 0).all()  # no sixth image
+
+
+@pytest.mark.parametrize(
+    "wrong", [some(0), some(2)[0], some(2).float(), some(2).repeat(1, 2, 1, 1)]
+)
+def test_grid_refuses_what_is_no_batch_of_images(wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="images"):
+        images.grid(wrong, columns=2)
+    with pytest.raises(ValueError, match="0 columns"):
+        images.grid(some(2), columns=0)
+
+
+def test_png_is_exact_and_known_again(tmp_path: Path) -> None:
+    picture = images.grid(some(4), columns=2)
+    path = tmp_path / "new" / "x.png"
+    images.save_png(picture, path, {"Description": "four ≤ 5"})
+    with Image.open(path) as read:
+        assert (np.asarray(read) == np.asarray(picture)).all()
+        assert read.info["Description"] == "four ≤ 5"
+    assert images.is_ours(path)
+    picture.save(tmp_path / "foreign.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("foreign.png", "text.png", "missing.png"):
+        assert not images.is_ours(tmp_path / name)
+
+
+def test_gif_shows_first_and_last_and_not_too_many(tmp_path: Path) -> None:
+    frames = [Image.new("L", (4, 4), value) for value in range(0, 200)]
+    images.save_gif(frames, tmp_path / "x.gif")
+    assert images.is_ours(tmp_path / "x.gif")
+    with Image.open(tmp_path / "x.gif") as read:
+        assert read.n_frames == images.MAX_FRAMES
+        assert read.convert("L").getpixel((0, 0)) == 0
+        read.seek(read.n_frames - 1)
+        assert read.convert("L").getpixel((0, 0)) == 199
+        assert read.info["duration"] == images.LAST_FRAME_MS
+    with pytest.raises(ValueError, match="one frame or more"):
+        images.save_gif([], tmp_path / "none.gif")
+
+
+def test_enlarge_keeps_pixels_square() -> None:
+    picture = images.grid(some(1), columns=1)
+    assert (np.asarray(images.enlarge(picture, 2))[::2, ::2] == np.asarray(picture)).all()
+    assert images.enlarge(Image.new("L", (28, 28))).size == (280, 280)
+    assert images.enlarge(Image.new("L", (2000, 10))).size == (2000, 10)
+
+
+def test_show_draws_in_a_terminal_only() -> None:
+    picture = Image.new("L", (8, 8), 255)
+    for is_terminal in (False, True):
+        file = io.StringIO()
+        images.show(picture, Console(file=file, force_terminal=is_terminal, width=40))
+        assert bool(file.getvalue()) == is_terminal
