@@ -71,6 +71,20 @@ class Validation:
         return f"loss {self.loss:.4f}{accuracy} on {self.num_images:,} images"
 
 
+@dataclass
+class Clock:
+    """When something is due next, in seconds of the run."""
+
+    every: float
+    last: float
+
+    def due(self, seconds: float) -> bool:
+        if seconds - self.last < self.every:
+            return False
+        self.last = seconds
+        return True
+
+
 class RunLog:
     """Appends to the records of a run in a folder and redraws its pictures.
 

@@ -1,15 +1,16 @@
-"""What a run stands on: the device and its precision, compilation, and signals to stop.
+"""What a run stands on: its recipe, the device, the precision, compilation, signals to stop.
 
 accelerate chooses the device and the processes; this module chooses the precision, and turns
 what can go wrong with either into one sentence.
 """
 
+import math
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,9 +21,41 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
 from mnist_transformer.models.base import Model
+from mnist_transformer.recipes import Recipe
 from mnist_transformer.transformer import fast_dtype
 
 DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # read by accelerate; it has no argument for it
+
+
+def override(
+    recipe: Recipe,
+    max_seconds: float | None,
+    epochs: float | None,
+    batch_size: int | None,
+    lr: float | None,
+) -> Recipe:
+    """The recipe with the values that are given in place of its own; ValueError if senseless."""
+    if max_seconds is not None and epochs is not None:
+        raise ValueError(
+            f"got max_seconds {max_seconds} and epochs {epochs}, expected at most one of them"
+        )
+    if max_seconds is not None or epochs is not None:
+        recipe = replace(recipe, max_seconds=max_seconds, epochs=epochs)
+    if batch_size is not None:
+        recipe = replace(recipe, batch_size=batch_size)
+    if lr is not None:
+        factor = lr / recipe.adamw_lr
+        recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
+    if (recipe.max_seconds is None) == (recipe.epochs is None):
+        raise ValueError(
+            f"recipe {recipe.name} has max_seconds {recipe.max_seconds} and epochs "
+            f"{recipe.epochs}, expected exactly one of them"
+        )
+    for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr"):
+        value = getattr(recipe, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}, expected a finite number above 0")
+    return recipe
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:

@@ -18,7 +18,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,8 +30,8 @@ from mnist_transformer.batches import Batches, mix
 from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.runlog import Record, RunLog, Validation, validate
-from mnist_transformer.runtime import Stop, compile_model, make_accelerator, stop_signals
+from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate
+from mnist_transformer.runtime import Stop, compile_model, make_accelerator, override, stop_signals
 
 __all__ = ["Record", "train"]
 
@@ -102,51 +101,6 @@ def train(
         finally:
             accelerator.end_training()
     return run.weights_path
-
-
-def override(
-    recipe: Recipe,
-    max_seconds: float | None,
-    epochs: float | None,
-    batch_size: int | None,
-    lr: float | None,
-) -> Recipe:
-    """The recipe with the values that are given in place of its own; ValueError if senseless."""
-    if max_seconds is not None and epochs is not None:
-        raise ValueError(
-            f"got max_seconds {max_seconds} and epochs {epochs}, expected at most one of them"
-        )
-    if max_seconds is not None or epochs is not None:
-        recipe = replace(recipe, max_seconds=max_seconds, epochs=epochs)
-    if batch_size is not None:
-        recipe = replace(recipe, batch_size=batch_size)
-    if lr is not None:
-        factor = lr / recipe.adamw_lr
-        recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
-    if (recipe.max_seconds is None) == (recipe.epochs is None):
-        raise ValueError(
-            f"recipe {recipe.name} has max_seconds {recipe.max_seconds} and epochs "
-            f"{recipe.epochs}, expected exactly one of them"
-        )
-    for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr"):
-        value = getattr(recipe, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}, expected a finite number above 0")
-    return recipe
-
-
-@dataclass
-class _Clock:
-    """When something is due next, in seconds of the run."""
-
-    every: float
-    last: float
-
-    def due(self, seconds: float) -> bool:
-        if seconds - self.last < self.every:
-            return False
-        self.last = seconds
-        return True
 
 
 class _Run:
@@ -277,10 +231,10 @@ class _Run:
         least, most = VALIDATE_SECONDS
         if self.recipe.max_seconds is not None:
             most = min(max(self.recipe.max_seconds / 40, least), most)
-        self.validating = _Clock(most, self.seconds)
-        self.saving = _Clock(SAVE_SECONDS, self.seconds)
-        self.logging = _Clock(LOG_SECONDS, self.seconds)
-        self.reporting = _Clock(REPORT_SECONDS, self.seconds)
+        self.validating = Clock(most, self.seconds)
+        self.saving = Clock(SAVE_SECONDS, self.seconds)
+        self.logging = Clock(LOG_SECONDS, self.seconds)
+        self.reporting = Clock(REPORT_SECONDS, self.seconds)
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)
             self.log = RunLog(self.out, self.step, self.accelerator)
