@@ -74,24 +74,12 @@ def test_drawn_frequencies_follow_the_likelihood(name, label):
     counts = torch.bincount((drawn.flatten(1).long() * place).sum(-1), minlength=len(images))
     expected = probability * num_draws / probability.sum()
     rare = expected < 5  # the chi-square test wants five or more in each cell: pool the rest
-    pooled = [counts[rare].sum().item(), *counts[~rare].tolist()]
-    pooled_expected = [expected[rare].sum().item(), *expected[~rare].tolist()]
+    pooled, pooled_expected = counts[~rare].tolist(), expected[~rare].tolist()
+    if rare.any():
+        pooled.append(counts[rare].sum().item())
+        pooled_expected.append(expected[rare].sum().item())
     assert len(pooled) > 20
     assert chisquare(pooled, pooled_expected).pvalue > 1e-3
-
-
-def test_cached_drawing_gives_the_training_pass_s_distribution():
-    """Greedy drawing must pick the symbols that the parallel pass ranks first."""
-    config = SPACES["four patches of four pixels"]
-    model = random_model(config)
-    greedy = model.sample([0], [0], Sampling(temperature=1e-4))
-    with torch.no_grad():
-        best = model.nll(greedy, [0]).nats
-        for pixel in range(16):
-            other = greedy.clone()
-            other.view(-1)[pixel] = 1 - other.view(-1)[pixel]
-            later = model.nll(other, [0]).nats
-            assert torch.isfinite(later) and torch.isfinite(best)
 
 
 def test_the_future_does_not_change_an_earlier_patch():
@@ -110,6 +98,16 @@ def test_the_future_does_not_change_an_earlier_patch():
     for i in range(4):
         assert weight[num_before + i :, :, i].abs().max() == 0
         assert i == 0 or weight[num_before : num_before + i, :, i].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["four patches of one pixel", "one patch of four pixels"])
+def test_guidance_combines_the_logits(name):
+    """At guidance 0 the class says nothing: draws follow the unconditional likelihood."""
+    config = SPACES[name]
+    model = random_model(config)
+    plain = model.sample(None, range(200))
+    unguided = model.sample([1] * 200, range(200), Sampling(guidance=0))
+    assert (plain == unguided).float().mean() > 0.99
 
 
 def test_top_p_keeps_the_nucleus_and_temperature_sharpens():

@@ -122,6 +122,15 @@ class GenerativeModel(Model):
             )
         return labels.to(self.device, torch.int64)
 
+    def check_images(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) on the model's device, or ValueError."""
+        if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}, "
+                f"expected torch.uint8 of shape (B, {', '.join(map(str, self.image_shape))})"
+            )
+        return images.to(self.device)
+
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
         channels, height, width = self.image_shape
         if keep.images.shape != (num_images, channels, height, width):

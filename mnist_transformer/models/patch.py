@@ -247,10 +247,17 @@ class Patch(GenerativeModel):
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
         """Exact negative log-likelihood in nats (B,), over all pixels."""
+        images = self.check_images(images)
+        if len(images) and images.max().item() >= self.config.num_levels:
+            raise ValueError(
+                f"a pixel is {images.max().item()}, expected below {self.config.num_levels}"
+            )
         return NLL(self.loss(images, self.check_cond(cond, len(images))), exact=True)
 
     def _tokens(self, before_BPS: Tensor, palette_BPV: Tensor, cond_B: Tensor) -> Tensor:
         x_BPD = self.embed(self.around.embed(before_BPS)) + self.palette(palette_BPV)
+        # With guidance the same canvases are read twice: with their class, and without.
+        x_BPD = x_BPD.repeat(len(cond_B) // max(len(x_BPD), 1), 1, 1)
         return x_BPD + self.classes(cond_B)[:, None]
 
     def _palettes(self, own_BPI: Tensor) -> Tensor:

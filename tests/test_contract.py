@@ -1,0 +1,192 @@
+"""What every family promises, on tiny images: see models/base.py."""
+
+import pytest
+import torch
+
+from mnist_transformer import checkpoint
+from mnist_transformer.models import FAMILIES
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood
+from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.sampling import Keep, Sampling
+
+TINY = {
+    "patch": PatchConfig(
+        image_size=8,
+        num_classes=3,
+        num_levels=16,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+        margin=2,
+    ),
+}
+OPTIONS = {
+    "temperature": Sampling(temperature=0.7),
+    "top_p": Sampling(top_p=0.8),
+    "guidance": Sampling(guidance=2.0),
+    "num_steps": Sampling(num_steps=3),
+}
+
+
+@pytest.fixture(params=TINY, ids=str)
+def model(request) -> GenerativeModel:
+    torch.manual_seed(0)
+    model = TINY[request.param].build()
+    with torch.no_grad():  # outputs start at zero: move everything
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+@pytest.fixture
+def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
+    levels = getattr(model.config, "num_levels", 256)
+    images = torch.randint(0, levels, (6, *model.image_shape), dtype=torch.uint8)
+    return images, torch.arange(6) % model.num_classes
+
+
+def test_every_family_that_draws_is_here():
+    drawing = {n for n, (_, family) in FAMILIES.items() if issubclass(family, GenerativeModel)}
+    assert drawing == set(TINY)
+
+
+def test_loss_is_finite_and_one_an_image(model, batch):
+    loss = model.loss(*batch)
+    assert loss.shape == (6,)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+
+
+def test_gradient_reaches_every_parameter(model, batch):
+    model.train()
+    model.loss(*batch).sum().backward()
+    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not untouched
+
+
+def test_eval_is_deterministic(model, batch):
+    model.eval()
+    assert torch.equal(model.loss(*batch), model.loss(*batch))
+
+
+def test_a_seed_gives_the_same_image_in_any_batch(model):
+    requests = {5: 0, 6: 1, 7: 2, 8: 1}
+    together = model.sample(list(requests.values()), seeds=requests)
+    alone = [model.sample([label], seeds=[seed]) for seed, label in requests.items()]
+    assert together.shape == (4, *model.image_shape)
+    assert together.dtype == torch.uint8
+    assert torch.equal(together, torch.cat(alone))
+    assert not torch.equal(together, model.sample([0, 1, 2, 1], seeds=[1, 2, 3, 4]))
+
+
+def test_steps_end_in_the_sample(model):
+    canvases = list(model.steps([0, 1], seeds=[1, 2]))
+    assert len(canvases) > 1
+    assert torch.equal(canvases[-1], model.sample([0, 1], seeds=[1, 2]))
+
+
+def test_drawing_leaves_the_mode_and_autograd_as_they_were(model, batch):
+    model.train()
+    steps = model.steps([0], seeds=[0])
+    next(steps)
+    assert not torch.is_inference_mode_enabled()
+    steps.close()
+    assert model.training
+    model.loss(*batch).sum().backward()
+
+
+def test_kept_pixels_are_kept_to_the_bit(model, batch):
+    images, labels = batch
+    mask = torch.rand(6, 1, *model.image_shape[1:]) < 0.5
+    drawn = model.sample(labels, range(6), keep=Keep(images, mask))
+    kept = mask.expand_as(images)
+    assert torch.equal(drawn[kept], images[kept])
+    assert not torch.equal(drawn[~kept], images[~kept])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_is_honoured_or_refused(model, option):
+    if option in model.honours:
+        plain = model.sample([0] * 8, range(8))
+        assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option]))
+    else:
+        with pytest.raises(ValueError, match=f"does not use {option}"):
+            model.sample([0], [0], OPTIONS[option])
+
+
+def test_save_and_load_to_the_bit(model, batch, tmp_path):
+    checkpoint.save(model, tmp_path / "model.safetensors")
+    loaded = checkpoint.load(tmp_path / "model.safetensors")
+    assert loaded.config == model.config
+    model.eval()
+    loaded.eval()
+    assert torch.equal(loaded.loss(*batch), model.loss(*batch))
+    assert torch.equal(loaded.sample([0], [0]), model.sample([0], [0]))
+
+
+def test_likelihood_counts_every_pixel(model, batch):
+    if not isinstance(model, HasLikelihood):
+        pytest.skip("this family has no likelihood")
+    images, labels = batch
+    model.eval()
+    with torch.no_grad():
+        nats = model.nll(images, labels).nats
+        for y, x in ((0, 0), (3, 4), (7, 7)):
+            changed = images.clone()
+            changed[..., y, x] = (changed[..., y, x] + 5) % 16
+            assert (model.nll(changed, labels).nats != nats).all()
+        assert (model.nll(images, None).nats != nats).any()
+
+
+@pytest.mark.parametrize(
+    ("cond", "seeds", "message"),
+    [
+        ([3], [0], "class 3 is unknown, expected 0 to 2"),
+        ([-1], [0], "class -1 is unknown"),
+        ([0, 1], [0], r"classes of shape \(2,\) for 1 seeds"),
+        ([0.5], [0], "expected integers"),
+        ([0], [-1], "seed is -1, expected"),
+    ],
+)
+def test_wrong_requests_are_refused(model, cond, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        model.sample(cond, seeds)
+
+
+def test_wrong_masks_and_images_are_refused(model, batch):
+    images, labels = batch
+    mask = torch.ones(6, 1, *model.image_shape[1:], dtype=torch.bool)
+    with pytest.raises(ValueError, match="mask has shape"):
+        model.sample(labels, range(6), keep=Keep(images, mask[:, :, :3]))
+    with pytest.raises(ValueError, match=r"expected torch.uint8 and torch.bool"):
+        model.sample(labels, range(6), keep=Keep(images, mask.float()))
+    with pytest.raises(ValueError, match="images to keep have shape"):
+        model.sample(labels, range(6), keep=Keep(images[:2], mask))
+    if isinstance(model, HasLikelihood):
+        with pytest.raises(ValueError, match=r"expected torch\.uint8 of shape"):
+            model.nll(images[..., :4], labels)
+
+
+def test_no_seeds_draw_nothing(model):
+    assert model.sample([], []).shape == (0, *model.image_shape)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("temperature", 0, "above 0"),
+        ("temperature", -1, "above 0"),
+        ("temperature", float("nan"), "above 0"),
+        ("top_p", 0, r"in \(0, 1\]"),
+        ("top_p", 1.5, r"in \(0, 1\]"),
+        ("guidance", -1, "0 or more"),
+        ("num_steps", 0, "1 or more"),
+    ],
+)
+def test_senseless_options_are_refused(option, value, message):
+    with pytest.raises(ValueError, match=f"{option} is {value}, expected .*{message}"):
+        Sampling(**{option: value})
