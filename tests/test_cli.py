@@ -271,6 +271,7 @@ def test_train_then_draw_then_eval(
     assert cli.main(["draw", "3", "--model", "runs/tiny"]) == 0
     # An untrained judge: this test is about the verb, not about the figures.
     monkeypatch.setattr("mnist_transformer.evaluate.load_judge", ClassifierConfig().build)
+    monkeypatch.setattr("mnist_transformer.evaluate.sampling_speed", lambda *_, **__: 1.0)
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     assert cli.main(["eval", "runs/tiny", "--device", "cpu", "--num-samples", "20"]) == 0
     (row,) = ledger.rows(tmp_path / "results" / "ledger.jsonl")

@@ -25,7 +25,18 @@ from mnist_transformer import report as pages
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"#.*\b(takes|needs|not run here)\b")
-SET_UP = ("make", "pip", "python", "git", "cd", "source", ".", "accelerate", "tensorboard")
+SET_UP = (
+    "make",
+    "pip",
+    "python",
+    "git",
+    "cd",
+    "source",
+    ".",
+    "accelerate",
+    "tensorboard",
+    "export",
+)
 
 
 def fences(*languages: str) -> list[str]:
@@ -73,6 +84,8 @@ def parse(arguments: list[str]) -> None:
 @pytest.mark.parametrize("command", commands())
 def test_commands(command: str, tmp_path: Path) -> None:
     words = words_of(command)
+    if not words:  # NAME=value alone
+        return
     ours = words[1:] if words[:1] == [cli.PROG] else None
     if ours is not None and ours != ["--version"] and "--help" not in ours:
         parse(ours)
