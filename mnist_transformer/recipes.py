@@ -22,6 +22,7 @@ class Recipe:
         ema: horizon of the weights' exponential moving average, as a fraction of the steps
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
+        compile: train through torch.compile, where there is a C++ compiler.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Recipe:
     decay: float = 0.5
     ema: float = 0.0
     clip: float = 1.0
+    compile: bool = False
     about: str = ""
 
 

@@ -103,11 +103,9 @@ def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Ten
 
     One uniform number decides one symbol, so the result depends on its own image's seed only.
     """
-    probs = adjust_logits(logits_BV, how).softmax(-1)
-    cumulative = probs.cumsum(-1)
-    # Scale by the last entry: float sums may end just below 1.
-    threshold = (uniform_B * cumulative[:, -1]).unsqueeze(-1)
-    symbol = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    # A threshold rounded up to the total must not land on a symbol of probability 0.
-    last_possible = probs.shape[-1] - 1 - (probs > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(symbol, last_possible)
+    cumulative = adjust_logits(logits_BV, how).softmax(-1).cumsum(-1)
+    # Scale by the last entry, since float sums may end just below 1, and stay below it: the
+    # first entry above the threshold is then a symbol of nonzero probability.
+    total = cumulative[:, -1]
+    threshold = torch.minimum(uniform_B * total, total.nextafter(total.new_zeros(())))
+    return torch.searchsorted(cumulative, threshold.unsqueeze(-1), right=True).squeeze(-1)

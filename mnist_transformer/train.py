@@ -224,7 +224,7 @@ class _Run:
         """Set up what only a run with something left to do needs."""
         if self.step:
             self.tell(f"going on from step {self.step:,}")
-        problem = compile_model(self.model) if getattr(self.recipe, "compile", False) else None
+        problem = compile_model(self.model) if self.recipe.compile else None
         if problem:
             self.tell(problem)
         self.parallel = self.accelerator.prepare(self.model)

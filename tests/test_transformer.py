@@ -1,11 +1,11 @@
-"""The backbone: kernels agree, the cache changes nothing, positions matter, the future is unseen."""
+"""The backbone: kernels agree, the cache changes nothing, order matters, the future is unseen."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from mnist_transformer.positions import POSITIONS, AxialRope, Rope, make_positions
-from mnist_transformer.transformer import KVCache, Transformer, attend, plain_attention
+from mnist_transformer.transformer import KVCache, RMSNorm, Transformer, attend, plain_attention
 
 NUM_TOKENS, DIM, NUM_HEADS = 12, 32, 2
 
@@ -98,9 +98,7 @@ def test_rope_scores_depend_on_offsets_alone():
     torch.manual_seed(0)
     q, k = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
     rope = Rope(8, 30)
-    scores = [
-        (rope.rotate(q, start + 4) * rope.rotate(k, start)).sum(-1) for start in (0, 7, 20)
-    ]
+    scores = [(rope.rotate(q, start + 4) * rope.rotate(k, start)).sum(-1) for start in (0, 7, 20)]
     torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(scores[0], scores[2], atol=1e-5, rtol=1e-5)
     assert (rope.rotate(q, 1) - q).abs().max() > 0.1
@@ -135,6 +133,13 @@ def test_blocks_start_as_the_identity():
     )
     x = torch.randn(1, 4, DIM)
     torch.testing.assert_close(model(x), F.rms_norm(x, (DIM,), eps=1e-6))
+
+
+def test_norm_is_torch_s_own():
+    torch.manual_seed(0)
+    norm, x = RMSNorm(8), torch.randn(5, 8)
+    torch.nn.init.normal_(norm.weight)
+    torch.testing.assert_close(norm(x), F.rms_norm(x, (8,), norm.weight, eps=1e-6))
 
 
 def test_unknown_scheme_and_odd_sizes_are_refused():
