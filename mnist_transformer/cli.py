@@ -4,6 +4,7 @@
 # for torch. A user's mistake (ValueError) and the machine's (OSError) end in one sentence.
 
 import difflib
+import json
 import math
 import os
 import sys
@@ -167,6 +168,7 @@ def evaluate(
             report=report,
             images_seen=int(notes["images"]) if "images" in notes else None,
             seconds=float(notes["seconds"]) if "seconds" in notes else None,
+            curve=json.loads(notes["curve"]) if "curve" in notes else None,
             command=ledger.clean_command([PROG, *sys.argv[1:]]),
         )
     screen.print_json(data=row["metrics"])

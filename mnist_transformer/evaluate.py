@@ -166,6 +166,7 @@ def evaluate(
     judge: Classifier | None = None,
     images_seen: int | None = None,
     seconds: float | None = None,
+    curve: Sequence[Sequence[float]] | None = None,
     command: str = "",
 ) -> ledger.Row:
     """Measure a model as the protocol says: a row for ``ledger.append``.
@@ -178,6 +179,7 @@ def evaluate(
         report: called with (stage, done, total) all along.
         judge: classifier to judge with; the shipped one by default.
         images_seen, seconds: length of the training, if known.
+        curve: its validation figures, see ``runlog.validation_curve``.
         command: what the user typed, for the record.
 
     Raises:
@@ -215,6 +217,8 @@ def evaluate(
             metrics["throughput"] = speed._asdict()
     else:
         raise ValueError(f"{type(model).__name__} neither draws nor classifies")
+    if curve is not None:
+        metrics["curve"] = curve
     return ledger.make_row(
         recipe_name,
         metrics,

@@ -7,6 +7,7 @@ A page marks the place of a table; everything between the marks is replaced:
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ _MARKED = re.compile(r"<!-- ledger:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /ledg
 _MARK = re.compile(r"<!-- (?:ledger:[\w-]+|/ledger) -->")
 _MAX_RECORDS = 400
 """A committed log keeps about so many records of a run."""
+
+_CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 
 NOTHING = "–"
 
@@ -165,6 +168,20 @@ def copies_table(rows: Mapping[str, Row]) -> str:
     return _table(head, body)
 
 
+def curve_table(rows: Mapping[str, Row]) -> str:
+    """Validation bits/dim on the way: the first figure after each of some lengths, and the last."""
+    body = []
+    for row in _drawing(rows):
+        curve = row["metrics"].get("curve", [])
+        chosen = {
+            next((i for i, x in enumerate(curve) if x[0] >= 60 * m), -1) for m in _CURVE_MINUTES
+        }
+        for index in sorted(i % len(curve) for i in chosen) if curve else ():
+            seconds, images, bits = curve[index]
+            body.append([row["recipe"], f"{seconds / 60:.0f}", f"{images:,.0f}", f"{bits:.3f}"])
+    return _table(["model", "minutes", "images seen", "validation bits/dim"], body)
+
+
 def classifier_table(rows: Mapping[str, Row]) -> str:
     """The judge of the drawn digits."""
     head = ["model", "parameters", "test accuracy, %", "validation, %", "training"]
@@ -192,6 +209,7 @@ TABLES: dict[str, Callable[[Mapping[str, Row]], str]] = {
     "results": results_table,
     "speed": speed_table,
     "copies": copies_table,
+    "curve": curve_table,
     "classifier": classifier_table,
     "machines": machines,
 }

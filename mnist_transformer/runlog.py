@@ -163,6 +163,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def validation_curve(lines: Iterable[dict[str, Any]]) -> list[tuple[float, int, float]]:
+    """(seconds, images, bits/dim, or the loss where there are no bits) at each validation."""
+    return [
+        (
+            x["seconds"],
+            x["images"],
+            round(x["loss"] if x["bits_per_dim"] is None else x["bits_per_dim"], 5),
+        )
+        for x in lines
+        if x["kind"] == "validation"
+    ]
+
+
 def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
     """PNG of training and validation loss, in bits/dim where known, by minutes and by images."""
     # Imported here, and drawn without pyplot: training itself needs no window and no globals.

@@ -60,7 +60,7 @@ class Noise:
     """Randomness with one generator an image, so that image k does not depend on its batch.
 
     Args:
-        seeds: one integer an image, each in [0, 2**63).
+        seeds: one integer an image, each in [0, 2**32): torch's generator uses no more bits.
         device: where the draws are wanted; they are made on the CPU, so every device sees
             the same ones.
     """
@@ -68,8 +68,8 @@ class Noise:
     def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
         self.seeds = [int(seed) for seed in seeds]
         for seed in self.seeds:
-            if not 0 <= seed < 2**63:
-                raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**63 - 1")
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")
         self.device = torch.device(device)
         self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
 

@@ -13,6 +13,7 @@ On CPUs this needs ACCELERATE_USE_CPU=1 in the environment: accelerate's own ``-
 one process, unless under MPI.
 """
 
+import json
 import math
 import os
 import time
@@ -30,7 +31,7 @@ from mnist_transformer.batches import Batches, mix
 from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate
+from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate, validation_curve
 from mnist_transformer.runtime import Stop, compile_model, make_accelerator, override, stop_signals
 
 __all__ = ["Record", "train"]
@@ -381,6 +382,7 @@ class _Run:
                 "seed": str(self.seed),
                 "torch": torch.__version__,
                 "validation": str(validation),
+                "curve": json.dumps(validation_curve(self.log.lines)),
             }
             if validation.bits_per_dim is not None:
                 notes["validation_bits_per_dim"] = f"{validation.bits_per_dim:.6f}"
