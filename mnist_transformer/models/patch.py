@@ -191,7 +191,7 @@ class PixelHead(nn.Module):
         for norm, mlp in zip(self.norms, self.mlps, strict=True):
             x = x + mlp(norm(x))
         x = self.norm(x)
-        return self.output(x) + self.copy(x) * palette
+        return torch.addcmul(self.output(x), self.copy(x), palette)
 
 
 class Patch(GenerativeModel):
