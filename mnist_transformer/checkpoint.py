@@ -95,6 +95,11 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
     return notes
 
 
+def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a checkpoint, notes and all, with its weights rounded to bfloat16, half the size."""
+    save(load(source), target, dtype=torch.bfloat16, **read_notes(source))
+
+
 def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
     """Write a tree of dicts (keys: str) and lists over tensors and JSON scalars, atomically.
 
