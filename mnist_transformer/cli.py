@@ -184,7 +184,7 @@ def evaluate(
 def list_models() -> None:
     """List the models: size, figures, what they can do, and whether they are shipped."""
     import torch
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from mnist_transformer import ledger
     from mnist_transformer.models.base import GenerativeModel, HasLikelihood
@@ -192,7 +192,8 @@ def list_models() -> None:
 
     measured = ledger.latest()
     shipped = mnist_transformer.shipped()
-    table = Table("model", "parameters", "test bits/dim", "does", "options", "weights", box=None)
+    rest = ("size", "test bits/dim", "does", "options", "weights")
+    table = Table(Column("model", no_wrap=True), *rest, box=None)
     for name, recipe in RECIPES.items():
         with torch.device("meta"):  # only its size is wanted
             model = recipe.model.build()
