@@ -32,7 +32,7 @@ def shipped() -> list[str]:
 
 
 def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a shipped model, a checkpoint, or a training run's folder.
+    """The file of a shipped model, a checkpoint, a training run's folder, or hf://owner/name.
 
     Raises:
         ValueError: there is none of that name; the message gives the nearest names.
@@ -40,6 +40,10 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     name = os.fspath(name_or_path)
     if name in shipped():
         return WEIGHTS / f"{name}.safetensors"
+    if name.startswith("hf://"):
+        from mnist_transformer import hub
+
+        return hub.download(name)
     path = Path(name)
     if path.is_dir():
         path = path / "model.safetensors"
@@ -67,7 +71,8 @@ def load(
     """A model ready to draw.
 
     Args:
-        name_or_path: a shipped model, a .safetensors checkpoint or a training run's folder.
+        name_or_path: a shipped model, a .safetensors checkpoint, a training run's folder, or
+            hf://owner/name on the Hugging Face Hub.
         device: such as "cpu" or "cuda"; by default a CUDA GPU where there is one.
 
     Raises:
