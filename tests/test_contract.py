@@ -190,3 +190,14 @@ def test_no_seeds_draw_nothing(model):
 def test_senseless_options_are_refused(option, value, message):
     with pytest.raises(ValueError, match=f"{option} is {value}, expected .*{message}"):
         Sampling(**{option: value})
+
+
+def test_loss_in_bfloat16_is_close(model, batch):
+    """Machines with bfloat16 instructions train under autocast."""
+    model.eval()
+    exact = model.loss(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.loss(*batch)
+    rounded.sum().backward()
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.03, atol=0)
