@@ -24,7 +24,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     from mnist_transformer.runlog import Record
 
-LINE_SECONDS = 30.0  # a training run without a terminal writes a line this often
+LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
 
 screen, errors = Console(), Console(stderr=True)
 
@@ -41,8 +41,9 @@ def complain(text: str) -> None:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A function of (stage, done, total or None) that shows a bar for each stage."""
+    """A function of (stage, done, total or None): a bar a stage, or lines without a terminal."""
     bars: dict[str, TaskID] = {}
+    last_line = time.monotonic()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -52,9 +53,13 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
     with _progress(*columns) as progress:
 
         def report(stage: str, done: int, total: int | None) -> None:
+            nonlocal last_line
             if stage not in bars:
                 bars[stage] = progress.add_task(stage, total=total)
             progress.update(bars[stage], completed=done, total=total)
+            if not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
+                complain(f"{stage}: {done:,}" + (f" of {total:,}" if total else ""))
 
         yield report
 
