@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_contract import TINY
 
 from mnist_transformer import optim
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.recipes import RECIPES
-from tests.test_contract import TINY
 
 GOLDEN = {
     "patch": [184.808212, 182.701797, 180.59404, 178.076172, 175.221481],

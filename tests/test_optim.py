@@ -1,0 +1,77 @@
+"""The parts of a step: which images, which update, at what rate, averaged how."""
+
+import pytest
+import torch
+from test_train import TINY
+
+from mnist_transformer import batches, optim
+
+
+def test_batches_go_through_every_image_once_an_epoch():
+    draw = batches.Batches(num_images=10, batch_size=4, seed=0)
+    seen = torch.cat([draw(step) for step in range(5)])
+    for epoch in seen.split(10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert not torch.equal(seen[:10], seen[10:])
+    assert torch.equal(batches.Batches(10, 4, seed=0)(3), seen[12:16])
+
+
+def test_batches_larger_than_the_dataset():
+    assert sorted(batches.Batches(3, 7, seed=0)(0)[:3].tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (16, 24)])
+def test_muon_is_torchs_own(shape, monkeypatch):
+    """The batched float32 iteration against torch's, which goes through bfloat16."""
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for _ in range(3)]
+    ours = [torch.nn.Parameter(p.clone()) for p in start]
+    theirs = [torch.nn.Parameter(p.clone()) for p in start]
+    options = {"lr": 0.02, "weight_decay": 0.1}
+    optimizers = [optim.Muon(ours, **options), torch.optim.Muon(theirs, **options)]
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(shape)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q, p0 in zip(ours, theirs, start, strict=True):
+        assert (p - q).norm() < 0.03 * (q - p0).norm()
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in [(2, 8, 8), (2, 8, 12), (2, 8, 64)]:
+        values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+    assert optim.orthogonalise(torch.zeros(1, 4, 16)).eq(0).all()
+
+
+def test_parameters_are_divided_between_the_optimizers():
+    model = TINY.build()
+    hidden, rest = optim.param_groups(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {id(p) for p in hidden}.isdisjoint(id(p) for p in rest)
+    assert len(hidden) + len(rest) == len(names)
+    assert all(p.ndim == 2 for p in hidden)
+    excluded = [n for p in hidden if (n := names[id(p)]).startswith(model.adamw_modules)]
+    assert not excluded
+
+
+def test_schedule():
+    progress = [0, 0.05, 0.1, 0.4, 0.5, 0.75, 1]
+    factors = [optim.schedule(p, warmup=0.1, decay=0.5) for p in progress]
+    assert factors == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+    assert optim.schedule(0, warmup=0, decay=0) == 1
+
+
+def test_ema_averages_over_a_share_of_the_run():
+    model = TINY.build()
+    ema = optim.EMA(model, horizon=0.1)
+    for step in range(1000):
+        with torch.no_grad():
+            model.gate.bias.fill_(step)
+        ema.update(model)
+    # Under w(t) ~ t^(1 / horizon) the mean lies horizon / (1 + horizon) before the end.
+    assert float(ema.model.gate.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
