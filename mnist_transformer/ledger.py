@@ -3,7 +3,7 @@
 A row: recipe, commit, date, device, torch, parameters, images_seen, seconds, metrics, exact
 (true: exact likelihood, false: an upper bound, null: none), command. Rows are appended, never
 edited: a model measured again gets another row, and the latest one of each recipe counts. The
-README's tables are made from it (``render``), never by hand.
+README's tables are made from it (``report.render``), never by hand.
 """
 
 import json

@@ -141,7 +141,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             content = gzip.decompress(content)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path} is truncated or damaged ({error})") from error
-    header = struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    header = _header(shape)
     expected = f"an IDX file of {' x '.join(map(str, shape))} bytes"
     if not content.startswith(header[:4]):
         raise ValueError(f"{path} begins with {content[:4].hex(' ')!r}, expected {expected}")
@@ -154,6 +154,11 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             "it is truncated or damaged"
         )
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What an IDX file of bytes in that shape begins with."""
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
 
 
 def _split(folder: Path | None, images: IdxFile, labels: IdxFile) -> Split:
@@ -174,8 +179,7 @@ def _load(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
     except ValueError as error:
         raise ValueError(f"{error}; {hint}") from error
     # Fashion-MNIST and others have the same names and shapes: only the content tells.
-    header = struct.pack(f">BBBB{len(file.shape)}I", 0, 0, 8, len(file.shape), *file.shape)
-    found = hashlib.md5(header + values.tobytes(), usedforsecurity=False).hexdigest()
+    found = hashlib.md5(_header(file.shape) + values.tobytes(), usedforsecurity=False).hexdigest()
     if found != file.md5:
         raise ValueError(
             f"{path} is not MNIST's file: the md5 of its content is {found}, "
