@@ -3,8 +3,9 @@
 A scheme either adds a vector to the token (``add``) or rotates queries and keys (``rotate``);
 the other of the two leaves its argument as it is.
 
-Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``start`` is the position of the first of
-the T tokens. Tokens lie on a grid in raster order: position = row * width + column.
+Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``at`` says where the T tokens are: a slice
+of T consecutive positions, or one position a token, int64 (B, T). Positions lie on a grid in
+raster order: position = row * width + column.
 """
 
 import math
@@ -12,14 +13,16 @@ import math
 import torch
 from torch import Tensor, nn
 
+At = slice | Tensor
+
 
 class NoPositions(nn.Module):
     """The causal mask is the only position signal (NoPE, arXiv 2305.19466)."""
 
-    def add(self, x_BTD: Tensor, start: int = 0) -> Tensor:
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD
 
-    def rotate(self, x_BNTK: Tensor, start: int = 0) -> Tensor:
+    def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
         return x_BNTK
 
 
@@ -30,8 +33,8 @@ class Learned(NoPositions):
         super().__init__()
         self.table = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
 
-    def add(self, x_BTD: Tensor, start: int = 0) -> Tensor:
-        return x_BTD + self.table[start : start + x_BTD.shape[1]].to(x_BTD.dtype)
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
+        return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
 class Sinusoidal(NoPositions):
@@ -46,8 +49,8 @@ class Sinusoidal(NoPositions):
         table = nn.functional.pad(table, (0, dim - table.shape[1]))
         self.register_buffer("table", table, persistent=False)
 
-    def add(self, x_BTD: Tensor, start: int = 0) -> Tensor:
-        return x_BTD + self.table[start : start + x_BTD.shape[1]].to(x_BTD.dtype)
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
+        return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
 class Rope(NoPositions):
@@ -69,11 +72,10 @@ class Rope(NoPositions):
         self.register_buffer("cos", angle_TF.cos(), persistent=False)
         self.register_buffer("sin", angle_TF.sin(), persistent=False)
 
-    def rotate(self, x_BNTK: Tensor, start: int = 0) -> Tensor:
-        stop = start + x_BNTK.shape[2]
-        # (T, K/2), so that it broadcasts over batch and heads: turning along the head axis
-        # instead would give every token of a head the same angle, which cancels in q.k.
-        cos, sin = self.cos[start:stop].to(x_BNTK), self.sin[start:stop].to(x_BNTK)
+    def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
+        # One angle a token, the same for all heads: turning along the head axis instead would
+        # give every token of a head the same angle, which cancels in q.k.
+        cos, sin = (table[at].unsqueeze(-3).to(x_BNTK) for table in (self.cos, self.sin))
         a, b = x_BNTK.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 

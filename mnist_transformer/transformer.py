@@ -2,17 +2,21 @@
 
     x = x + Attention(norm(x));  x = x + MLP(norm(x))
 
-RMSNorm (arXiv 1910.07467), queries and keys normalised a head (arXiv 2302.05442), output
-projections that start at zero, so that every block starts as the identity.
+RMSNorm (arXiv 1910.07467) without a gain, which the matrix behind it would only repeat; queries
+and keys normalised a head (arXiv 2302.05442); output projections that start at zero, so that
+every block starts as the identity. With ``cond_dim`` a condition (a class, a noise level) sets
+scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
 
-Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim.
+Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.positions import NoPositions, make_positions
+from mnist_transformer.positions import At, NoPositions, make_positions
 
 # Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
 PLAIN_ATTENTION_MAX_KEYS = 256
@@ -32,18 +36,25 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
 
 
 def attend(
-    q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor, *, causal: bool, dropout: float = 0.0
+    q_BNTK: Tensor,
+    k_BNSK: Tensor,
+    v_BNSK: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v, by the kernel that suits device, dtype and length.
 
-    Causal means that query i of T sees keys up to S - T + i: the queries are the last ones.
+    Causal means that query i of T sees keys up to S - T + i: the queries are the last ones. A
+    bool ``mask`` that broadcasts to (B, N, T, S), true where a query sees a key, replaces it.
     """
     num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
     on_cpu_in_bf16 = q_BNTK.device.type == "cpu" and q_BNTK.dtype == torch.bfloat16
     if on_cpu_in_bf16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS:
-        return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, dropout=dropout)
-    mask = None
-    if causal and 1 < num_queries < num_keys:
+        return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
+    causal = causal and mask is None and num_queries > 1
+    if causal and num_queries < num_keys:
         mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
     return F.scaled_dot_product_attention(
         q_BNTK,
@@ -51,18 +62,25 @@ def attend(
         v_BNSK,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=causal and num_queries == num_keys > 1,
+        is_causal=causal and mask is None,
     )
 
 
 def plain_attention(
-    q_BNTK: Tensor, k_BNSK: Tensor, v_BNSK: Tensor, *, causal: bool, dropout: float = 0.0
+    q_BNTK: Tensor,
+    k_BNSK: Tensor,
+    v_BNSK: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """The definition, written out: arXiv 1706.03762, equation 1."""
     num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
     scores = (q_BNTK * q_BNTK.shape[-1] ** -0.5) @ k_BNSK.transpose(-1, -2)
-    if causal and num_queries > 1:
+    if causal and mask is None and num_queries > 1:
         mask = _causal_mask(num_queries, num_keys, scores.device)
+    if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = F.dropout(scores.softmax(-1), dropout)
     return weights @ v_BNSK
@@ -97,20 +115,23 @@ class KVCache:
         return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension.
+def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / rms(x) over the last dimension, in float32.
 
     torch's own is this formula too, but takes 1.7 times as long forward and backward on a CPU,
     where there is no fused kernel for it.
     """
+    x = x.float()  # under autocast too: squares of bfloat16 are coarse
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.float()  # under autocast too: squares of bfloat16 are coarse
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+class Pass(NamedTuple):
+    """What all blocks share in one pass: arguments of ``Transformer.forward``."""
+
+    at: At
+    mask: Tensor | None
+    cache: KVCache | None
+    cond: Tensor | None
 
 
 class Attention(nn.Module):
@@ -123,27 +144,22 @@ class Attention(nn.Module):
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
-        self.query_norm = RMSNorm(self.head_dim)
-        self.key_norm = RMSNorm(self.head_dim)
         self.output = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def forward(
-        self, x_BTD: Tensor, positions: NoPositions, cache: KVCache | None, layer: int
-    ) -> Tensor:
-        start = cache.length if cache is not None else 0
+    def forward(self, x_BTD: Tensor, positions: NoPositions, run: Pass, layer: int) -> Tensor:
         q_BNTK, k_BNTK, v_BNTK = (
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        q_BNTK = positions.rotate(self.query_norm(q_BNTK), start)
-        k_BNTK = positions.rotate(self.key_norm(k_BNTK), start)
-        if cache is not None:
-            k_BNTK, v_BNTK = cache.extend(layer, k_BNTK, v_BNTK)
+        q_BNTK = positions.rotate(rms_norm(q_BNTK), run.at)
+        k_BNTK = positions.rotate(rms_norm(k_BNTK), run.at)
+        if run.cache is not None:
+            k_BNTK, v_BNTK = run.cache.extend(layer, k_BNTK, v_BNTK)
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
         dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
-        y_BNTK = attend(q_BNTK, k_BNTK, v_BNTK, causal=self.causal, dropout=dropout)
+        y_BNTK = attend(q_BNTK, k_BNTK, v_BNTK, causal=self.causal, mask=run.mask, dropout=dropout)
         return self.output(y_BNTK.transpose(1, 2).flatten(2))
 
 
@@ -160,23 +176,52 @@ class MLP(nn.Module):
         return self.down(F.relu(self.up(x)).square())
 
 
+class Modulation(nn.Module):
+    """``num_chunks`` vectors (B, T or 1, D) from the condition, all zero at the start."""
+
+    def __init__(self, cond_dim: int, dim: int, num_chunks: int) -> None:
+        super().__init__()
+        self.num_chunks = num_chunks
+        self.linear = nn.Linear(cond_dim, num_chunks * dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(F.silu(cond)).chunk(self.num_chunks, dim=-1)
+
+
+def modulate(x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x_BTD, 1 + scale)
+
+
 class Block(nn.Module):
     def __init__(
-        self, dim: int, num_heads: int, mlp_dim: int, dropout: float, causal: bool
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        dropout: float,
+        causal: bool,
+        cond_dim: int | None,
     ) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(dim)
         self.attention = Attention(dim, num_heads, dropout, causal)
-        self.mlp_norm = RMSNorm(dim)
         self.mlp = MLP(dim, mlp_dim)
         self.dropout = nn.Dropout(dropout)
+        self.modulation = Modulation(cond_dim, dim, 6) if cond_dim is not None else None
 
-    def forward(
-        self, x_BTD: Tensor, positions: NoPositions, cache: KVCache | None, layer: int
-    ) -> Tensor:
-        attended = self.attention(self.attention_norm(x_BTD), positions, cache, layer)
-        x_BTD = x_BTD + self.dropout(attended)
-        return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+    def forward(self, x_BTD: Tensor, positions: NoPositions, run: Pass, layer: int) -> Tensor:
+        if self.modulation is None:
+            attended = self.attention(rms_norm(x_BTD), positions, run, layer)
+            x_BTD = x_BTD + self.dropout(attended)
+            return x_BTD + self.dropout(self.mlp(rms_norm(x_BTD)))
+        # Gates start at one, not at zero as in the paper: the output projections are zero
+        # already, and two zeros in a row would never learn.
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(run.cond)
+        attended = self.attention(modulate(rms_norm(x_BTD), shift, scale), positions, run, layer)
+        x_BTD = x_BTD + (1 + gate) * self.dropout(attended)
+        mixed = self.mlp(modulate(rms_norm(x_BTD), mlp_shift, mlp_scale))
+        return x_BTD + (1 + mlp_gate) * self.dropout(mixed)
 
 
 class Transformer(nn.Module):
@@ -188,6 +233,7 @@ class Transformer(nn.Module):
         num_tokens: the longest sequence, on a grid ``grid_width`` wide in raster order.
         positions: a name of ``positions.POSITIONS``.
         causal: whether a token sees itself and earlier ones only.
+        cond_dim: width of the condition of adaptive norms; None for plain ones.
     """
 
     def __init__(
@@ -202,11 +248,12 @@ class Transformer(nn.Module):
         positions: str,
         dropout: float = 0.0,
         causal: bool = True,
+        cond_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.num_tokens, self.num_heads, self.head_dim = num_tokens, num_heads, dim // num_heads
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, mlp_dim, dropout, causal) for _ in range(depth)
+            Block(dim, num_heads, mlp_dim, dropout, causal, cond_dim) for _ in range(depth)
         )
         self.positions = make_positions(
             positions,
@@ -215,13 +262,33 @@ class Transformer(nn.Module):
             num_tokens=num_tokens,
             grid_width=grid_width,
         )
-        self.norm = RMSNorm(dim)
+        self.modulation = Modulation(cond_dim, dim, 2) if cond_dim is not None else None
 
-    def forward(self, x_BTD: Tensor, cache: KVCache | None = None) -> Tensor:
-        """States of the T given tokens; with a cache they continue the tokens it holds."""
-        x_BTD = self.positions.add(x_BTD, cache.length if cache is not None else 0)
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cache: KVCache | None = None,
+        *,
+        at: Tensor | None = None,
+        mask: Tensor | None = None,
+        cond: Tensor | None = None,
+    ) -> Tensor:
+        """States of the T given tokens; with a cache they continue the tokens it holds.
+
+        Args:
+            at: int64 (B, T), the tokens' positions; else they follow one another.
+            mask: bool, broadcasts to (B, N, T, S), true where a token sees another; replaces
+                the causal rule.
+            cond: (B, C), or (B, T, C) for one a token; required with ``cond_dim``.
+        """
+        start = cache.length if cache is not None else 0
+        if cond is not None and cond.ndim == 2:
+            cond = cond[:, None]
+        run = Pass(slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond)
+        x_BTD = self.positions.add(x_BTD, run.at)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, self.positions, cache, layer)
+            x_BTD = block(x_BTD, self.positions, run, layer)
         if cache is not None:
             cache.length += x_BTD.shape[1]
-        return self.norm(x_BTD)
+        x_BTD = rms_norm(x_BTD)
+        return x_BTD if self.modulation is None else modulate(x_BTD, *self.modulation(cond))

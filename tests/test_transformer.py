@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mnist_transformer.positions import POSITIONS, AxialRope, Rope, make_positions
-from mnist_transformer.transformer import KVCache, RMSNorm, Transformer, attend, plain_attention
+from mnist_transformer.transformer import KVCache, Transformer, attend, plain_attention, rms_norm
 
 NUM_TOKENS, DIM, NUM_HEADS = 12, 32, 2
 
@@ -98,10 +98,14 @@ def test_rope_scores_depend_on_offsets_alone():
     torch.manual_seed(0)
     q, k = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
     rope = Rope(8, 30)
-    scores = [(rope.rotate(q, start + 4) * rope.rotate(k, start)).sum(-1) for start in (0, 7, 20)]
+
+    def rotate(x: torch.Tensor, position: int) -> torch.Tensor:
+        return rope.rotate(x, slice(position, position + 1))
+
+    scores = [(rotate(q, start + 4) * rotate(k, start)).sum(-1) for start in (0, 7, 20)]
     torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(scores[0], scores[2], atol=1e-5, rtol=1e-5)
-    assert (rope.rotate(q, 1) - q).abs().max() > 0.1
+    assert (rotate(q, 1) - q).abs().max() > 0.1
 
 
 def test_axial_rope_scores_depend_on_row_and_column_offsets():
@@ -110,7 +114,8 @@ def test_axial_rope_scores_depend_on_row_and_column_offsets():
     rope = AxialRope(8, 25, grid_width=5)
 
     def score(query: int, key: int) -> torch.Tensor:
-        return (rope.rotate(q, query) * rope.rotate(k, key)).sum(-1)
+        at = torch.tensor([[query], [key]])  # one position a token works as a slice does
+        return (rope.rotate(q, at[:1]) * rope.rotate(k, at[1:])).sum(-1)
 
     torch.testing.assert_close(score(6, 0), score(18, 12), atol=1e-5, rtol=1e-5)
     # Positions 4 and 5 follow one another, but lie at the two ends of neighbouring rows.
@@ -137,9 +142,45 @@ def test_blocks_start_as_the_identity():
 
 def test_norm_is_torch_s_own():
     torch.manual_seed(0)
-    norm, x = RMSNorm(8), torch.randn(5, 8)
-    torch.nn.init.normal_(norm.weight)
-    torch.testing.assert_close(norm(x), F.rms_norm(x, (8,), norm.weight, eps=1e-6))
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(rms_norm(x), F.rms_norm(x, (8,), eps=1e-6))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_tokens_may_lie_anywhere(positions):
+    """Positions and mask given token by token: the same tokens in another order."""
+    model = make_transformer(positions)
+    x = torch.randn(2, NUM_TOKENS, DIM)
+    order = torch.stack([torch.randperm(NUM_TOKENS) for _ in range(2)])
+    shuffled = x.gather(1, order[..., None].expand_as(x))
+    seen = order[:, None, :, None] >= order[:, None, None, :]
+    with torch.no_grad():
+        want = model(x).gather(1, order[..., None].expand_as(x))
+        torch.testing.assert_close(model(shuffled, at=order, mask=seen), want)
+
+
+def test_condition_modulates_every_token_and_starts_as_nothing():
+    torch.manual_seed(0)
+    model = Transformer(
+        dim=DIM,
+        depth=2,
+        num_heads=2,
+        mlp_dim=48,
+        num_tokens=4,
+        grid_width=2,
+        positions="learned",
+        causal=False,
+        cond_dim=6,
+    )
+    x, cond = torch.randn(2, 4, DIM), torch.randn(2, 6)
+    torch.testing.assert_close(model(x, cond=cond), model(x, cond=torch.zeros(2, 6)))
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+        assert "modulation" in name or "attention" in name or "mlp" in name or "table" in name
+    changed = (model(x, cond=cond) - model(x, cond=cond.flip(0))).abs().amax(-1)
+    assert (changed > 1e-3).all()
+    each = cond[:, None].expand(2, 4, 6)
+    torch.testing.assert_close(model(x, cond=each), model(x, cond=cond))
 
 
 def test_unknown_scheme_and_odd_sizes_are_refused():

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.models.base import NLL, GenerativeModel
 from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical
-from mnist_transformer.transformer import MLP, KVCache, RMSNorm, Transformer
+from mnist_transformer.transformer import MLP, KVCache, Transformer, rms_norm
 
 FREE = -1  # where a kept value would stand: this pixel is to be drawn
 
@@ -155,11 +155,9 @@ class PixelHead(nn.Module):
             for j, slot in enumerate(neighbourhood.slots)
         ]
         self.register_buffer("offset_index", torch.tensor(index), persistent=False)  # (S, I)
-        self.norms = nn.ModuleList(RMSNorm(self.width) for _ in range(config.head_depth))
         self.mlps = nn.ModuleList(
             MLP(self.width, config.head_mlp_dim) for _ in range(config.head_depth)
         )
-        self.norm = RMSNorm(self.width)
         self.copy = nn.Linear(self.width, 1)
         self.output = nn.Linear(self.width, config.num_levels)
         nn.init.zeros_(self.output.weight)
@@ -188,9 +186,9 @@ class PixelHead(nn.Module):
 
     def logits(self, x: Tensor, palette: Tensor) -> Tensor:
         """Logits (..., V) from the summed inputs (..., W) and the palette (..., V)."""
-        for norm, mlp in zip(self.norms, self.mlps, strict=True):
-            x = x + mlp(norm(x))
-        x = self.norm(x)
+        for mlp in self.mlps:
+            x = x + mlp(rms_norm(x))
+        x = rms_norm(x)
         return torch.addcmul(self.output(x), self.copy(x), palette)
 
 
