@@ -1,12 +1,13 @@
 """How fast: drawn images a second, training images a second, and the machine's own best.
 
-The share of the peak is images/s times the floating-point operations of an image's forward and
-backward pass (matrix products and convolutions, counted as they run), over what one large
-matrix product reaches on the same machine in the same run.
+The share of the peak is images/s times the floating-point operations of an image (drawn, or
+trained forward and backward; matrix products, convolutions and attention, counted as they run),
+over what one large matrix product reaches on the same machine in the same run.
 """
 
 import copy
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
 from statistics import median
@@ -24,7 +25,7 @@ from mnist_transformer.recipes import Recipe
 from mnist_transformer.transformer import fast_dtype
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds of a clock, once everything asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -40,9 +41,9 @@ def sampling_speed(
     labels = torch.arange(batch_size) % model.num_classes
     seconds = []
     for repeat in range(repeats + 1):
-        start = _now(model.device)
+        start = now(model.device)
         model.sample(labels, range(batch_size))
-        seconds.append(_now(model.device) - start)
+        seconds.append(now(model.device) - start)
         report(f"speed at batch {batch_size}", repeat + 1, repeats + 1)
     return batch_size / median(seconds[1:])
 
@@ -63,10 +64,52 @@ def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, repeats: i
     b = torch.randn(size, size, device=device).to(dtype)
     seconds = []
     for _ in range(repeats + 1):
-        start = _now(device)
+        start = now(device)
         a @ b
-        seconds.append(_now(device) - start)
+        seconds.append(now(device) - start)
     return 2 * size**3 / min(seconds[1:])
+
+
+def _attention_forward(
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    dropout: float = 0.0,
+    causal: bool = False,
+    **unused: object,
+) -> int:
+    """Two matrix products a head; a causal kernel skips half of either."""
+    batch, heads, num_queries, head_dim = q
+    return 4 * batch * heads * num_queries * k[2] * head_dim // (2 if causal else 1)
+
+
+def _attention_backward(
+    gradient: torch.Size,
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    out: torch.Size,
+    logsumexp: torch.Size,
+    dropout: float,
+    causal: bool,
+    **unused: object,
+) -> int:
+    """Five: the scores again, and the gradients of weights, values, queries and keys."""
+    return _attention_forward(q, k, v, dropout, causal) * 5 // 2
+
+
+# torch counts its fused attention on GPUs, but not the kernel for CPUs.
+_ATTENTION_FLOPS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of what runs in ``work``: products, convolutions, attention."""
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION_FLOPS) as counter:
+        work()
+    return int(counter.get_total_flops())
 
 
 class Throughput(NamedTuple):
@@ -128,6 +171,10 @@ def throughput(
             loss = model(images.to(device), labels.to(device)).mean()
         loss.backward()
 
+    def every_gradient() -> None:
+        for batch in batches:
+            gradients(*batch)
+
     def step(images: Tensor, labels: Tensor) -> None:
         gradients(images, labels)
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -140,17 +187,15 @@ def throughput(
         step(*batches[0])  # warm-up: buffers, kernels
         seconds = []
         for done, batch in enumerate(batches):
-            start = _now(device)
+            start = now(device)
             step(*batch)
-            seconds.append(_now(device) - start)
+            seconds.append(now(device) - start)
             report("training speed", done + 1, len(batches))
-        with FlopCounterMode(display=False) as counter:
-            for batch in batches:
-                gradients(*batch)
+        flops = count_flops(every_gradient)
     peaks.append(matmul_peak(device, peak_size))
     peak_flops, peak_dtype = max(peaks)
     images_per_second = batch_size * len(batches) / sum(seconds)
-    flops_per_image = counter.get_total_flops() / (batch_size * len(batches))
+    flops_per_image = flops / (batch_size * len(batches))
     return Throughput(
         batch_size,
         images_per_second,

@@ -4,6 +4,7 @@
 # for torch. A user's mistake (ValueError) and the machine's (OSError) end in one sentence.
 
 import difflib
+import itertools
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 import mnist_transformer
 from mnist_transformer.terminal import complain, say, screen, stages, training
@@ -42,8 +43,11 @@ def draw(
     model: str = "mnist-patch",
     seed: int = 0,
     temperature: float = 1.0,
+    top_k: OptionalInt = None,
     top_p: float = 1.0,
     guidance: float = 1.0,
+    num_steps: OptionalInt = None,
+    sampler: OptionalStr = None,
     out: OptionalPath = None,
     gif: FlagCreatePairsOff[bool] = False,
     device: OptionalStr = None,
@@ -56,8 +60,11 @@ def draw(
         model: A shipped model (`list` names them), a checkpoint or a training run's folder.
         seed: The same seed draws the same picture.
         temperature: Above 0; below 1 draws safer, above 1 wilder.
+        top_k: Draw from this many of the likeliest values only.
         top_p: Draw from the likeliest values that make up this share, in (0, 1].
         guidance: Classifier-free guidance: 1 is plain, above 1 makes the class plainer.
+        num_steps: In how many steps to draw, where the model leaves a choice.
+        sampler: How diffusion takes its steps: euler, ddim, heun or ancestral.
         out: The PNG file to write, or a folder for it; otherwise DIGITS.png in this folder.
         gif: Also save a GIF that shows the drawing happen.
         device: cpu or cuda; otherwise a GPU where there is one.
@@ -72,7 +79,14 @@ def draw(
     from mnist_transformer import images
     from mnist_transformer.sampling import Sampling
 
-    how = Sampling(temperature=temperature, top_p=top_p, guidance=guidance)
+    how = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+        num_steps=num_steps,
+        sampler=sampler,
+    )
     drawer = mnist_transformer.load(model, device)
     drawn, canvases = _draw(drawer, [int(digit) for digit in digits] * n, seed, how)
     # A number reads along its row; single digits fill a square.
@@ -181,13 +195,62 @@ def evaluate(
         say(f"saved {sheet}")
 
 
+def bench(
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODELS")] = (),
+    batch_sizes: tuple[int, ...] = (1, 16, 256),
+    seconds: float = 10.0,
+    peers: bool = True,
+    device: OptionalStr = None,
+    record: bool = True,
+) -> None:
+    """Race models at drawing: batches, cache, bfloat16, compiled, the old way, other libraries.
+
+    Args:
+        models: Shipped models, checkpoints or training runs' folders; otherwise all that are
+            shipped. The old way, a full pass a pixel, runs besides.
+        batch_sizes: How many images to draw at once.
+        seconds: About how long each measurement takes.
+        peers: Race models of other libraries too, of the size of mnist-pixel-3.5m and with
+            random weights; needs the extra [bench].
+        device: cpu or cuda; otherwise a GPU where there is one.
+        record: Append the figures to results/ledger.jsonl.
+    """
+    for size in batch_sizes:
+        if size < 1:
+            raise ValueError(f"a batch size is {size}, expected 1 or more")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds are {seconds}, expected a finite number above 0")
+    from mnist_transformer import ledger, speed
+    from mnist_transformer import peers as others
+
+    if peers:
+        others.check_installed()
+    loaded = speed.load_models(models, device)
+    place = next(iter(loaded.values())).device
+    ours = (speed.settings_of(name, model, complain) for name, model in loaded.items())
+    rows = speed.race(
+        itertools.chain(*ours, others.peers(place) if peers else ()),
+        batch_sizes,
+        place,
+        seconds=seconds,
+        command=ledger.clean_command([PROG, *sys.argv[1:]]),
+        tell=complain,
+    )
+    for row in rows:
+        figures = row["metrics"]["figures"]
+        subject = ", ".join(str(value) for value in row["metrics"]["settings"].values())
+        say(f"{subject}: {figures['images/s']:.4g} images/s, {figures['p50, s']:.3g} s")
+        if record:
+            ledger.append(row)
+
+
 def list_models() -> None:
     """List the models: size, figures, what they can do, and whether they are shipped."""
     import torch
     from rich.table import Column, Table
 
     from mnist_transformer import ledger
-    from mnist_transformer.models.base import GenerativeModel, HasLikelihood
+    from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Tokenizer
     from mnist_transformer.recipes import RECIPES
 
     measured = ledger.latest()
@@ -199,7 +262,9 @@ def list_models() -> None:
             model = recipe.model.build()
         row = measured.get(name)
         bits = row and row["metrics"].get("bits_per_dim")
-        does = "draws" if isinstance(model, GenerativeModel) else "reads digits"
+        does = "reads digits"
+        if isinstance(model, GenerativeModel | Tokenizer):
+            does = "draws" if isinstance(model, GenerativeModel) else "encodes"
         table.add_row(
             name,
             f"{model.num_parameters / 1e6:.1f}M",
@@ -222,12 +287,92 @@ def report() -> None:
         say("everything is up to date")
 
 
+def prompts_show(
+    split: Annotated[Positional[str], arg(metavar="SPLIT")] = "train",
+    n: int = 10,
+    seed: int = 0,
+) -> None:
+    """Show prompts of the grammar, each after the number it asks for; "-" is to be refused.
+
+    Args:
+        split: train, held_out_templates, held_out_sums, typos or out_of_scope.
+        n: How many.
+        seed: The same seed writes the same prompts.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}, expected 1 or more")
+    from mnist_transformer import prompt_grammar
+
+    for prompt in itertools.islice(prompt_grammar.prompts(split, seed), n):
+        say(f"{'-' if prompt.answer is None else prompt.answer:>2}  {prompt.text}")
+
+
+def prompts_write(
+    n: int,
+    out: Annotated[Path, arg(metavar="FILE.jsonl")],
+    model: str = "gpt-4.1-nano",
+    base_url: str = "https://api.openai.com/v1",
+    per_request: int = 10,
+    temperature: float = 1.0,
+    timeout: float = 60.0,
+    seed: int = 0,
+) -> None:
+    """Have a language model write prompts; wrong ones are dropped. The same command goes on.
+
+    The server's key is taken from the environment variable OPENAI_API_KEY.
+
+    Args:
+        n: How many different prompts the file is to hold.
+        out: JSON lines, appended to; beside it a record of model, date and counts is kept.
+        model: The model's name at the server.
+        base_url: Any server with OpenAI's chat completions, such as http://localhost:8080/v1.
+        per_request: How many prompts to ask for at once; 1 suits a small model.
+        temperature: From 0 to 2; higher writes more variously and more wrongly.
+        timeout: Seconds that one answer may take.
+        seed: Decides which numbers and voices the model is asked for.
+    """
+    try:
+        from mnist_transformer.prompt_writer import write_corpus
+    except ModuleNotFoundError as missing:
+        raise ValueError(
+            f"prompts write needs {missing.name}: pip install 'mnist-transformer[prompts]'"
+        ) from None
+    from mnist_transformer import ledger
+
+    with stages() as report:
+        run = write_corpus(
+            out,
+            base_url=base_url,
+            model=model,
+            n=n,
+            per_request=per_request,
+            temperature=temperature,
+            timeout=timeout,
+            seed=seed,
+            command=ledger.clean_command([PROG, *sys.argv[1:]]),
+            report=report,
+        )
+    say(f"{out}: {run}")
+
+
+def prompts(
+    action: Annotated[
+        Annotated[None, subcommand("show", constructor=prompts_show)]
+        | Annotated[None, subcommand("write", constructor=prompts_write)],
+        arg(name=""),
+    ],
+) -> None:
+    """Prompts with their answer: `show` the grammar's, have a language model `write` more."""
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "draw": draw,
     "train": train,
     "eval": evaluate,
+    "bench": bench,
     "list": list_models,
     "report": report,
+    "prompts": prompts,
 }
 
 

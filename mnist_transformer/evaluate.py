@@ -3,7 +3,8 @@
 Likelihood: bits/dim of the whole test and validation sets over all pixels. Drawn digits:
 class-balanced samples, once a seed, plain and guided, as mean and standard deviation over the
 seeds, judged on the features of the shipped classifier beside a floor: as many training images
-in place of the samples. Test data measures and chooses nothing.
+in place of the samples. A tokenizer is judged by what it makes of real images. Test data
+measures and chooses nothing.
 """
 
 import math
@@ -28,7 +29,7 @@ from mnist_transformer.metrics import (
     precision_recall,
     quiet,
 )
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model, Tokenizer
 from mnist_transformer.models.classifier import Classifier
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.sampling import Sampling
@@ -212,11 +213,16 @@ def evaluate(
                 report=report,
             ),
         }
-        if recipe_name in RECIPES:
-            speed = throughput(model, RECIPES[recipe_name], dataset.train, report=report)
-            metrics["throughput"] = speed._asdict()
+    elif isinstance(model, Tokenizer):
+        judge = judge or load_judge()
+        metrics = tokenizer_figures(
+            model, dataset, judge, seeds=seeds, num_samples=num_samples, report=report
+        )
     else:
-        raise ValueError(f"{type(model).__name__} neither draws nor classifies")
+        raise ValueError(f"{type(model).__name__} neither draws, nor encodes, nor classifies")
+    if recipe_name in RECIPES and not isinstance(model, Classifier):
+        speed = throughput(model, RECIPES[recipe_name], dataset.train, report=report)
+        metrics["throughput"] = speed._asdict()
     if curve is not None:
         metrics["curve"] = curve
     return ledger.make_row(
@@ -276,6 +282,47 @@ def drawing_figures(
         copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
         figures = judgement.measure(sets, "judge drawn images")
         metrics["drawn"].append({"guidance": guidance, **figures, "copies": copies._asdict()})
+    return metrics
+
+
+def tokenizer_figures(
+    model: Tokenizer,
+    dataset: Dataset,
+    judge: Classifier,
+    *,
+    seeds: Sequence[int],
+    num_samples: int,
+    report: Progress = quiet,
+) -> Metrics:
+    """What is left of real images when they are coded and decoded, and how codes are used.
+
+    ``reconstruction``: the test set (and ``reconstruction_val`` the validation set) against
+    itself: squared error of pixels in [0, 1], class agreement, fd_cnn, and the model's own
+    ``figures``. ``ceiling``: as ``floor``, training images in the place of samples, but coded and
+    decoded, which no model over these codes can be expected to surpass.
+    """
+    assert isinstance(model, Model)
+
+    def again(images: Tensor) -> Tensor:
+        return in_batches(model, model.reconstruct, images).to(torch.uint8)
+
+    metrics: Metrics = {"num_samples": num_samples, "num_seeds": len(seeds)}
+    for suffix, split in (("", dataset.test), ("_val", dataset.val)):
+        images = again(split.images)
+        features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
+        with torch.inference_mode():
+            codes = model.figures(split.images)
+        metrics["reconstruction" + suffix] = {
+            "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
+            "agreement": class_agreement(images, split.labels, judge),
+            "fd_cnn": fd_cnn(*features),
+            **codes,
+        }
+    judgement = _Judgement(judge, dataset.test, num_samples, report)
+    real = [_balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
+    metrics["floor"] = judgement.measure(real, "judge training images")
+    coded = [(again(images), labels) for images, labels in real]
+    metrics["ceiling"] = judgement.measure(coded, "judge their reconstructions")
     return metrics
 
 

@@ -1,7 +1,7 @@
-"""Where a token is: five schemes behind one interface.
+"""Where a token is: six schemes behind one interface.
 
-A scheme either adds a vector to the token (``add``) or rotates queries and keys (``rotate``);
-the other of the two leaves its argument as it is.
+A scheme adds a vector to the token (``add``) or rotates queries and keys (``rotate``); what it
+does not do leaves its argument as it is. One of them does both.
 
 Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``at`` says where the T tokens are: a slice
 of T consecutive positions, or one position a token, int64 (B, T). Positions lie on a grid in
@@ -94,7 +94,18 @@ class AxialRope(Rope):
         self._set_angles(torch.cat([row, column], dim=-1))
 
 
-POSITIONS = ("learned", "sinusoidal", "rope", "axial_rope", "none")
+class LearnedAxialRope(AxialRope):
+    """A learned vector a position, and axial RoPE besides: where a token is, and how far."""
+
+    def __init__(self, dim: int, head_dim: int, num_tokens: int, grid_width: int) -> None:
+        super().__init__(head_dim, num_tokens, grid_width)
+        self.learned = Learned(dim, num_tokens)
+
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
+        return self.learned.add(x_BTD, at)
+
+
+POSITIONS = ("learned", "sinusoidal", "rope", "axial_rope", "learned_axial_rope", "none")
 
 
 def make_positions(
@@ -109,6 +120,8 @@ def make_positions(
         return Rope(head_dim, num_tokens)
     if scheme == "axial_rope":
         return AxialRope(head_dim, num_tokens, grid_width)
+    if scheme == "learned_axial_rope":
+        return LearnedAxialRope(dim, head_dim, num_tokens, grid_width)
     if scheme == "none":
         return NoPositions()
     raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")

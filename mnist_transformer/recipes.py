@@ -4,7 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mnist_transformer.models.classifier import ClassifierConfig
+from mnist_transformer.models.ddpm import DDPMConfig
+from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.var import VarConfig
+from mnist_transformer.models.vqvae import VQVAEConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Recipe:
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
         compile: train through torch.compile, where there is a C++ compiler.
+        tokenizer: of a model over codes, the recipe of the tokenizer that it stands on.
     """
 
     name: str
@@ -39,10 +45,45 @@ class Recipe:
     ema: float = 0.0
     clip: float = 1.0
     compile: bool = False
+    tokenizer: str | None = None
     about: str = ""
 
 
-_patch = Recipe("mnist-patch", PatchConfig(), max_seconds=150 * 60)
+_patch = Recipe("mnist-patch", PatchConfig(dropout=0.1), batch_size=32, max_seconds=150 * 60)
+
+# The superseded project's sizes. Small batches make the most of few images.
+_pixel = Recipe(
+    "mnist-pixel-3.5m",
+    PixelConfig(),
+    batch_size=16,
+    epochs=1,
+    about="3,480,576 parameters; one step a pixel",
+)
+
+_vqvae = Recipe(
+    "mnist-vqvae",
+    VQVAEConfig(),
+    batch_size=128,
+    adamw_lr=1e-3,
+    max_seconds=18 * 60,
+    about="70 codes of 256 an image, at the scales 1, 2, 4, 7: for mnist-var",
+)
+_var = Recipe(
+    "mnist-var",
+    VarConfig(tokenizer=_vqvae.model),
+    tokenizer=_vqvae.name,
+    max_seconds=85 * 60,
+    about="next-scale prediction over the codes of mnist-vqvae",
+)
+_plain = VQVAEConfig(scales=(7,), codebook_size=512)
+
+_ddpm = Recipe(
+    "mnist-ddpm",
+    DDPMConfig(),
+    max_seconds=100 * 60,
+    ema=0.1,
+    about="rectified flow over noisy patches",
+)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -51,6 +92,57 @@ RECIPES: dict[str, Recipe] = {
         replace(_patch, name="mnist-patch-speedrun", max_seconds=20 * 60),
         # 4,000 real digits that a package carries: to try training with no MNIST at hand.
         replace(_patch, name="mnist-patch-5k", dataset="mnist-5k", max_seconds=10 * 60),
+        _pixel,
+        replace(
+            _pixel,
+            name="mnist-pixel-6.9m",
+            model=PixelConfig(dim=300, depth=6, num_heads=6, mlp_dim=1200),
+            about="6,872,356 parameters; heads of 50, which the axial RoPEs refuse",
+        ),
+        replace(
+            _pixel,
+            name="mnist-pixel-57m",
+            model=PixelConfig(dim=768, depth=8, num_heads=12, mlp_dim=3072, dropout=0.1),
+            batch_size=128,
+            adamw_lr=1e-3,
+            epochs=15,
+            about="57,627,136 parameters; to be trained on a GPU",
+        ),
+        _vqvae,
+        replace(
+            _vqvae,
+            name="mnist-vqvae-plain",
+            model=_plain,
+            about="49 codes of 512 an image, at one scale: for mnist-vq-raster",
+        ),
+        _var,
+        replace(
+            _var,
+            name="mnist-vq-raster",
+            model=VarConfig(tokenizer=_plain, order="raster"),
+            tokenizer="mnist-vqvae-plain",
+            about="the classic prior of a VQ-VAE, code by code; for mnist-var to beat",
+        ),
+        Recipe(
+            "mnist-mar",
+            MARConfig(),
+            max_seconds=100 * 60,
+            ema=0.1,
+            about="masked patches in a random order, with a diffusion head",
+        ),
+        _ddpm,
+        replace(
+            _ddpm,
+            name="mnist-ddpm-epsilon",
+            model=DDPMConfig(
+                schedule="linear",
+                prediction="epsilon",
+                loss_space="epsilon",
+                time_mean=None,
+                num_steps=50,
+            ),
+            about="the objective of the DDPM paper: its noise, its betas",
+        ),
         Recipe(
             "mnist-cnn",
             ClassifierConfig(),

@@ -11,10 +11,11 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnist_transformer import ledger
+from mnist_transformer import ledger, trials
 from mnist_transformer.ledger import Row
 from mnist_transformer.runlog import read_metrics
 
@@ -172,6 +173,8 @@ def curve_table(rows: Mapping[str, Row]) -> str:
     """Validation bits/dim on the way: the first figure after each of some lengths, and the last."""
     body = []
     for row in _drawing(rows):
+        if "bits_per_dim" not in row["metrics"]:
+            continue  # its curve is of another loss
         curve = row["metrics"].get("curve", [])
         chosen = {
             next((i for i, x in enumerate(curve) if x[0] >= 60 * m), -1) for m in _CURVE_MINUTES
@@ -180,6 +183,51 @@ def curve_table(rows: Mapping[str, Row]) -> str:
             seconds, images, bits = curve[index]
             body.append([row["recipe"], f"{seconds / 60:.0f}", f"{images:,.0f}", f"{bits:.3f}"])
     return _table(["model", "minutes", "images seen", "validation bits/dim"], body)
+
+
+def tokenizer_table(rows: Mapping[str, Row]) -> str:
+    """What tokenizers leave of the test set, and the best that a model over their codes can do."""
+    head = [
+        "tokenizer",
+        "parameters",
+        "training",
+        "squared error, 1e-3",
+        "class agreement, %",
+        "fd_cnn",
+        "ceiling: class agreement, %",
+        "fd_cnn",
+    ]
+    body = []
+    for row in _tokenizing(rows):
+        found, ceiling = row["metrics"]["reconstruction"], row["metrics"]["ceiling"]
+        body.append(
+            [
+                row["recipe"],
+                _size(row["parameters"]),
+                _duration(row["seconds"]),
+                _number(1e3 * found["squared_error"], 2),
+                _number(100 * found["agreement"], 2),
+                _number(found["fd_cnn"], 3),
+                _percent(ceiling["agreement"]),
+                _plus_minus(ceiling["fd_cnn"]),
+            ]
+        )
+    return _table(head, body)
+
+
+def codes_table(rows: Mapping[str, Row]) -> str:
+    """How the codes of each scale are used on the test set."""
+    body = []
+    for row in _tokenizing(rows):
+        found = row["metrics"]["reconstruction"]
+        for scale in (name.removeprefix("usage_") for name in found if name.startswith("usage_")):
+            usage, perplexity = found[f"usage_{scale}"], found[f"perplexity_{scale}"]
+            body.append([row["recipe"], scale, _number(100 * usage, 1), _number(perplexity, 0)])
+    return _table(["tokenizer", "scale", "codes used, %", "perplexity"], body)
+
+
+def _tokenizing(rows: Mapping[str, Row]) -> list[Row]:
+    return [row for row in rows.values() if "reconstruction" in row["metrics"]]
 
 
 def classifier_table(rows: Mapping[str, Row]) -> str:
@@ -210,8 +258,11 @@ TABLES: dict[str, Callable[[Mapping[str, Row]], str]] = {
     "speed": speed_table,
     "copies": copies_table,
     "curve": curve_table,
+    "tokenizers": tokenizer_table,
+    "codes": codes_table,
     "classifier": classifier_table,
     "machines": machines,
+    **{name: partial(trials.table, experiment=name) for name in trials.EXPERIMENTS},
 }
 
 

@@ -14,8 +14,9 @@ from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
 
 NUM_KEPT = 2
-# Fields of a recipe that may change between two parts of one run.
-FREE_FIELDS = ("about", "compile")
+# Fields of a recipe that may change between two parts of one run: a run may be made shorter or
+# longer on its way, since learning rates follow its progress.
+FREE_FIELDS = {"about", "compile", "max_seconds", "epochs"}
 
 
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | Non
             problems.append(f"{error}; trying the state before")
             continue
         theirs = tree["run"]
-        different = [k for k in sorted(run | theirs) if run.get(k) != theirs.get(k)]
+        fixed = sorted((run | theirs).keys() - FREE_FIELDS)
+        different = [k for k in fixed if run.get(k) != theirs.get(k)]
         if different:
             name = different[0]
             raise ValueError(

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over ``num_images`` images of the validation split."""
+    """Means over ``num_images`` images of the validation split, and the model's own figures."""
 
     loss: float
     bits_per_dim: float | None
     accuracy: float | None
     num_images: int
+    figures: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.bits_per_dim is not None:
@@ -114,7 +115,8 @@ class RunLog:
 
     def add_validation(self, record: Record, validation: Validation, model: Model) -> None:
         """Append a line and redraw the plot and the samples; raises OSError likewise."""
-        self.add("validation", record, asdict(validation))
+        measured = asdict(validation)
+        self.add("validation", record, measured | measured.pop("figures"))
         write_atomic(self.folder / "loss.png", plot_losses(self.lines))
         if isinstance(model, GenerativeModel):
             labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
@@ -143,11 +145,12 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
             total += float(losses.double().sum())
             if isinstance(model, Classifier):
                 right += int((model.logits(images).argmax(-1) == labels).sum())
+        figures = model.figures(split.images)
     loss, bits = total / number, None
     if isinstance(model, HasLikelihood):
         bits = loss / (math.log(2) * split.images[0].numel())
     accuracy = right / number if isinstance(model, Classifier) else None
-    return Validation(loss, bits, accuracy, number)
+    return Validation(loss, bits, accuracy, number, figures)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a run stands on: its recipe, the device, the precision, compilation, signals to stop.
+"""What a run stands on: its recipe, tokenizer, device, precision, compilation, stop signals.
 
 accelerate chooses the device and the processes; this module chooses the precision, and turns
 what can go wrong with either into one sentence.
@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
-from mnist_transformer.models.base import Model
+from mnist_transformer import checkpoint, find_weights
+from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.transformer import fast_dtype
 
@@ -56,6 +57,37 @@ def override(
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}, expected a finite number above 0")
     return recipe
+
+
+def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
+    """Hand a model over codes the tokenizer that its recipe names.
+
+    Args:
+        runs: folder of runs, a folder a recipe; a finished one comes before shipped weights.
+
+    Raises:
+        ValueError: there is no such tokenizer, it is another one than the model expects, or
+            the recipe names one for a model without, or none for a model with one.
+    """
+    name = recipe.tokenizer
+    if isinstance(model, UsesTokenizer) != (name is not None):
+        raise ValueError(
+            f"recipe {recipe.name} names the tokenizer {name}, "
+            f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
+        )
+    if name is None:
+        return
+    path = runs / name / "model.safetensors"
+    if not path.is_file():
+        try:
+            path = find_weights(name)
+        except ValueError as error:
+            raise ValueError(
+                f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
+                f"in {runs}: train it first with `mnist-transformer train {name}`"
+            ) from error
+    assert isinstance(model, UsesTokenizer)
+    model.set_tokenizer(checkpoint.load(path))
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:
@@ -126,18 +158,24 @@ class Stop:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Let the step be finished on SIGINT and SIGTERM; a second SIGINT interrupts at once."""
+def stop_signals(on_continue: Callable[[], None]) -> Iterator[Stop]:
+    """Let the step be finished on SIGINT and SIGTERM; a second SIGINT interrupts at once.
+
+    ``on_continue`` is called when the process goes on after SIGSTOP or Ctrl-Z.
+    """
     stop = Stop()
+    sigcont = getattr(signal, "SIGCONT", None)  # Windows has none
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if number == sigcont:
+            return on_continue()
         if stop.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.signal = number
 
     before: dict[signal.Signals, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
             try:
                 before[number] = signal.signal(number, handle)
             except ValueError:  # not in the main thread, which alone may set handlers

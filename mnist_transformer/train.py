@@ -26,13 +26,12 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import checkpoint, optim, resume
+from mnist_transformer import checkpoint, optim, resume, runtime
 from mnist_transformer.batches import Batches, mix
 from mnist_transformer.data import Dataset, Split, load_dataset
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
+from mnist_transformer.models.base import HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate, validation_curve
-from mnist_transformer.runtime import Stop, compile_model, make_accelerator, override, stop_signals
 
 __all__ = ["Record", "train"]
 
@@ -67,7 +66,7 @@ def train(
         data: the dataset's folder (see ``load_dataset``), or a dataset itself.
         device: such as "cpu", "cuda:1", "mps"; without it the best there is.
         max_seconds, epochs: length, in place of the recipe's; validation and saving count
-            as seconds of the run, the measurements after its last step do not.
+            as seconds of the run, a pause (Ctrl-Z) and the measurements after its last step do not.
         batch_size: images a step over all processes, in place of the recipe's.
         lr: AdamW's peak rate in place of the recipe's; Muon's changes by the same factor.
         report: called in the main process, at most every half second and for messages.
@@ -81,12 +80,12 @@ def train(
         OSError: the folder cannot be written.
     """
     started = time.monotonic()
-    recipe = override(recipe, max_seconds, epochs, batch_size, lr)
+    recipe = runtime.override(recipe, max_seconds, epochs, batch_size, lr)
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = make_accelerator(out, device)
+    accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
     on_device = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=on_device):
@@ -96,7 +95,7 @@ def train(
             return run.weights_path
         run.start()
         try:
-            with stop_signals() as stop:
+            with runtime.stop_signals(run.skip_pause) as stop:
                 run.loop(stop)
             run.finish()
         finally:
@@ -130,25 +129,25 @@ class _Run:
                 f"{accelerator.num_processes} processes"
             )
         torch.manual_seed(mix(seed, 2))
-        self.model: Model = recipe.model.build().to(accelerator.device)
-        self._check_shape(dataset.train)
+        self.model: Model = recipe.model.build()
+        if not resume.find_states(out):  # a state holds its tokenizer
+            runtime.give_tokenizer(self.model, recipe, out.parent)
+        self.model.to(accelerator.device)
+        shape = tuple(dataset.train.images.shape[1:])
+        if shape != self.model.image_shape:
+            raise ValueError(f"images are {shape}, the model expects {self.model.image_shape}")
         self.images = dataset.train.images.to(accelerator.device)
         self.labels = dataset.train.labels.to(accelerator.device)
         self.val = dataset.val
-        # A likelihood is trained in nats a dimension, so that the gradient's norm, and with it
+        # What sums over pixels is trained a dimension, so that the gradient's norm, and with it
         # ``clip``, means the same whatever the size of the images.
-        self.has_likelihood = isinstance(self.model, HasLikelihood)
-        self.scale = 1 / self.images[0].numel() if self.has_likelihood else 1.0
+        per_pixel = isinstance(self.model, HasLikelihood)
+        self.scale = 1 / self.images[0].numel() if per_pixel else 1.0
         self.batches = Batches(len(self.images), recipe.batch_size, seed)
         self.optimizers = optim.build_optimizers(self.model, recipe)
         self.ema = optim.EMA(self.model, recipe.ema) if recipe.ema else None
         self.identity = resume.identity(recipe, self.model, seed, len(self.images))
         self._restore()
-
-    def _check_shape(self, split: Split) -> None:
-        got = tuple(split.images.shape[1:])
-        if isinstance(self.model, GenerativeModel) and got != self.model.image_shape:
-            raise ValueError(f"images are {got}, the model expects {self.model.image_shape}")
 
     def _restore(self) -> None:
         tree, messages = resume.load_newest(self.out, self.identity)
@@ -194,6 +193,10 @@ class _Run:
     def _now(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
+    def skip_pause(self) -> None:
+        """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
+        self.started += max(0.0, self._now() - self.seconds)
+
     def record(self, message: str | None = None) -> Record:
         loss = sum(self.losses) / len(self.losses) if self.losses else math.nan
         rate = left = None
@@ -209,7 +212,7 @@ class _Run:
             seconds=self.seconds,
             progress=self.progress,
             loss=loss,
-            bits_per_dim=loss * self.scale / math.log(2) if self.has_likelihood else None,
+            bits_per_dim=loss * self.scale / math.log(2) if self.model.loss_is_nll else None,
             images_per_second=rate or 0.0,
             seconds_left=left,
             message=message,
@@ -225,7 +228,7 @@ class _Run:
         """Set up what only a run with something left to do needs."""
         if self.step:
             self.tell(f"going on from step {self.step:,}")
-        problem = compile_model(self.model) if self.recipe.compile else None
+        problem = runtime.compile_model(self.model) if self.recipe.compile else None
         if problem:
             self.tell(problem)
         self.parallel = self.accelerator.prepare(self.model)
@@ -240,7 +243,7 @@ class _Run:
             resume.drop_leftovers(self.out)
             self.log = RunLog(self.out, self.step, self.accelerator)
 
-    def loop(self, stop: Stop) -> None:
+    def loop(self, stop: runtime.Stop) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit when told to stop."""
         self.model.train()
         while self.progress < 1:
@@ -255,7 +258,7 @@ class _Run:
                 self.tell(f"stopped at step {self.step:,}; the same command goes on from there")
                 raise stop.exception()
 
-    def _step(self, stop: Stop) -> bool:
+    def _step(self, stop: runtime.Stop) -> bool:
         """One step of all processes; true if one of them was told to stop."""
         accelerator, recipe = self.accelerator, self.recipe
         share = recipe.batch_size // accelerator.num_processes
@@ -293,7 +296,7 @@ class _Run:
             losses = self.parallel(images, labels)
         return losses
 
-    def _agree(self, loss: float, stop: Stop) -> tuple[float, float, bool]:
+    def _agree(self, loss: float, stop: runtime.Stop) -> tuple[float, float, bool]:
         """Mean loss, the first process's clock, and whether any process was told to stop."""
         stopped = stop.signal is not None
         if self.accelerator.num_processes == 1:

@@ -114,6 +114,11 @@ class KVCache:
         self._values[layer][:, :, self.length : stop] = v_BNTK
         return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
+    def select(self, keep_B: Tensor) -> None:
+        """Forget the sequences of the batch where bool ``keep`` (B,) is false."""
+        self._keys = [keys[keep_B] for keys in self._keys]
+        self._values = [values[keep_B] for values in self._values]
+
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """x / rms(x) over the last dimension, in float32.

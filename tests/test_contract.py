@@ -6,7 +6,12 @@ import torch
 from mnist_transformer import checkpoint
 from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood
+from mnist_transformer.models.ddpm import DDPM, DDPMConfig
+from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.var import VarConfig
+from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.sampling import Keep, Sampling
 
 TINY = {
@@ -23,12 +28,59 @@ TINY = {
         head_mlp_dim=16,
         margin=2,
     ),
+    "pixel": PixelConfig(
+        image_size=8,
+        num_classes=3,
+        num_levels=16,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+    ),
+    "var": VarConfig(
+        tokenizer=VQVAEConfig(
+            image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=16, code_dim=4
+        ),
+        num_classes=3,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+    ),
+    "mar": MARConfig(
+        image_size=8,
+        num_classes=3,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        margin=2,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+        head_steps=3,
+        num_draws=2,
+        num_steps=4,
+    ),
+    "ddpm": DDPMConfig(
+        image_size=8,
+        num_classes=3,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        num_steps=4,
+        bound_samples=4,
+    ),
 }
 OPTIONS = {
     "temperature": Sampling(temperature=0.7),
+    "top_k": Sampling(top_k=3),
     "top_p": Sampling(top_p=0.8),
     "guidance": Sampling(guidance=2.0),
     "num_steps": Sampling(num_steps=3),
+    "sampler": Sampling(sampler="heun"),
+    "guidance_interval": Sampling(guidance=2.0, guidance_interval=(0.3, 0.8)),
 }
 
 
@@ -49,6 +101,16 @@ def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.arange(6) % model.num_classes
 
 
+def assert_same_images(model, drawn, expected):
+    """Equal; one grey level apart at most where pixels are real numbers until the end.
+
+    The rounding error of a matrix product depends on how many rows it has, so a number between
+    two grey levels may be rounded to either. Symbols of a finite set do not show it.
+    """
+    levels = 1 if isinstance(model, DDPM | MAR) else 0
+    assert (drawn.int() - expected.int()).abs().max() <= levels
+
+
 def test_every_family_that_draws_is_here():
     drawing = {n for n, (_, family) in FAMILIES.items() if issubclass(family, GenerativeModel)}
     assert drawing == set(TINY)
@@ -64,7 +126,8 @@ def test_loss_is_finite_and_one_an_image(model, batch):
 def test_gradient_reaches_every_parameter(model, batch):
     model.train()
     model.loss(*batch).sum().backward()
-    untouched = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    untouched = [n for n, p in learning if p.grad is None or not p.grad.any()]
     assert not untouched
 
 
@@ -79,7 +142,7 @@ def test_a_seed_gives_the_same_image_in_any_batch(model):
     alone = [model.sample([label], seeds=[seed]) for seed, label in requests.items()]
     assert together.shape == (4, *model.image_shape)
     assert together.dtype == torch.uint8
-    assert torch.equal(together, torch.cat(alone))
+    assert_same_images(model, together, torch.cat(alone))
     assert not torch.equal(together, model.sample([0, 1, 2, 1], seeds=[1, 2, 3, 4]))
 
 
@@ -181,6 +244,7 @@ def test_no_seeds_draw_nothing(model):
         ("temperature", 0, "above 0"),
         ("temperature", -1, "above 0"),
         ("temperature", float("nan"), "above 0"),
+        ("top_k", 0, "1 or more"),
         ("top_p", 0, r"in \(0, 1\]"),
         ("top_p", 1.5, r"in \(0, 1\]"),
         ("guidance", -1, "0 or more"),

@@ -11,19 +11,24 @@ from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.recipes import RECIPES
 
 GOLDEN = {
-    "patch": [184.808212, 182.701797, 180.59404, 178.076172, 175.221481],
+    "patch": [184.567184, 182.161453, 179.422058, 176.969223, 174.099167],
+    "vqvae": [0.01415076, 0.01332369, 0.01256297, 0.01181922, 0.01110446],
+    "var": [2.706221, 2.65308, 2.594866, 2.53535, 2.471398],
+    "mar": [9.624179, 8.833894, 8.390758, 6.661754, 6.564683],
+    "ddpm": [148.621689, 175.912674, 137.616531, 285.217957, 135.596954],
+    "pixel": [170.686279, 169.858521, 168.775452, 165.534485, 163.639496],
     "classifier": [1.079583, 1.053057, 1.053973, 1.087447, 1.067014],
+}
+OTHERS = {
+    "classifier": ClassifierConfig(image_size=8, num_classes=3, width=4),
+    "vqvae": TINY["var"].tokenizer,
 }
 
 
 @pytest.mark.parametrize("family", GOLDEN)
 def test_losses_of_the_first_steps(family):
     """Mean losses of five steps of training on a fixed batch, from a fixed seed."""
-    config = (
-        ClassifierConfig(image_size=8, num_classes=3, width=4)
-        if family == "classifier"
-        else TINY[family]
-    )
+    config = (TINY | OTHERS)[family]
     recipe = replace(RECIPES["mnist-patch"], model=config)
     torch.manual_seed(0)
     model = config.build().train()

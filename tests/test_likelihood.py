@@ -9,6 +9,7 @@ import torch
 from scipy.stats import chisquare
 
 from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.sampling import Sampling, adjust_logits, draw_categorical
 
 TINY = PatchConfig(
@@ -29,10 +30,14 @@ SPACES = {
     "four patches of one pixel": TINY,
     "one patch of four pixels": replace(TINY, patch_size=2),
     "four patches of four pixels": replace(TINY, patch_size=2, image_size=4, num_levels=2),
+    "four pixels": PixelConfig(
+        image_size=2, num_levels=3, num_classes=2, dim=16, depth=2, num_heads=2, mlp_dim=16
+    ),
 }
+DRAWN = ["four patches of one pixel", "one patch of four pixels", "four pixels"]
 
 
-def random_model(config: PatchConfig):
+def random_model(config: PatchConfig | PixelConfig):
     """Weights far from where they start, so that every part has its say."""
     torch.manual_seed(1)
     model = config.build().eval()
@@ -42,7 +47,7 @@ def random_model(config: PatchConfig):
     return model
 
 
-def all_images(config: PatchConfig) -> torch.Tensor:
+def all_images(config: PatchConfig | PixelConfig) -> torch.Tensor:
     num_pixels = config.image_size**2
     images = list(product(range(config.num_levels), repeat=num_pixels))
     return torch.tensor(images, dtype=torch.uint8).view(-1, 1, *[config.image_size] * 2)
@@ -61,7 +66,7 @@ def test_probabilities_of_all_images_sum_to_one(config, label):
     assert total == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["four patches of one pixel", "one patch of four pixels"])
+@pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("label", [1, None])
 def test_drawn_frequencies_follow_the_likelihood(name, label):
     config, num_draws = SPACES[name], 4000
@@ -100,7 +105,7 @@ def test_the_future_does_not_change_an_earlier_patch():
         assert i == 0 or weight[num_before : num_before + i, :, i].abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["four patches of one pixel", "one patch of four pixels"])
+@pytest.mark.parametrize("name", DRAWN)
 def test_guidance_combines_the_logits(name):
     """At guidance 0 the class says nothing: draws follow the unconditional likelihood."""
     config = SPACES[name]

@@ -23,6 +23,7 @@ def test_batches_larger_than_the_dataset():
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (16, 24)])
 def test_muon_is_torchs_own(shape, monkeypatch):
     """The batched float32 iteration against torch's, which goes through bfloat16."""
+    monkeypatch.setattr(optim, "TURNS", 1)
     torch.manual_seed(0)
     start = [torch.randn(shape) for _ in range(3)]
     ours = [torch.nn.Parameter(p.clone()) for p in start]
@@ -37,6 +38,23 @@ def test_muon_is_torchs_own(shape, monkeypatch):
             optimizer.step()
     for p, q, p0 in zip(ours, theirs, start, strict=True):
         assert (p - q).norm() < 0.03 * (q - p0).norm()
+
+
+def test_matrices_take_turns():
+    """Each is updated once in TURNS steps, by as many times the rate, a like share at a time."""
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(6, 8)) for _ in range(2 * optim.TURNS)]
+    muon = optim.Muon(params, lr=0.02, weight_decay=0.0)
+    for _ in range(2 * optim.TURNS):
+        before = [p.detach().clone() for p in params]
+        for p in params:
+            p.grad = torch.randn(6, 8)
+        muon.step()
+        moved = [p.detach() - q for p, q in zip(params, before, strict=True) if not p.equal(q)]
+        assert len(moved) == 2
+        for update in moved:
+            largest = torch.linalg.matrix_norm(update, 2) / (0.02 * optim.TURNS)
+            assert 0.6 < largest < 1.3
 
 
 def test_orthogonalise_brings_singular_values_near_one():
@@ -71,7 +89,7 @@ def test_ema_averages_over_a_share_of_the_run():
     ema = optim.EMA(model, horizon=0.1)
     for step in range(1000):
         with torch.no_grad():
-            model.gate.bias.fill_(step)
+            model.gate.output.bias.fill_(step)
         ema.update(model)
     # Under w(t) ~ t^(1 / horizon) the mean lies horizon / (1 + horizon) before the end.
-    assert float(ema.model.gate.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
+    assert float(ema.model.gate.output.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)

@@ -1,9 +1,19 @@
 """The model families, by the name that checkpoints carry."""
 
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
+from mnist_transformer.models.ddpm import DDPM, DDPMConfig
+from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch import Patch, PatchConfig
+from mnist_transformer.models.pixel import Pixel, PixelConfig
+from mnist_transformer.models.var import Var, VarConfig
+from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 
 FAMILIES = {
     "patch": (PatchConfig, Patch),
+    "pixel": (PixelConfig, Pixel),
+    "vqvae": (VQVAEConfig, VQVAE),
+    "var": (VarConfig, Var),
+    "mar": (MARConfig, MAR),
+    "ddpm": (DDPMConfig, DDPM),
     "classifier": (ClassifierConfig, Classifier),
 }

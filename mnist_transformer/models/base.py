@@ -20,6 +20,8 @@ class Model(nn.Module, ABC):
         config: the family's frozen dataclass; ``config.build()`` makes the model.
     """
 
+    loss_is_nll: ClassVar[bool] = False  # then it is worth showing in bits/dim
+
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
@@ -31,6 +33,30 @@ class Model(nn.Module, ABC):
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return (self.config.channels, self.config.image_size, self.config.image_size)
+
+    def check_images(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) on the model's device, with levels that it knows, or ValueError."""
+        if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}, "
+                f"expected torch.uint8 of shape (B, {', '.join(map(str, self.image_shape))})"
+            )
+        self._check_levels(images)
+        return images.to(self.device)
+
+    def _check_levels(self, values: Tensor) -> None:
+        num_levels = getattr(self.config, "num_levels", 256)
+        if values.numel() and values.max().item() >= num_levels:
+            raise ValueError(f"a pixel is {values.max().item()}, expected below {num_levels}")
+
+    def figures(self, images: Tensor) -> dict[str, float]:
+        """What else is worth logging at a validation, by name, over all its images."""
+        return {}
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -45,11 +71,6 @@ class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that do something
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return (self.config.channels, self.config.image_size, self.config.image_size)
 
     @property
     def num_classes(self) -> int:
@@ -122,15 +143,6 @@ class GenerativeModel(Model):
             )
         return labels.to(self.device, torch.int64)
 
-    def check_images(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) on the model's device, or ValueError."""
-        if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}, "
-                f"expected torch.uint8 of shape (B, {', '.join(map(str, self.image_shape))})"
-            )
-        return images.to(self.device)
-
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
         channels, height, width = self.image_shape
         if keep.images.shape != (num_images, channels, height, width):
@@ -148,7 +160,9 @@ class GenerativeModel(Model):
                 f"mask has shape {tuple(keep.mask.shape)}, "
                 f"expected {(num_images, 1, height, width)}"
             )
-        return Keep(keep.images.to(self.device), keep.mask.to(self.device))
+        keep = Keep(keep.images.to(self.device), keep.mask.to(self.device))
+        self._check_levels(keep.images.masked_fill(~keep.mask, 0))
+        return keep
 
     def _run(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -188,7 +202,27 @@ class HasLikelihood(Protocol):
 
 
 @runtime_checkable
+class HasPixelNats(Protocol):
+    def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Where the negative log-likelihood lies: nats of each pixel (B, H, W), given before."""
+        ...
+
+
+@runtime_checkable
 class Tokenizer(Protocol):
+    """A model that writes an image uint8 (C, H, W) as T codes, int64 from 0, and reads it back."""
+
     def encode(self, images: Tensor) -> Tensor: ...
 
     def decode(self, codes: Tensor) -> Tensor: ...
+
+    def reconstruct(self, images: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class UsesTokenizer(Protocol):
+    """A model over the codes of a tokenizer that was trained before, and is part of it, frozen."""
+
+    def set_tokenizer(self, tokenizer: Model) -> None:
+        """Take over a tokenizer's weights; ValueError if it is not the one expected."""
+        ...

@@ -1,0 +1,160 @@
+"""What the experiments share: cells that are trained once, figures of drawn digits, plots.
+
+An experiment is run as ``python -m experiments.NAME`` in the source tree. A cell is one
+combination of settings and one seed; it is skipped when the ledger has its row, and a cell whose
+training was interrupted goes on with it, so the same command again finishes what is left.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnist_transformer import checkpoint, evaluate, ledger, trials
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.ledger import Row
+from mnist_transformer.metrics import class_agreement, fd_cnn, in_batches
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.recipes import Recipe
+from mnist_transformer.sampling import Sampling
+from mnist_transformer.terminal import stages, training
+from mnist_transformer.train import train
+
+RUNS = Path("runs/trials")
+Figures = dict[str, float | None]
+
+
+def results(experiment: str) -> list[Row]:
+    """The latest row of each cell."""
+    return trials.of(experiment, ledger.latest(ledger.results_folder() / "ledger.jsonl"))
+
+
+def is_done(experiment: str, settings: trials.Settings, seed: int | None = None) -> bool:
+    name = trials.name_of(experiment, settings, seed)
+    return any(row["recipe"] == name for row in results(experiment))
+
+
+def record(row: Row) -> None:
+    """Append to the ledger, and say what was measured."""
+    ledger.append(row)
+    print(row["recipe"], *(f"{k} {v}" for k, v in row["metrics"]["figures"].items()), sep=" · ")
+
+
+def command_line(experiment: str) -> str:
+    """What the user typed, for the record."""
+    return ledger.clean_command(["python", "-m", f"experiments.{experiment}", *sys.argv[1:]])
+
+
+def half_size(dataset: Dataset) -> Dataset:
+    """Digits of half the height and width: means of 2x2 pixels, rounded."""
+
+    def halve(split: Split) -> Split:
+        means = F.avg_pool2d(split.images.float(), 2).round()
+        return Split(means.to(torch.uint8), split.labels)
+
+    return Dataset(halve(dataset.train), halve(dataset.val), halve(dataset.test))
+
+
+def run_cell(
+    experiment: str,
+    settings: trials.Settings,
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    measure: Callable[[GenerativeModel], Figures],
+    *,
+    change: Callable[[GenerativeModel], None] = lambda model: None,
+    trained_as: trials.Settings | None = None,
+    exact: bool | None = True,
+) -> None:
+    """Train a cell's model, measure it and record the row, unless it was done before.
+
+    Args:
+        measure: figures of the trained model, beside its parameters and training images/s.
+        change: made to the trained model before it is measured, as a checkpoint holds weights
+            and no code.
+        trained_as: the settings of the cell that it shares its training with, if another's.
+    """
+    if is_done(experiment, settings, seed):
+        return
+    name = trials.name_of(experiment, trained_as or settings, seed)
+    with training(name) as report:
+        weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report)
+    model = checkpoint.load(weights)
+    assert isinstance(model, GenerativeModel)
+    change(model)
+    notes = checkpoint.read_notes(weights)
+    images, seconds = int(notes["images"]), float(notes["seconds"])
+    figures: Figures = {"training images/s": images / seconds, **measure(model)}
+    row = trials.make_row(
+        experiment,
+        settings,
+        figures,
+        seed=seed,
+        parameters=model.num_parameters,
+        exact=exact,
+        images_seen=images,
+        seconds=seconds,
+        command=command_line(experiment),
+    )
+    record(row)
+
+
+class Quality:
+    """Figures of a model against one dataset, by the project's own judge.
+
+    Validation bits/dim are there to choose by; test bits/dim are not. Images smaller than the
+    judge's are enlarged for it, the real ones that they are compared with as well.
+    """
+
+    def __init__(self, dataset: Dataset, num_samples: int) -> None:
+        self.dataset, self.num_samples = dataset, num_samples
+        self.judge = evaluate.load_judge()
+        count = min(num_samples, len(dataset.test.images))
+        chosen = torch.linspace(0, len(dataset.test.images) - 1, count).round().long()
+        self.reference = self._features(dataset.test.images[chosen])
+
+    def bits(self, model: GenerativeModel) -> Figures:
+        """Bits/dim of the validation and test sets, given the class."""
+        with stages() as report:
+            return {
+                f"{name} bits/dim": evaluate.bits_per_dim(model, split, report=report, stage=name)
+                for name, split in (("validation", self.dataset.val), ("test", self.dataset.test))
+            }
+
+    def draw(self, model: GenerativeModel, seed: int) -> tuple[Tensor, Tensor]:
+        """Class-balanced images uint8 (N, C, H, W), plainly drawn, and their labels (N,)."""
+        with stages() as report:
+            return evaluate.draw_balanced(model, self.num_samples, seed, Sampling(), report=report)
+
+    def judged(self, images: Tensor, labels: Tensor) -> Figures:
+        """Class agreement and fd_cnn of drawn or real images."""
+        agreement = class_agreement(self._enlarged(images), labels, self.judge)
+        return {
+            "class agreement, %": 100 * agreement,
+            "fd_cnn": fd_cnn(self.reference, self._features(images)),
+        }
+
+    def _features(self, images: Tensor) -> Tensor:
+        return in_batches(self.judge, self.judge.features, self._enlarged(images))
+
+    def _enlarged(self, images: Tensor) -> Tensor:
+        size = self.judge.config.image_size
+        if images.shape[-1] == size:
+            return images
+        large = F.interpolate(images.float(), (size, size), mode="bilinear")
+        return large.round().to(torch.uint8)
+
+
+def save_plot(figure: Figure, experiment: str) -> Path:
+    """Write results/<experiment>/plot.png."""
+    path = ledger.results_folder() / experiment / "plot.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(path)
+    print(f"saved {path}")
+    return path

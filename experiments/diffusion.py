@@ -1,0 +1,119 @@
+"""What should a network predict, and from which noise? Objectives of diffusion, equally long.
+
+    python -m experiments.diffusion
+
+Every model has the size of mnist-ddpm and is trained for equally long; all are drawn with the
+same number of Euler steps. The bound is that of ``Diffusion.bound``, on a part of the validation
+set: it belongs to each schedule's own model, with its own lowest noise level.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.common import Figures, Quality, results, run_cell, save_plot
+from mnist_transformer import evaluate, trials
+from mnist_transformer.data import Split, load_dataset
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.recipes import RECIPES
+
+# schedule, prediction, loss_space, time_mean, patch_size; mnist-ddpm first, then one change each
+OBJECTIVES: tuple[tuple[str, str, str, float | None, int], ...] = (
+    ("flow", "x", "v", 0.8, 4),
+    ("flow", "v", "v", 0.8, 4),
+    ("flow", "epsilon", "v", 0.8, 4),
+    ("flow", "x", "x", 0.8, 4),
+    ("flow", "x", "v", 0.0, 4),
+    ("flow", "x", "v", None, 4),
+    ("cosine", "v", "v", None, 4),
+    ("linear", "x", "epsilon", None, 4),
+    ("linear", "epsilon", "epsilon", None, 4),
+    ("flow", "x", "v", 0.8, 7),
+    ("flow", "v", "v", 0.8, 7),
+)
+FIGURES = ("class agreement, %", "fd_cnn", "training images/s")
+NUM_BOUND_IMAGES = 500
+
+
+def main(
+    data: Path | None = None,
+    seeds: tuple[int, ...] = (0,),
+    max_seconds: float = 540.0,
+    num_samples: int = 2000,
+    num_steps: int = 25,
+) -> None:
+    """Train and measure what the ledger does not have yet, then draw the plot.
+
+    Args:
+        data: The folder with MNIST's four files; otherwise as for training.
+        max_seconds: How long each model is trained.
+        num_samples: Digits to draw from each.
+        num_steps: Euler steps of a drawing.
+    """
+    dataset = load_dataset("mnist", data)
+    quality = Quality(dataset, num_samples)
+    recipe = RECIPES["mnist-ddpm"]
+    for seed in seeds:
+        for schedule, prediction, loss_space, time_mean, patch_size in OBJECTIVES:
+            config = replace(
+                recipe.model,
+                schedule=schedule,
+                prediction=prediction,
+                loss_space=loss_space,
+                time_mean=time_mean,
+                patch_size=patch_size,
+                num_steps=num_steps,
+            )
+            settings = {
+                "schedule": schedule,
+                "prediction": prediction,
+                "loss in": loss_space,
+                "t": "uniform" if time_mean is None else f"logit-normal around {time_mean:g}",
+                "patch": patch_size,
+                "seconds": max_seconds,
+            }
+            run_cell(
+                "diffusion",
+                settings,
+                replace(recipe, name="trial", model=config, max_seconds=max_seconds),
+                dataset,
+                seed,
+                measuring(quality, seed),
+                exact=False,
+            )
+    save_plot(plot(), "diffusion")
+
+
+def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
+    val = quality.dataset.val
+    part = Split(val.images[:NUM_BOUND_IMAGES], val.labels[:NUM_BOUND_IMAGES])
+
+    def measure(model: GenerativeModel) -> Figures:
+        images, labels = quality.draw(model, seed)
+        return {
+            **quality.judged(images, labels),
+            "validation bound, bits/dim": evaluate.bits_per_dim(model, part),
+        }
+
+    return measure
+
+
+def plot() -> Figure:
+    """A panel a figure, a row an objective; every seed is a dot."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    groups = trials.by_settings(results("diffusion"))
+    names = [", ".join(map(str, group[0]["metrics"]["settings"].values())) for group in groups]
+    for axes, name in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
+        for row, group in enumerate(groups):
+            values = trials.figures_of(group, name)
+            axes.plot(values, [-row] * len(values), "o", color="tab:blue", alpha=0.7)
+        axes.set(xlabel=name, yticks=[-row for row in range(len(groups))], yticklabels=names)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

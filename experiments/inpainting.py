@@ -1,0 +1,185 @@
+"""How well does every family draw around a hole? Held-out digits, one to three quadrants seen.
+
+    python -m experiments.inpainting
+
+One quadrant: the top left is seen; two: the top half; three: all but the bottom right. A
+completed digit counts as right when the judge reads the digit that it was cut from. Where a
+family has an exact likelihood, three more things follow from it: nats of the hidden half, given
+the visible one (the top half comes first in raster order, so these are exact), the digit
+inferred from what is seen, and how well the model classifies whole test digits by Bayes' rule.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import mnist_transformer
+from experiments.common import Figures, command_line, is_done, record, save_plot
+from mnist_transformer import evaluate, inpaint, ledger, trials
+from mnist_transformer.data import Split, load_dataset
+from mnist_transformer.images import grid, save_png
+from mnist_transformer.metrics import class_agreement
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats
+from mnist_transformer.sampling import Keep
+from mnist_transformer.terminal import stages
+
+BATCH = 25  # images at once; each is many particles
+QUADRANTS = {1: (slice(0, 14), slice(0, 14)), 2: (slice(0, 14), slice(None))}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Inpainting with every shipped model that draws.
+
+    Args:
+        models: shipped models, checkpoints or runs; all that are shipped if none is given.
+        num_images: test digits to complete, evenly spaced over the test set.
+        num_classified: test digits to classify by Bayes' rule.
+    """
+
+    models: tuple[str, ...] = ()
+    num_images: int = 500
+    num_classified: int = 10_000
+
+
+def observed(num_quadrants: int) -> Tensor:
+    """The mask (1, 28, 28) of what is seen."""
+    keep = torch.zeros(1, 28, 28, dtype=torch.bool)
+    if num_quadrants == 3:
+        keep[:] = True
+        keep[:, 14:, 14:] = False
+    else:
+        keep[0][QUADRANTS[num_quadrants]] = True
+    return keep
+
+
+def complete_all(model: GenerativeModel, split: Split, keep: Tensor, *, use_labels: bool) -> Tensor:
+    """One completion of each image, seeded by its number."""
+    done = []
+    with stages() as report:
+        for start in range(0, len(split.images), BATCH):
+            images = split.images[start : start + BATCH]
+            labels = split.labels[start : start + BATCH] if use_labels else None
+            masks = keep.expand(len(images), -1, -1, -1)
+            seeds = range(start, start + len(images))
+            done.append(model.sample(labels, seeds, keep=Keep(images, masks)))
+            report("completing", start + len(images), len(split.images))
+    return torch.cat(done)
+
+
+@torch.inference_mode()
+def hidden_nats(model: GenerativeModel, split: Split, keep: Tensor) -> float | None:
+    """Mean nats of what is hidden, given what is seen; only where that comes first."""
+    if not isinstance(model, HasPixelNats):
+        return None
+    model.eval()
+    nats = torch.cat(
+        [
+            model.pixel_nats(images, labels)
+            for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True)
+        ]
+    )
+    return float((nats * ~keep).double().sum((1, 2)).mean())
+
+
+def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[Figures, Tensor]:
+    """Figures of one mask, and the completions with the label given."""
+    keep, judge = observed(num_quadrants), evaluate.load_judge()
+    given = complete_all(model, split, keep, use_labels=True)
+    unknown = complete_all(model, split, keep, use_labels=False)
+    figures: Figures = {
+        "read right, digit given, %": 100 * class_agreement(given, split.labels, judge),
+        "read right, digit unknown, %": 100 * class_agreement(unknown, split.labels, judge),
+        "digit inferred right, %": None,
+        "nats of the hidden half": None,
+    }
+    if isinstance(model, HasLikelihood):
+        guess = inpaint.class_posterior(model, unknown).argmax(1)
+        figures["digit inferred right, %"] = 100 * float((guess == split.labels).double().mean())
+        if num_quadrants == 2:
+            figures["nats of the hidden half"] = hidden_nats(model, split, keep)
+    return figures, given
+
+
+def spaced(split: Split, count: int) -> Split:
+    index = torch.linspace(0, len(split.images) - 1, min(count, len(split.images))).long()
+    return Split(split.images[index], split.labels[index])
+
+
+def run(options: Options) -> None:
+    test = load_dataset("mnist").test
+    for name in options.models or mnist_transformer.shipped():
+        try:
+            model = mnist_transformer.load(name)
+        except ValueError:
+            if options.models:
+                raise
+            continue  # shipped, but it does not draw
+        split = spaced(test, options.num_images)
+        for num_quadrants in (1, 2, 3):
+            settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}
+            if is_done("inpainting", settings):
+                continue
+            figures, completed = measure(model, split, num_quadrants)
+            _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
+            _record(model, settings, figures)
+        settings = {"model": name, "seen": "all, classified"}
+        if isinstance(model, HasLikelihood) and not is_done("inpainting", settings):
+            whole = spaced(test, options.num_classified)
+            guess = inpaint.class_posterior(model, whole.images).argmax(1)
+            right = 100 * float((guess == whole.labels).double().mean())
+            _record(model, settings, {"digit inferred right, %": right})
+        if isinstance(model, HasPixelNats):
+            plot_nats(name, model, test)
+
+
+def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures) -> None:
+    record(
+        trials.make_row(
+            "inpainting",
+            settings,
+            figures,
+            parameters=model.num_parameters,
+            exact=isinstance(model, HasLikelihood),
+            command=command_line("inpainting"),
+        )
+    )
+
+
+def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadrants: int) -> None:
+    """Ten digits, one a column: the original, what is seen of it, the completion."""
+    first = [int((split.labels == label).nonzero()[0]) for label in range(10)]
+    rows = [
+        split.images[first].expand(-1, 3, -1, -1),
+        torch.stack([inpaint.show_hole(split.images[i], keep) for i in first]),
+        completed[first].expand(-1, 3, -1, -1),
+    ]
+    path = ledger.results_folder() / "inpainting" / f"{name}-{quadrants}.png"
+    save_png(grid(torch.cat(rows), columns=10, gap=2), path)
+    print(f"saved {path}")
+
+
+@torch.inference_mode()
+def plot_nats(name: str, model: HasPixelNats, test: Split) -> None:
+    """Where a digit's bits are: nats a pixel beside the digits, and their mean over 1,000."""
+    first = [int((test.labels == label).nonzero()[0]) for label in range(6)]
+    nats = model.pixel_nats(test.images[first], test.labels[first])
+    mean = model.pixel_nats(test.images[:1000], test.labels[:1000]).mean(0)
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    axes = figure.subplots(2, 7)
+    for column, (image, found) in enumerate(zip(test.images[first], nats, strict=True)):
+        axes[0, column].imshow(image[0], cmap="gray")
+        shown = axes[1, column].imshow(found, cmap="magma", vmin=0, vmax=6)
+    axes[1, 6].imshow(mean, cmap="magma", vmin=0, vmax=6)
+    axes[0, 6].text(0.5, 0.05, "mean of\n1,000 digits", ha="center", va="bottom")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.colorbar(shown, ax=axes, label="nats a pixel", shrink=0.8)
+    save_plot(figure, f"inpainting/{name}-nats")
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Options))

@@ -1,0 +1,125 @@
+"""What makes a masked autoregressive model learn? One change at a time, equally long.
+
+    python -m experiments.mar
+
+The first cell is mnist-mar's own config; each other one differs in a few fields. All are trained
+for equally long, so what is smaller makes more steps in that time. The cells that differ in the
+head's steps alone share one training.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.common import Figures, Quality, results, run_cell, save_plot
+from mnist_transformer import trials
+from mnist_transformer.bench import sampling_speed
+from mnist_transformer.data import load_dataset
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.mar import MARConfig
+from mnist_transformer.recipes import RECIPES
+
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"head_steps": 2},
+    {"head_steps": 5},
+    {"head_steps": 25},
+    {"head_depth": 1},
+    {"head_depth": 6},
+    {"head_width": 96, "head_mlp_dim": 128},
+    {"head_width": 384, "head_mlp_dim": 512},
+    {"num_draws": 1},
+    {"prediction": "v"},
+    {"prediction": "epsilon"},
+    {"schedule": "cosine", "prediction": "epsilon", "loss_space": "epsilon", "time_mean": None},
+    {"unmasking": "linear"},
+    {"min_mask_ratio": 0.7},
+    {"margin": 0},
+    {"blank_gate": False},
+)
+FIGURES = ("class agreement, %", "fd_cnn", "drawn images/s")
+OF_DRAWING = {"head_steps"}  # fields that training does not see
+
+
+def main(
+    data: Path | None = None,
+    seeds: tuple[int, ...] = (0,),
+    max_seconds: float = 540.0,
+    num_samples: int = 2000,
+) -> None:
+    """Train and measure what the ledger does not have yet, then draw the plot.
+
+    Args:
+        data: The folder with MNIST's four files; otherwise as for training.
+        max_seconds: How long each model is trained.
+        num_samples: Digits to draw from each.
+    """
+    dataset = load_dataset("mnist", data)
+    quality = Quality(dataset, num_samples)
+    recipe = RECIPES["mnist-mar"]
+    for seed in seeds:
+        for change in CHANGES:
+            of_training = {k: v for k, v in change.items() if k not in OF_DRAWING}
+            trained = replace(recipe.model, **of_training)
+            drawn = replace(recipe.model, **change)
+            run_cell(
+                "mar",
+                settings_of(recipe.model, change, max_seconds),
+                replace(recipe, name="trial", model=trained, max_seconds=max_seconds),
+                dataset,
+                seed,
+                measuring(quality, seed),
+                change=setting(drawn),
+                trained_as=settings_of(recipe.model, of_training, max_seconds),
+                exact=None,
+            )
+    save_plot(plot(), "mar")
+
+
+def settings_of(
+    config: MARConfig, change: dict[str, Any], seconds: float
+) -> dict[str, str | int | float]:
+    """What a cell changes, in words, with the values that it changes from."""
+    before = asdict(config)
+    words = [f"{name} {value} (from {before[name]})" for name, value in change.items()]
+    return {"change": ", ".join(words) or "none", "seconds": seconds}
+
+
+def setting(config: MARConfig) -> Callable[[GenerativeModel], None]:
+    def change(model: GenerativeModel) -> None:
+        model.config = config
+
+    return change
+
+
+def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
+    def measure(model: GenerativeModel) -> Figures:
+        images, labels = quality.draw(model, seed)
+        return {
+            **quality.judged(images, labels),
+            "drawn images/s": sampling_speed(model, 256, repeats=1),
+        }
+
+    return measure
+
+
+def plot() -> Figure:
+    """A panel a figure, a row a change; every seed is a dot."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    groups = trials.by_settings(results("mar"))
+    names = [group[0]["metrics"]["settings"]["change"] for group in groups]
+    for axes, name in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
+        for row, group in enumerate(groups):
+            values = trials.figures_of(group, name)
+            axes.plot(values, [-row] * len(values), "o", color="tab:blue", alpha=0.7)
+        axes.set(xlabel=name, yticks=[-row for row in range(len(groups))], yticklabels=names)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

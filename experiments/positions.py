@@ -1,0 +1,194 @@
+"""Which positional encoding is best, and did the old RoPE slant the digits?
+
+    python -m experiments.positions
+    python -m experiments.positions --size 28 --schemes learned axial_rope --epochs 1
+
+A small pixel model is trained on digits of 14x14 pixels, once a scheme and seed, on equally many
+images: every scheme of positions.py, and the superseded project's RoPE on the head axis with no
+learned positions. All train with dropout. The old models kept their attention's dropout alive
+when they drew; "learned" and the old RoPE are measured that way as well, to tell the two faults
+apart. (With the cache a token's state is drawn once, and not anew in every pass as it was then.)
+
+Slant is the shear angle of the ink's second moments, positive where a digit leans to the right:
+atan(-mu_xy / mu_yy), with y pointing down. It is compared with that of real digits.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.common import (
+    Figures,
+    Quality,
+    command_line,
+    half_size,
+    is_done,
+    record,
+    results,
+    run_cell,
+    save_plot,
+)
+from experiments.old_faults import keep_dropout_alive, turn_heads
+from mnist_transformer import trials
+from mnist_transformer.data import load_dataset
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.pixel import Pixel, PixelConfig
+from mnist_transformer.positions import POSITIONS
+from mnist_transformer.recipes import RECIPES, Recipe
+
+OLD = "rope on the head axis"
+REAL = "(real digits)"
+SMALL = PixelConfig(
+    image_size=14, dim=128, depth=4, num_heads=4, mlp_dim=512, dropout=0.1, class_drop=0.0
+)
+FIGURES = ("validation bits/dim", "class agreement, %", "slant, degrees")
+
+
+@dataclass(frozen=True)
+class OldConfig(PixelConfig):
+    """A pixel model with RoPE on the head axis; its checkpoint is that of one without positions."""
+
+    positions: str = "none"
+
+    def build(self) -> Pixel:
+        model = super().build()
+        turn_heads(model.transformer)
+        return model
+
+
+def main(
+    data: Path | None = None,
+    size: int = 14,
+    schemes: tuple[str, ...] = (*POSITIONS, OLD),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    epochs: float = 0.4,
+    num_samples: int = 1000,
+) -> None:
+    """Train and measure what the ledger does not have yet, then draw the plot.
+
+    Args:
+        data: The folder with MNIST's four files; otherwise as for training.
+        size: Height of the digits, 14 or 28; at 28 the model is mnist-pixel-3.5m.
+        epochs: How long each model is trained.
+        num_samples: Digits to draw from each.
+    """
+    if size not in (14, 28):
+        raise ValueError(f"size is {size}, expected 14 or 28")
+    dataset = load_dataset("mnist", data)
+    config = RECIPES["mnist-pixel-3.5m"].model
+    if size == 14:
+        dataset, config = half_size(dataset), SMALL
+    quality = Quality(dataset, num_samples)
+    settings = {"size": size, "positions": REAL, "dropout when drawing": "off", "epochs": epochs}
+    if not is_done("positions", settings):
+        test = dataset.test
+        figures = quality.judged(test.images, test.labels) | slant_figures(test.images)
+        command = command_line("positions")
+        record(trials.make_row("positions", settings, figures, command=command))
+    for seed in seeds:
+        for scheme in schemes:
+            recipe = make_recipe(config, scheme, epochs)
+            trained_as = settings | {"positions": scheme}
+            for dropout in ("off", "on") if scheme in ("learned", OLD) else ("off",):
+                run_cell(
+                    "positions",
+                    trained_as | {"dropout when drawing": dropout},
+                    recipe,
+                    dataset,
+                    seed,
+                    measuring(quality, seed),
+                    change=faults(scheme == OLD, dropout == "on"),
+                    trained_as=trained_as,
+                    exact=True if dropout == "off" else None,
+                )
+    save_plot(plot(size), "positions")
+
+
+def make_recipe(config: PixelConfig, scheme: str, epochs: float) -> Recipe:
+    if scheme == OLD:
+        model: PixelConfig = OldConfig(**{**vars(config), "positions": "none"})
+    else:
+        model = replace(config, positions=scheme)
+    return Recipe("trial", model, batch_size=32, epochs=epochs)
+
+
+def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
+    """The faults that a loaded model is measured with."""
+
+    def change(model: GenerativeModel) -> None:
+        assert isinstance(model, Pixel)
+        if old_rope:
+            turn_heads(model.transformer)
+        if alive:
+            torch.manual_seed(0)
+            keep_dropout_alive(model.transformer)
+
+    return change
+
+
+def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
+    def measure(model: GenerativeModel) -> Figures:
+        bits = quality.bits(model)
+        images, labels = quality.draw(model, seed)
+        return bits | quality.judged(images, labels) | slant_figures(images)
+
+    return measure
+
+
+def slant(images: Tensor) -> Tensor:
+    """Shear angles in degrees, float64, of the uint8 images (N, 1, H, W) that have one.
+
+    An image without ink, or with ink in a single row, is left out.
+    """
+    ink = images[:, 0].double()
+    height, width = ink.shape[1:]
+    y = torch.arange(height, dtype=torch.float64)[None, :, None]
+    x = torch.arange(width, dtype=torch.float64)[None, None, :]
+    mass = ink.sum((1, 2), keepdim=True).clamp_min(1)
+    dy = y - (ink * y).sum((1, 2), keepdim=True) / mass
+    dx = x - (ink * x).sum((1, 2), keepdim=True) / mass
+    mu_xy, mu_yy = (ink * dx * dy).sum((1, 2)), (ink * dy * dy).sum((1, 2))
+    angles = torch.atan2(-mu_xy, mu_yy) * 180 / math.pi
+    return angles[mu_yy > 0]
+
+
+def slant_figures(images: Tensor) -> Figures:
+    angles = slant(images)
+    return {
+        "slant, degrees": angles.mean().item(),
+        "sd of slant, degrees": angles.std().item(),
+    }
+
+
+def plot(size: int) -> Figure:
+    """A panel a figure, a line a scheme; every seed is a dot, and real digits a dashed line."""
+    rows = [r for r in results("positions") if r["metrics"]["settings"]["size"] == size]
+    groups = trials.by_settings(r for r in rows if r["metrics"]["seed"] is not None)
+    names = []
+    for group in groups:
+        settings = group[0]["metrics"]["settings"]
+        alive = ", dropout on" if settings["dropout when drawing"] == "on" else ""
+        names.append(f"{settings['positions']}{alive}, {settings['epochs']:g} epochs")
+    figure = Figure(figsize=(12, 1 + 0.5 * max(4, len(names))), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
+        for place, group in enumerate(groups):
+            values = trials.figures_of(group, name)
+            axes.plot(values, [place] * len(values), "o", alpha=0.6)
+        real = (r for r in rows if r["metrics"]["settings"]["positions"] == REAL)
+        for value in trials.figures_of(real, name)[:1]:
+            axes.axvline(value, color="black", linestyle="--", label="real digits")
+            axes.legend()
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

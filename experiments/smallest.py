@@ -1,0 +1,128 @@
+"""What is the smallest model that keeps the quality? Patch models of 0.1M to 10M parameters.
+
+    python -m experiments.smallest
+
+All are trained for equally long; what is small makes more steps in that time. The plot shows
+quality by size and by speed of drawing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+from matplotlib.figure import Figure
+
+from experiments.common import Figures, Quality, results, run_cell, save_plot
+from mnist_transformer import trials
+from mnist_transformer.bench import sampling_speed
+from mnist_transformer.data import load_dataset
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.recipes import RECIPES
+
+# dim, depth, num_heads; head_width, head_depth
+SIZES = (
+    (32, 2, 2, 16, 2),
+    (64, 2, 2, 32, 2),
+    (96, 3, 3, 48, 3),
+    (128, 4, 4, 64, 3),
+    (192, 4, 4, 96, 3),
+    (256, 5, 4, 128, 3),
+    (320, 6, 5, 160, 3),
+)
+QUALITY = ("validation bits/dim", "class agreement, %")
+SPEED = "drawn images/s at 256"
+
+
+def make_config(flagship: PatchConfig, size: tuple[int, ...]) -> PatchConfig:
+    """The flagship, narrower or wider throughout."""
+    dim, depth, num_heads, head_width, head_depth = size
+    return replace(
+        flagship,
+        dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_dim=4 * dim,
+        gate_width=head_width,
+        head_width=head_width,
+        head_depth=head_depth,
+        head_mlp_dim=2 * head_width,
+    )
+
+
+def main(
+    data: Path | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    max_seconds: float = 540.0,
+    num_samples: int = 2000,
+    first: int = 0,
+) -> None:
+    """Train and measure what the ledger does not have yet, then draw the plot.
+
+    Args:
+        data: The folder with MNIST's four files; otherwise as for training.
+        max_seconds: How long each model is trained.
+        num_samples: Digits to draw from each.
+        first: Leave out that many of the smallest models.
+    """
+    dataset = load_dataset("mnist", data)
+    quality = Quality(dataset, num_samples)
+    flagship = RECIPES["mnist-patch"]
+    for seed in seeds:
+        for size in SIZES[first:]:
+            config = make_config(flagship.model, size)
+            settings = {
+                "dim": config.dim,
+                "depth": config.depth,
+                "heads": config.num_heads,
+                "head width": config.head_width,
+                "seconds": max_seconds,
+            }
+            run_cell(
+                "smallest",
+                settings,
+                replace(flagship, name="trial", model=config, max_seconds=max_seconds),
+                dataset,
+                seed,
+                measuring(quality, seed),
+            )
+    save_plot(plot(), "smallest")
+
+
+def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
+    def measure(model: GenerativeModel) -> Figures:
+        images, labels = quality.draw(model, seed)
+        return {
+            **quality.bits(model),
+            **quality.judged(images, labels),
+            "drawn images/s at 1": sampling_speed(model, 1),
+            SPEED: sampling_speed(model, 256),
+        }
+
+    return measure
+
+
+def plot() -> Figure:
+    """Quality by parameters and by speed; every seed is a dot, and a line joins the means."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    groups = trials.by_settings(results("smallest"))
+    for axes_row, name in zip(figure.subplots(2, 2), QUALITY, strict=True):
+        for axes, across in zip(axes_row, ("parameters", SPEED), strict=True):
+            means = []
+            for group in groups:
+                values = trials.figures_of(group, name)
+                places = [row["parameters"] for row in group]
+                if across == SPEED:
+                    places = trials.figures_of(group, SPEED)
+                axes.plot(places, values, "o", alpha=0.5)
+                means.append((sum(places) / len(places), sum(values) / len(values)))
+            if means:
+                axes.plot(*zip(*sorted(means), strict=True), color="grey")
+            axes.set(xscale="log", xlabel=across, ylabel=name)
+            axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

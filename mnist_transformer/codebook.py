@@ -1,0 +1,103 @@
+"""A codebook that learns: k-means that never ends, with dead codes restarted.
+
+n_v and m_v, number and sum of the vectors nearest to code v, are averaged over the training
+steps, and code v = m_v / n_v (arXiv 1711.00937, appendix A.1). The first batch starts it by
+k-means proper. A code that has become rare starts anew at a vector of the batch, as if it had
+its fair share of them (Jukebox, arXiv 2005.00341, section 3.1): at a likely one where codes are
+missing, drawn by its squared distance to the nearest, as k-means++ does. Features move fast at
+the start of a training, so a slow average leaves codes behind and a slow funeral keeps them
+dead: a decay of 0.97 and a tenth of the fair share bury one after some 80 steps.
+
+Our own, because it is short and because a residual tokenizer needs what a general one does not
+give: a start at the first training step and not at the first look, a threshold that fits one
+token an image as well as 49, and float32 sums under autocast. All that changes are buffers, so
+states and checkpoints hold it whole.
+
+Shapes: V codes, N vectors, C numbers of a vector.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+
+KMEANS_STEPS = 10
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes, in the order of one process that has the whole batch."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+class Codebook(nn.Module):
+    """V vectors at the means of what is nearest to them.
+
+    Args:
+        decay: of the moving averages, a step, in [0, 1).
+        dead: a code used less than this share of its even part, N / V, is restarted.
+    """
+
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, num_codes: int, dim: int, *, decay: float, dead: float) -> None:
+        super().__init__()
+        if num_codes < 2 or not 0 <= decay < 1 or not 0 <= dead < 1:
+            raise ValueError(
+                f"a codebook has {num_codes} codes, decay {decay} and dead {dead}, "
+                "expected 2 codes or more and both numbers in [0, 1)"
+            )
+        self.decay, self.dead = decay, dead
+        self.register_buffer("codes", torch.randn(num_codes, dim))
+        self.register_buffer("counts", torch.zeros(num_codes))  # all zero: not started
+        self.register_buffer("sums", torch.zeros(num_codes, dim))
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """int64 (...): the code nearest to each vector (..., C), float32."""
+        # |x - c|^2 / 2 without |x|^2 / 2, which is the same for all codes.
+        return (self.codes.square().sum(-1) / 2 - x @ self.codes.T).argmin(-1)
+
+    @torch.no_grad()
+    def learn(self, rows_NC: Tensor) -> None:
+        """One step of the averages towards the vectors of all processes, float32."""
+        rows_NC = gather(rows_NC)
+        started = bool(self.counts.any())
+        weights_N = torch.ones(len(rows_NC))
+        if started:
+            distances_NC = rows_NC - self.codes[self.nearest(rows_NC)]
+            weights_N = distances_NC.square().sum(-1).clamp(min=1e-12).cpu()
+        # The first process draws for all: they must not part.
+        chosen_V = weights_N.multinomial(len(self.codes), replacement=True).to(rows_NC.device)
+        spare_VC = rows_NC[gather(chosen_V)[: len(self.codes)]]
+        if not started:
+            self.codes.copy_(spare_VC)
+            for _ in range(KMEANS_STEPS):
+                self._follow(rows_NC, spare_VC, decay=0.0)
+        self._follow(rows_NC, spare_VC, self.decay)
+
+    def _follow(self, rows_NC: Tensor, spare_VC: Tensor, decay: float) -> None:
+        # A product and no scattered additions: those come in any order on a GPU.
+        members_NV = F.one_hot(self.nearest(rows_NC), len(self.codes)).to(rows_NC)
+        self.counts.lerp_(members_NV.sum(0), 1 - decay)
+        self.sums.lerp_(members_NV.T @ rows_NC, 1 - decay)
+        share = len(rows_NC) / len(self.codes)
+        rare_V = self.counts <= self.dead * share
+        self.counts[rare_V] = share
+        self.sums[rare_V] = share * spare_VC[rare_V]
+        self.codes.copy_(self.sums / self.counts[:, None])
+
+
+def code_usage(ids: Tensor, num_codes: int) -> tuple[float, float]:
+    """Share of the codes used at all, and perplexity: exp(entropy) of how often each one is.
+
+    V codes used evenly have usage 1 and perplexity V, one code alone 1 / V and 1.
+    """
+    counts_V = ids.flatten().bincount(minlength=num_codes).double()
+    share_V = counts_V / counts_V.sum()
+    entropy = torch.special.entr(share_V).sum()
+    return (counts_V > 0).double().mean().item(), entropy.exp().item()

@@ -1,0 +1,169 @@
+"""Diffusion over pixels: a transformer takes the noise off all patches at once, step by step.
+
+    x_t = alpha_t x0 + sigma_t noise;    loss = |error of the prediction|^2 at a random t
+
+(DDPM, arXiv 2006.11239; its straight-line form, rectified flow, arXiv 2209.03003.) The noisy
+image is cut into P = H*W/s^2 patches, each a token. Every token sees every other; the class and
+the noise level set scale, shift and gate of every branch (DiT, arXiv 2212.09748). By default the
+network predicts the clean patch and the error is measured as that of the velocity (arXiv
+2511.13720): a clean patch lies near few of all directions of pixel space, noise in all of them.
+
+Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a time.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
+from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.samplers import sample
+from mnist_transformer.sampling import Keep, Noise, Sampling
+from mnist_transformer.transformer import Transformer
+
+NUM_TIME_FEATURES = 64
+NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figure is 10
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
+    """Sizes of a diffusion model, and how it is trained and drawn with.
+
+    Args:
+        dim, depth, num_heads, mlp_dim: the transformer.
+        class_drop: share of training images that are shown without their class.
+        schedule, prediction, loss_space, time_mean, time_sd: see ``diffusion.Diffusion``.
+        sampler, num_steps: of drawing, where ``Sampling`` says nothing else.
+        bound_samples: terms of the variational bound evaluated an image, of 999.
+    """
+
+    image_size: int = 28
+    channels: int = 1
+    patch_size: int = 4
+    num_classes: int = 10
+    dim: int = 192
+    depth: int = 6
+    num_heads: int = 4
+    mlp_dim: int = 768
+    positions: str = "learned"
+    dropout: float = 0.0
+    class_drop: float = 0.1
+    schedule: str = "flow"
+    prediction: str = "x"
+    loss_space: str = "v"
+    time_mean: float | None = 0.8
+    time_sd: float = 0.8
+    sampler: str = "euler"
+    num_steps: int = 10
+    bound_samples: int = 8
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size is {self.image_size}, expected a multiple of "
+                f"patch_size {self.patch_size}"
+            )
+        Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
+        _ = self.diffusion
+
+    @property
+    def diffusion(self) -> Diffusion:
+        return Diffusion(
+            self.schedule, self.prediction, self.loss_space, self.time_mean, self.time_sd
+        )
+
+    def build(self) -> "DDPM":
+        return DDPM(self)
+
+
+class DDPM(GenerativeModel):
+    """See the module's docstring. Images uint8 (B, C, H, W)."""
+
+    honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
+    adamw_modules = ("embed", "classes", "time", "output")
+
+    def __init__(self, config: DDPMConfig) -> None:
+        super().__init__(config)
+        self.diffusion = config.diffusion
+        grid = config.image_size // config.patch_size
+        num_pixels = config.channels * config.patch_size**2
+        self.embed = nn.Linear(num_pixels, config.dim)
+        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.time = nn.Sequential(
+            nn.Linear(NUM_TIME_FEATURES, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.transformer = Transformer(
+            dim=config.dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_dim=config.mlp_dim,
+            num_tokens=grid**2,
+            grid_width=grid,
+            positions=config.positions,
+            dropout=config.dropout,
+            causal=False,
+            cond_dim=config.dim,
+        )
+        self.output = nn.Linear(config.dim, num_pixels)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Squared error summed over the pixels (B,); in eval mode always with the same noise."""
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        denoise = partial(self._denoise, self.classes(cond))
+        x0 = to_signed(images)
+        return self.diffusion.loss(denoise, x0, generator) * x0[0].numel()
+
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+        """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
+
+        What is drawn for the estimate follows from the image, so that one image always gets
+        the same figure; over many images the errors of the estimate cancel out.
+        """
+        images = self.check_images(images)
+        labels = self.check_cond(cond, len(images))
+        noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
+        denoise = partial(self._denoise, self.classes(labels))
+        nats = self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
+        return NLL(nats, exact=False)
+
+    def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""
+        size = self.config.patch_size
+        x_BPD = self.embed(F.unfold(x_t, size, stride=size).mT)
+        time_BD = self.time(time_features(t, NUM_TIME_FEATURES))
+        x_BPI = self.output(self.transformer(x_BPD, cond=class_BD + time_BD)).float()
+        return F.fold(x_BPI.mT, self.image_shape[1:], size, stride=size)
+
+    def sample_steps(
+        self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> Iterator[Tensor]:
+        """One canvas a step. Around kept pixels every step is made several times (RePaint)."""
+        low, high = how.guidance_interval
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            guidance = how.guidance if low < t.item() <= high else 1.0
+            class_GD = self.classes(with_null(cond, self.classes.null_class, guidance))
+            x_t = x_t.repeat(len(class_GD) // len(x_t), 1, 1, 1)
+            return guide(self._denoise(class_GD, x_t, t), guidance)
+
+        normal = partial(noise.normal, *self.image_shape)
+        kept = None if keep is None else (to_signed(keep.images), keep.mask)
+        for x in sample(
+            self.diffusion,
+            denoise,
+            normal(),
+            how.num_steps or self.config.num_steps,
+            how.sampler or self.config.sampler,
+            normal,
+            kept,
+            NUM_RESAMPLES,
+        ):
+            yield to_uint8(x)

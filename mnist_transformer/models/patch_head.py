@@ -1,0 +1,163 @@
+"""What a patch model sees of the drawn pixels, and what it makes of it: gate and pixel head.
+
+Shapes: B batch, P patches, N patches with ink, S slots of a neighbourhood, I = s*s pixels of a
+patch, E features of a pixel value, W width of the head or the gate, V grey levels, D dim.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.transformer import MLP, rms_norm
+
+if TYPE_CHECKING:
+    from mnist_transformer.models.patch import PatchConfig
+
+
+class Neighbourhood(nn.Module):
+    """What was drawn around each patch, as features: slots before the patch, then its own pixels.
+
+    The slots are the ``margin`` rows above the patch, the ``margin`` columns left of it and, in
+    raster order, the patch itself.
+    """
+
+    features: Tensor
+    slot_index: Tensor
+
+    def __init__(self, config: "PatchConfig") -> None:
+        super().__init__()
+        size, margin, edge = config.patch_size, config.margin, config.image_size
+        above = [(y, x) for y in range(-margin, 0) for x in range(-margin, size + margin)]
+        left = [(y, x) for y in range(size) for x in range(-margin, 0)]
+        own = [(y, x) for y in range(size) for x in range(size)]
+        self.slots = above + left + own  # (row, column) relative to the patch's first pixel
+        self.num_before, self.num_own = len(above) + len(left), len(own)
+        self.margin, self.outside = margin, config.num_levels
+        table = _value_features(config.num_levels)
+        self.num_features = table.shape[1]
+        self.register_buffer("features", table, persistent=False)
+        padded = edge + 2 * margin
+        index = [
+            [(py + y + margin) * padded + px + x + margin for y, x in self.slots]
+            for py in range(0, edge, size)
+            for px in range(0, edge, size)
+        ]
+        self.register_buffer("slot_index", torch.tensor(index), persistent=False)  # (P, S)
+
+    def pad(self, images: Tensor) -> Tensor:
+        """int64 (B, padded H * padded W): a frame of ``outside`` around the canvas."""
+        padded = F.pad(images[:, 0].long(), (self.margin,) * 4, value=self.outside)
+        return padded.flatten(1)
+
+    def values(self, padded: Tensor) -> Tensor:
+        """int64 (B, P, S): the pixels around every patch, then its own."""
+        return padded[:, self.slot_index]
+
+    def crop(self, padded: Tensor) -> Tensor:
+        """``pad`` undone: (B, 1, H, W)."""
+        edge = math.isqrt(padded.shape[1])
+        inside = slice(self.margin, edge - self.margin)
+        return padded.view(-1, 1, edge, edge)[:, :, inside, inside]
+
+    def embed(self, values: Tensor) -> Tensor:
+        """(..., S) pixel values to features (..., S * E)."""
+        return F.embedding(values, self.features).flatten(-2)
+
+
+def _value_features(num_levels: int) -> Tensor:
+    """Features (V + 1, E) of a grey level; row V, outside the canvas, is zero.
+
+    Inside, ink, the level itself, and its sines and cosines at octaves up to the Nyquist
+    frequency: neighbouring levels are alike, yet none is confused with another.
+    """
+    level = torch.arange(num_levels).double()
+    columns = [torch.ones_like(level), (level > 0).double(), level / (num_levels - 1)]
+    octave = 1
+    while 2 * octave <= num_levels:
+        angle = 2 * math.pi * octave * level / num_levels
+        columns.append(angle.cos())
+        if 2 * octave < num_levels:  # at the Nyquist frequency the sine is zero
+            columns.append(angle.sin())
+        octave *= 2
+    return F.pad(torch.stack(columns, dim=1), (0, 0, 0, 1)).float()
+
+
+class PixelHead(nn.Module):
+    """Distribution of each pixel of a patch, given the state and the pixels before it."""
+
+    offset_index: Tensor
+
+    def __init__(self, config: "PatchConfig", neighbourhood: Neighbourhood) -> None:
+        super().__init__()
+        self.num_pixels, self.width = config.patch_size**2, config.head_width
+        self.num_before, self.num_features = neighbourhood.num_before, neighbourhood.num_features
+        self.state = nn.Linear(config.dim, self.num_pixels * self.width)
+        # One weight an offset from the pixel being drawn, and a last row of zeros for what it
+        # must not see: itself, later pixels of the patch, and what is outside its window.
+        reach = 2 * config.margin + 1
+        self.window = nn.Parameter(torch.empty(reach * reach, self.num_features, self.width))
+        fan_in = neighbourhood.num_before * self.num_features
+        nn.init.normal_(self.window, std=fan_in**-0.5)
+        own = neighbourhood.slots[self.num_before :]
+        index = [
+            [self._offset(slot, j, i, config.margin, own) for i in range(self.num_pixels)]
+            for j, slot in enumerate(neighbourhood.slots)
+        ]
+        self.register_buffer("offset_index", torch.tensor(index), persistent=False)  # (S, I)
+        self.mlps = nn.ModuleList(
+            MLP(self.width, config.head_mlp_dim) for _ in range(config.head_depth)
+        )
+        self.copy = nn.Linear(self.width, 1)
+        self.output = nn.Linear(self.width, config.num_levels)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.copy.weight)
+        nn.init.zeros_(self.copy.bias)
+
+    def _offset(
+        self, slot: tuple[int, int], j: int, i: int, margin: int, own: list[tuple[int, int]]
+    ) -> int:
+        row, column = slot[0] - own[i][0] + margin, slot[1] - own[i][1] + margin
+        reach = 2 * margin + 1
+        seen = j - self.num_before < i and 0 <= row < reach and 0 <= column < reach
+        return row * reach + column if seen else reach * reach
+
+    def window_weight(self) -> Tensor:
+        """The shared window, laid out for whole patches: (S, E, I, W)."""
+        rows = F.pad(self.window.flatten(1), (0, 0, 0, 1))
+        weight = F.embedding(self.offset_index, rows)  # (S, I, E * W)
+        return weight.unflatten(-1, (self.num_features, self.width)).transpose(1, 2)
+
+    def forward(self, state_ND: Tensor, around_NF: Tensor, palette_NV: Tensor) -> Tensor:
+        """Logits (N, I, V) of all pixels at once; ``around`` holds the S * E features."""
+        weight = self.window_weight().flatten(2).flatten(0, 1)
+        x_NIW = (self.state(state_ND) + around_NF @ weight).unflatten(-1, (-1, self.width))
+        return self.logits(x_NIW, palette_NV[:, None])
+
+    def logits(self, x: Tensor, palette: Tensor) -> Tensor:
+        """Logits (..., V) from the summed inputs (..., W) and the palette (..., V)."""
+        for mlp in self.mlps:
+            x = x + mlp(rms_norm(x))
+        x = rms_norm(x)
+        return torch.addcmul(self.output(x), self.copy(x), palette)
+
+
+class Gate(nn.Module):
+    """Logit that a patch has ink, from the last state and the pixels drawn near the patch."""
+
+    def __init__(self, config: "PatchConfig", num_patches: int, num_features: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(config.dim, config.gate_width)
+        self.around = nn.Linear(num_features, config.gate_width, bias=False)
+        self.positions = nn.Embedding(num_patches, config.gate_width)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.mlp = MLP(config.gate_width, 2 * config.gate_width)
+        self.output = nn.Linear(config.gate_width, 1)
+
+    def forward(self, state: Tensor, around: Tensor, patch: Tensor) -> Tensor:
+        """Logits (...); states are projected (..., W), features (..., F), patches numbers (...)."""
+        x = state + self.around(around) + self.positions(patch)
+        x = x + self.mlp(rms_norm(x))
+        return self.output(rms_norm(x)).squeeze(-1)

@@ -1,0 +1,207 @@
+"""How a patch model draws: all images at once, each from one patch with ink to its next.
+
+Shapes: B images, K particles an image, R = B * K rows, A rows in the cache, X the cache's batch
+(2A with guidance: class, then null class; else A), N rows that draw in this step, G = X / A,
+P patches, S slots of a neighbourhood, I pixels of a patch, C gates drawn ahead, V grey levels.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnist_transformer.conditioning import guide, with_null
+from mnist_transformer.particles import Particles
+from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical, log_prob
+from mnist_transformer.transformer import KVCache
+
+if TYPE_CHECKING:
+    from mnist_transformer.models.patch import Patch
+
+FREE = -1  # where a kept value would stand: this pixel is to be drawn
+
+
+class PatchSampler:
+    """One drawing: the state of every row, and the steps that change it."""
+
+    def __init__(
+        self, model: "Patch", cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> None:
+        self.model, self.how, self.around = model, how, model.around
+        self.num_patches = model.num_patches
+        num_particles = how.num_particles if keep is not None else 1
+        self.uniform_RPU = noise.uniform(
+            num_particles, self.num_patches, 1 + self.around.num_own
+        ).flatten(0, 1)
+        self.particles = Particles(noise, num_particles, self.num_patches + 1)
+        num_rows = len(self.uniform_RPU)
+        blank = torch.zeros(num_rows, *model.image_shape, dtype=torch.uint8, device=model.device)
+        self.padded_R = self.around.pad(blank)
+        self.kept_R = torch.full_like(self.padded_R, FREE)
+        if keep is not None:
+            kept = self.around.pad(torch.where(keep.mask, keep.images.long(), FREE))
+            self.kept_R = kept.repeat_interleave(num_particles, 0)
+        self.counts_RV = torch.zeros(num_rows, model.config.num_levels, device=model.device)
+        self.previous_RI = self.padded_R.new_full(
+            (num_rows, self.around.num_own), self.around.outside
+        )
+        self.next_R = self.padded_R.new_full((num_rows,), -1)  # the next patch with ink, P if none
+
+        cond_R = cond.repeat_interleave(num_particles)
+        self.class_XD = model.classes(with_null(cond_R, model.classes.null_class, how.guidance))
+        self.num_passes = len(self.class_XD) // num_rows
+        self.rows_A = torch.arange(num_rows, device=model.device)
+        self.cache = KVCache(model.transformer, len(self.class_XD), device=model.device)
+        # A row that waits leaves a place in the cache that it must not see.
+        self.seen_RL = blank.new_zeros(num_rows, self.num_patches + 1, dtype=torch.bool)
+        weight_SEIW = model.head.window_weight()
+        self.before_weight = weight_SEIW[: self.around.num_before].flatten(2).flatten(0, 1)
+        self.own_weight = weight_SEIW[self.around.num_before :].flatten(0, 1)
+
+    def steps(self) -> Iterator[Tensor]:
+        """uint8 (B, 1, H, W), the last one finished."""
+        start_A = torch.full_like(self.rows_A, self.num_patches)
+        drawn_A = torch.ones_like(self.rows_A, dtype=torch.bool)
+        state_GAD = self._read(torch.zeros_like(self.class_XD), start_A, drawn_A)
+        while True:
+            self._find_ink(self.rows_A[drawn_A], state_GAD[:, drawn_A])
+            self._resample()
+            # Rows of one image wait for those whose next patch comes first, so that their
+            # weights stand for the same kept pixels.
+            first_B = self.next_R.view(-1, self.particles.num_particles).amin(1)
+            first_R = first_B.repeat_interleave(self.particles.num_particles)
+            if (first_B == self.num_patches).all():
+                break
+            yield self._canvas(self.particles.best())
+            self._forget(first_R[self.rows_A] < self.num_patches)
+            next_A = self.next_R[self.rows_A]
+            drawn_A = (next_A == first_R[self.rows_A]) & (next_A < self.num_patches)
+            patch_A = next_A.clamp(max=self.num_patches - 1)
+            slots_AS = self.around.slot_index[patch_A, : self.around.num_before]
+            before_AS = self.padded_R[self.rows_A].gather(1, slots_AS)
+            palette_AV = self.counts_RV[self.rows_A].log1p()
+            x_AD = self.model.tokens(before_AS, self.previous_RI[self.rows_A], palette_AV)
+            state_GAD = self._read(x_AD.repeat(self.num_passes, 1), patch_A, drawn_A)
+            self._draw_pixels(
+                self.rows_A[drawn_A],
+                patch_A[drawn_A],
+                state_GAD[:, drawn_A],
+                before_AS[drawn_A],
+                palette_AV[drawn_A],
+            )
+        yield self._canvas(self.particles.choose())
+
+    def _canvas(self, rows_B: Tensor) -> Tensor:
+        return self.around.crop(self.padded_R[rows_B]).to(torch.uint8)
+
+    def _read(self, x_XD: Tensor, at_A: Tensor, drawn_A: Tensor) -> Tensor:
+        """States (G, A, D) of one more token each, without its class, at these positions."""
+        self.seen_RL[self.rows_A, self.cache.length] = drawn_A
+        mask = None
+        if self.particles.num_particles > 1:
+            seen_AL = self.seen_RL[self.rows_A, : self.cache.length + 1]
+            seen_AL[:, -1] = True  # a row that waits needs something to see
+            mask = seen_AL.repeat(self.num_passes, 1)[:, None, None]
+        at_X1 = at_A.repeat(self.num_passes)[:, None]
+        x_X1D = (x_XD + self.class_XD)[:, None]
+        state_X1D = self.model.transformer(x_X1D, self.cache, at=at_X1, mask=mask)
+        return state_X1D[:, 0].unflatten(0, (self.num_passes, -1))
+
+    def _forget(self, going_A: Tensor) -> None:
+        """Take finished images out of the cache, once they are a fifth of it: it is a copy."""
+        if going_A.sum() < 0.8 * len(going_A):
+            self.rows_A = self.rows_A[going_A]
+            going_X = going_A.repeat(self.num_passes)
+            self.class_XD = self.class_XD[going_X]
+            self.cache.select(going_X)
+
+    def _resample(self) -> None:
+        parent_R = self.particles.resample()
+        if parent_R is None:
+            return
+        for name in ("padded_R", "counts_RV", "previous_RI", "next_R", "seen_RL"):
+            setattr(self, name, getattr(self, name)[parent_R])
+        # Images are in the cache with all their rows, or not at all.
+        place_R = torch.zeros_like(parent_R)
+        place_R[self.rows_A] = torch.arange(len(self.rows_A), device=parent_R.device)
+        parent_A = place_R[parent_R[self.rows_A]]
+        first_G1 = torch.arange(self.num_passes, device=parent_A.device)[:, None] * len(parent_A)
+        self.cache.select((first_G1 + parent_A).flatten())
+
+    def _find_ink(self, rows_N: Tensor, state_GND: Tensor) -> None:
+        """Move ``next`` of these rows to their next patch with ink.
+
+        The gates of a grid row's length of patches are drawn at once; those behind the first
+        one with ink are drawn again when their turn comes, from the same uniform numbers.
+        """
+        state_GNW = self.model.gate.state(state_GND)
+        next_N = self.next_R[rows_N] + 1
+        ahead_C = torch.arange(self.model.grid, device=rows_N.device)
+        search = (next_N < self.num_patches).nonzero().squeeze(1)
+        while len(search):
+            rows = rows_N[search]
+            patch_NC = next_N[search, None] + ahead_C
+            inside_NC = patch_NC < self.num_patches
+            patch_NC = patch_NC.clamp(max=self.num_patches - 1)
+            slots_NCS = self.around.slot_index[patch_NC]
+            before_NCS, own_NCS = slots_NCS.split([self.around.num_before, self.around.num_own], -1)
+            around_NCF = self.around.embed(self.padded_R[rows[:, None, None], before_NCS])
+            logits_GNC = self.model.gate(state_GNW[:, search, None], around_NCF, patch_NC)
+            logits_NC = guide(logits_GNC.flatten(), self.how.guidance).view_as(patch_NC)
+            binary = torch.stack([torch.zeros_like(logits_NC), logits_NC], -1).flatten(0, 1)
+            uniform_NC = self.uniform_RPU[rows[:, None], patch_NC, 0]
+            drawn = draw_categorical(binary, uniform_NC.flatten(), self.how).view_as(patch_NC)
+            kept_NCI = self.kept_R[rows[:, None, None], own_NCS]
+            must_ink_NC = (kept_NCI > 0).any(-1)
+            must_blank_NC = (kept_NCI == 0).all(-1)
+            inked_NC = (((drawn == 1) & ~must_blank_NC) | must_ink_NC) & inside_NC
+            found_N = inked_NC.any(1)
+            step_N = torch.where(found_N, inked_NC.int().argmax(1), len(ahead_C))
+            if self.particles.num_particles > 1:
+                bound_NC = (must_ink_NC | must_blank_NC) & inside_NC & (ahead_C <= step_N[:, None])
+                log_prob_NC = F.logsigmoid(
+                    torch.where(must_ink_NC, logits_NC, -logits_NC) / self.how.temperature
+                )
+                self.particles.weigh(rows, (log_prob_NC * bound_NC).sum(1))
+            next_N[search] = (next_N[search] + step_N).clamp(max=self.num_patches)
+            search = search[~found_N & (next_N[search] < self.num_patches)]
+        self.next_R[rows_N] = next_N
+
+    def _draw_pixels(
+        self,
+        rows_N: Tensor,
+        patch_N: Tensor,
+        state_GND: Tensor,
+        before_NS: Tensor,
+        palette_NV: Tensor,
+    ) -> None:
+        """Draw one patch with ink in each of these rows, pixel by pixel."""
+        head, own_slots_NI = (
+            self.model.head,
+            self.around.slot_index[patch_N, -self.around.num_own :],
+        )
+        kept_NI = self.kept_R[rows_N[:, None], own_slots_NI]
+        around_NX = self.around.embed(before_NS) @ self.before_weight
+        x_GNIW = (head.state(state_GND) + around_NX).unflatten(-1, (-1, head.width))
+        own_NI = torch.zeros_like(kept_NI)
+        for i in range(head.num_pixels):
+            # The weights of pixels not yet drawn are zero.
+            x_GNW = x_GNIW[:, :, i] + self.around.embed(own_NI) @ self.own_weight[:, i]
+            logits_GNV = head.logits(x_GNW, palette_NV)
+            logits_NV = guide(logits_GNV.flatten(0, 1), self.how.guidance)
+            if i == head.num_pixels - 1:  # there is ink somewhere in this patch
+                logits_NV[(own_NI[:, :-1] == 0).all(-1), 0] = float("-inf")
+            uniform_N, kept_N = self.uniform_RPU[rows_N, patch_N, 1 + i], kept_NI[:, i]
+            own_NI[:, i] = draw_categorical(logits_NV, uniform_N, self.how)
+            bound_N = kept_N != FREE
+            if self.particles.num_particles > 1 and bound_N.any():
+                weight_N = log_prob(logits_NV, kept_N.clamp(min=0), self.how)
+                self.particles.weigh(rows_N, weight_N.masked_fill(~bound_N, 0))
+            own_NI[:, i] = torch.where(bound_N, kept_N, own_NI[:, i])
+        self.padded_R[rows_N[:, None], own_slots_NI] = own_NI
+        self.previous_RI[rows_N] = own_NI
+        self.counts_RV[rows_N] = self.counts_RV[rows_N].scatter_add(
+            -1, own_NI, torch.ones_like(own_NI, dtype=self.counts_RV.dtype)
+        )

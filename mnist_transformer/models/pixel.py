@@ -1,0 +1,150 @@
+"""Pixel by pixel: exact likelihood with T = H*W tokens, as a language model reads a text.
+
+    p(image | class) = prod_t p(x_t | class, x_<t),   t in raster order
+
+A causal transformer reads the class and then the pixels, each grey level a token of its own
+(as in Image GPT, Chen et al., "Generative pretraining from pixels", ICML 2020, without its
+palette of 512 colours). The token at t carries pixel t - 1, stands at the position of pixel t,
+and its state is a softmax over the grey levels of pixel t; token 0 carries the class. Classes
+and levels have vocabularies of their own, so no probability is lost on drawing a class. The last
+pixel is nobody's past, hence T tokens for T pixels and a class.
+
+Shapes: B batch, T pixels, V grey levels, D dim; in drawing R rows (K particles an image) and X
+the cache's batch (2R with guidance, else R).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.particles import Particles
+from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical, log_prob
+from mnist_transformer.transformer import KVCache, Transformer
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """Sizes of a pixel model.
+
+    Args:
+        num_levels: grey levels V; pixels are 0 to V - 1.
+        dim, depth, num_heads, mlp_dim: the transformer.
+        positions: a name of ``positions.POSITIONS``; the RoPEs want dim / num_heads to be a
+            multiple of 2 (rope) or 4 (the axial ones).
+        class_drop: share of training images that are shown without their class.
+    """
+
+    image_size: int = 28
+    channels: int = 1
+    num_levels: int = 256
+    num_classes: int = 10
+    dim: int = 256
+    depth: int = 4
+    num_heads: int = 4
+    mlp_dim: int = 1024
+    positions: str = "learned"
+    dropout: float = 0.0
+    class_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.channels != 1:
+            raise ValueError(f"channels is {self.channels}, expected 1 for a pixel model")
+
+    def build(self) -> "Pixel":
+        return Pixel(self)
+
+
+class Pixel(GenerativeModel):
+    """See the module's docstring. Images uint8 (B, 1, H, W) with values below ``num_levels``."""
+
+    loss_is_nll = True
+    honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
+    adamw_modules = ("output",)
+
+    def __init__(self, config: PixelConfig) -> None:
+        super().__init__(config)
+        self.num_pixels = config.image_size**2
+        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.levels = nn.Embedding(config.num_levels, config.dim)
+        nn.init.normal_(self.levels.weight, std=0.02)
+        self.transformer = Transformer(
+            dim=config.dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_dim=config.mlp_dim,
+            num_tokens=self.num_pixels,
+            grid_width=config.image_size,
+            positions=config.positions,
+            dropout=config.dropout,
+        )
+        self.output = nn.Linear(config.dim, config.num_levels)
+        nn.init.zeros_(self.output.weight)
+
+    def logits(self, values_BT: Tensor, cond_B: Tensor) -> Tensor:
+        """Logits (B, T, V) of every pixel, given the class and the pixels before it."""
+        x_BTD = torch.cat([self.classes(cond_B)[:, None], self.levels(values_BT[:, :-1])], dim=1)
+        return self.output(self.transformer(x_BTD))
+
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Negative log-likelihood in nats (B,)."""
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+
+    def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Nats of each pixel (B, H, W)."""
+        values_BT = images.flatten(1).long()
+        logits_BTV = self.logits(values_BT, cond).float()
+        nats = F.cross_entropy(logits_BTV.flatten(0, 1), values_BT.flatten(), reduction="none")
+        return nats.view_as(images[:, 0])
+
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+        """Exact negative log-likelihood in nats (B,), over all pixels."""
+        images = self.check_images(images)
+        return NLL(self.loss(images, self.check_cond(cond, len(images))), exact=True)
+
+    def sample_steps(
+        self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> Iterator[Tensor]:
+        """One canvas a row of pixels; K particles an image around kept ones (particles.py).
+
+        A canvas a pixel would be hundreds of copies of the whole batch, and more frames than
+        anybody looks at.
+        """
+        width, num_particles = self.config.image_size, how.num_particles if keep else 1
+        uniform_RT = noise.uniform(num_particles, self.num_pixels).flatten(0, 1)
+        particles = Particles(noise, num_particles, width)
+        rows_R = torch.arange(len(uniform_RT), device=self.device)
+        pixels_RT = torch.zeros(*uniform_RT.shape, dtype=torch.uint8, device=self.device)
+        if keep is not None:
+            kept_RT, mask_RT = (
+                x.flatten(1).repeat_interleave(num_particles, 0)
+                for x in (keep.images.long(), keep.mask)
+            )
+        cond_X = with_null(
+            cond.repeat_interleave(num_particles), self.classes.null_class, how.guidance
+        )
+        num_passes = len(cond_X) // len(rows_R)  # 2 with guidance: class, null class
+        cache = KVCache(self.transformer, len(cond_X), device=self.device)
+        x_XD = self.classes(cond_X)
+        for t in range(self.num_pixels):
+            logits_XV = self.output(self.transformer(x_XD[:, None], cache)[:, 0])
+            logits_RV = guide(logits_XV, how.guidance)
+            drawn_R = draw_categorical(logits_RV, uniform_RT[:, t], how)
+            if keep is not None and mask_RT[:, t].any():
+                weight_R = log_prob(logits_RV, kept_RT[:, t], how)
+                particles.weigh(rows_R, weight_R.masked_fill(~mask_RT[:, t], 0))
+                drawn_R = torch.where(mask_RT[:, t], kept_RT[:, t], drawn_R)
+            pixels_RT[:, t] = drawn_R
+            if (t + 1) % width == 0:
+                parent_R = particles.resample() if num_particles > 1 else None
+                if parent_R is not None:
+                    pixels_RT, drawn_R = pixels_RT[parent_R], drawn_R[parent_R]
+                    cache.select(torch.cat([parent_R + i * len(rows_R) for i in range(num_passes)]))
+                last = t + 1 == self.num_pixels
+                chosen_B = particles.choose() if last else particles.best()
+                yield pixels_RT[chosen_B].unflatten(1, self.image_shape)
+            x_XD = self.levels(drawn_R).repeat(num_passes, 1)

@@ -1,0 +1,235 @@
+"""A transformer over the codes of a VQ-VAE: scale by scale (VAR), or one by one in raster order.
+
+    p(codes | class) = prod_k p(r_k | r_1 .. r_{k-1}, class),   r_k: all codes of scale k at once
+
+Next-scale prediction, arXiv 2404.02905: the token of a cell of scale k carries what the coarser
+scales, decoded so far, say about that cell; it sees the tokens of all scales up to its own, and
+becomes a softmax over the codes of its scale. So a scale costs one step, and its codes are drawn
+independently of one another. Raster order is the classic prior of the VQ-VAE (arXiv 1711.00937,
+section 3.3, with a transformer for its PixelCNN): every code of the one scale is a step of its
+own, and its token carries the code before it. The two differ in nothing else.
+
+The class enters through adaptive norms. The tokenizer is part of the model, frozen. There is no
+likelihood of pixels: decoding maps many images to one.
+
+Shapes: B batch, T tokens, S tokens of a step, G cells of the finest scale, C code_dim, D dim, V
+codebook_size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
+from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical
+from mnist_transformer.transformer import KVCache, Transformer
+
+ORDERS = ("scales", "raster")
+
+
+@dataclass(frozen=True)
+class VarConfig:
+    """Sizes of a model over codes.
+
+    Args:
+        tokenizer: the tokenizer's own config.
+        order: "scales", a step a scale; or "raster", a step a code, for one scale only.
+        dim, depth, num_heads, mlp_dim, positions: the transformer.
+        class_drop: share of training images that are shown without their class.
+    """
+
+    tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
+    order: str = "scales"
+    num_classes: int = 10
+    dim: int = 192
+    depth: int = 4
+    num_heads: int = 4
+    mlp_dim: int = 576
+    positions: str = "learned"
+    dropout: float = 0.0
+    class_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
+            object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
+        if self.order == "raster" and len(self.tokenizer.scales) > 1:
+            raise ValueError(
+                f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
+            )
+
+    @property
+    def image_size(self) -> int:
+        return self.tokenizer.image_size
+
+    @property
+    def channels(self) -> int:
+        return self.tokenizer.channels
+
+    def build(self) -> "Var":
+        return Var(self)
+
+
+class Var(GenerativeModel):
+    """See the module's docstring. Images uint8 (B, C, H, W)."""
+
+    config: VarConfig
+    honours = frozenset({"temperature", "top_k", "top_p", "guidance"})
+    adamw_modules = ("tokenizer", "embed", "classes", "outputs")
+    mask_TT: Tensor
+
+    def __init__(self, config: VarConfig) -> None:
+        super().__init__(config)
+        self.tokenizer: VQVAE = config.tokenizer.build().requires_grad_(False)
+        scales, num_tokens = config.tokenizer.scales, config.tokenizer.num_tokens
+        self.raster = config.order == "raster"
+        sizes = [1] * num_tokens if self.raster else [scale * scale for scale in scales]
+        ends = accumulate(sizes)
+        self.spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
+        self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
+        self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
+        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.transformer = Transformer(
+            dim=config.dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            mlp_dim=config.mlp_dim,
+            num_tokens=num_tokens,
+            grid_width=config.tokenizer.grid,
+            positions=config.positions,
+            dropout=config.dropout,
+            causal=False,
+            cond_dim=config.dim,
+        )
+        # A scale's codes are its own, and so is the map to their logits.
+        outputs = [nn.Linear(config.dim, config.tokenizer.codebook_size) for _ in scales]
+        for output in outputs:
+            nn.init.zeros_(output.weight)
+        self.outputs = nn.ModuleList(outputs)
+
+    def train(self, mode: bool = True) -> "Var":
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def set_tokenizer(self, tokenizer: Model) -> None:
+        """Take over a tokenizer's weights; ValueError if it is not the one expected."""
+        if not isinstance(tokenizer, VQVAE):
+            raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected a VQVAE")
+        theirs, ours = asdict(tokenizer.config), asdict(self.config.tokenizer)
+        for name, value in theirs.items():
+            if value != ours[name]:
+                raise ValueError(
+                    f"the tokenizer has {name} {value}, the transformer expects {ours[name]}"
+                )
+        self.tokenizer.load_state_dict(tokenizer.state_dict())
+
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Cross-entropy of the images' codes in nats a code, float32 (B,)."""
+        # Coded anew at each step, which is cheap beside the transformer; always in float32,
+        # so that an image has the same codes wherever it is trained.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            codes_BT = self.tokenizer.encode(images)
+            x_BTC = self._inputs(codes_BT)
+        cond_BD = self.classes(cond)
+        states_BTD = self.transformer(self.embed(x_BTC), mask=self.mask_TT, cond=cond_BD)
+        logits_BTV = torch.cat(
+            [
+                output(states_BSD)
+                for output, states_BSD in zip(
+                    self.outputs, self.tokenizer.by_scale(states_BTD), strict=True
+                )
+            ],
+            dim=1,
+        )
+        nats_BT = F.cross_entropy(logits_BTV.float().mT, codes_BT, reduction="none")
+        return nats_BT.mean(1)
+
+    def _inputs(self, codes_BT: Tensor) -> Tensor:
+        """What each token carries, from the codes drawn before it only: (B, T, C)."""
+        if self.raster:
+            vectors_BTC = self.tokenizer.codebook(0).codes[codes_BT]
+            return F.pad(vectors_BTC[:, :-1], (0, 0, 1, 0))
+        totals = self.tokenizer.totals(codes_BT)
+        before = [torch.zeros_like(totals[0]), *totals[:-1]]
+        return torch.cat([self.tokenizer.pool(x, level) for level, x in enumerate(before)], dim=1)
+
+    def sample_steps(
+        self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> Iterator[Tensor]:
+        """One canvas a scale, sharper and sharper; in raster order one a row of codes.
+
+        With ``keep``, a cell all of whose pixels are kept takes the code nearest to what is left
+        of the kept image's features there, given the codes drawn so far, at every scale. So a
+        coarse code that has to cover the hole too is drawn freely, and finer ones make up for it
+        where pixels are kept. Features near the hole have seen black in its place.
+        """
+        uniform_BT = noise.uniform(self.config.tokenizer.num_tokens)
+        cond_ND = self.classes(with_null(cond, self.classes.null_class, how.guidance))
+        cache = KVCache(self.transformer, len(cond_ND), device=self.device)
+        total_BGC = self._blank().repeat(len(noise), 1, 1)
+        kept = None if keep is None else self._kept(keep)
+        x_BSC = torch.zeros_like(total_BGC[:, self.spans[0]])
+        for step, span in enumerate(self.spans):
+            level = 0 if self.raster else step
+            embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
+            states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
+            guidance = self._guidance(how, step)
+            logits = guide(self.outputs[level](states_NSD), guidance)[: len(noise)]
+            uniform = uniform_BT[:, span].flatten()
+            ids_BS = draw_categorical(logits.flatten(0, 1), uniform, how).view(len(noise), -1)
+            if kept is not None:
+                ids_BS = self._hold(ids_BS, kept, total_BGC, step)
+            if self.raster:
+                x_BSC = self.tokenizer.codebook(0).codes[ids_BS]
+                total_BGC[:, span] = x_BSC
+                if span.stop % self.config.tokenizer.grid:
+                    continue
+            else:
+                total_BGC = self.tokenizer.add(total_BGC, level, ids_BS)
+                if step + 1 < len(self.spans):
+                    x_BSC = self.tokenizer.pool(total_BGC, level + 1)
+            yield self.tokenizer.render(total_BGC)
+
+    def _guidance(self, how: Sampling, step: int) -> float:
+        """Overstating the class grows with the scales, from none at the first, as in VAR."""
+        last = len(self.spans) - 1
+        if self.raster or how.guidance <= 1 or last == 0:
+            return how.guidance
+        return 1 + (how.guidance - 1) * step / last
+
+    def _blank(self) -> Tensor:
+        """Where a drawing starts, (1, G, C): nothing; in raster order the codes of black."""
+        black = torch.zeros(1, *self.image_shape, dtype=torch.uint8, device=self.device)
+        total_BGC = self.tokenizer.totals(self.tokenizer.encode(black))[-1]
+        return total_BGC if self.raster else torch.zeros_like(total_BGC)
+
+    def _kept(self, keep: Keep) -> tuple[Tensor, Tensor]:
+        """Features of the kept image (B, G, C), and 1 where a finest cell is kept whole (B, G, 1).
+
+        Pixels that are not kept are black, whatever the image has there.
+        """
+        features_BGC = self.tokenizer.features(torch.where(keep.mask, keep.images, 0))
+        whole = 1 - F.max_pool2d(1 - keep.mask.float(), STRIDE)
+        return features_BGC, whole.flatten(2).mT
+
+    def _hold(
+        self, ids_BS: Tensor, kept: tuple[Tensor, Tensor], total_BGC: Tensor, step: int
+    ) -> Tensor:
+        features_BGC, whole_BG1 = kept
+        if self.raster:
+            span = self.spans[step]
+            left_BSC, whole_BS1 = features_BGC[:, span], whole_BG1[:, span]
+        else:
+            left_BSC = self.tokenizer.pool(features_BGC - total_BGC, step)
+            whole_BS1 = self.tokenizer.pool(whole_BG1, step)
+        nearest_BS = self.tokenizer.codebook(0 if self.raster else step).nearest(left_BSC)
+        return torch.where(whole_BS1.squeeze(-1) > 0.999, nearest_BS, ids_BS)

@@ -1,0 +1,254 @@
+"""VQ-VAE: an image as a few dozen integers, at one scale or, residual upon residual, at several.
+
+    f = encoder(image);  f_0 = 0
+    r_k = codebook_k(pool_k(f - f_{k-1}));  f_k = f_{k-1} + up_k(codes_k[r_k])
+    image ~ decoder(f_K)
+
+With the one scale 7 this is the VQ-VAE of arXiv 1711.00937, with scales 1, 2, 4, 7 the residual
+tokenizer of VAR, arXiv 2404.02905, algorithms 1 and 2: each scale codes what the coarser ones
+have left over. Three things differ from VAR's. Every scale has a codebook of its own: one for
+all would have to be divided between residuals of all sizes, and the coarse scales, with their
+few tokens, would get the least. Features have unit rms, so that they cannot shrink to please
+the quantizer. And the upsampled codes pass through no convolution.
+
+Shapes: B batch, C code_dim, V codebook_size, G = 7*7 cells of the finest scale, S = s*s cells
+of scale s, T the sum of all S: tokens of an image, coarse to fine, each scale in raster order.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.codebook import Codebook, code_usage
+from mnist_transformer.models.base import Model
+from mnist_transformer.transformer import rms_norm
+
+STRIDE = 4  # pixels of a finest cell, in height and width
+BATCH = 250  # images coded at once where figures are made from a whole split
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Sizes of a tokenizer.
+
+    Args:
+        width: channels at the finest scale; half as many one convolution nearer the pixels.
+        depth: residual blocks of the encoder, and as many of the decoder.
+        scales: heights of the token maps, ascending; the last is image_size / 4.
+        codebook_size: codes V of each scale.
+        commitment: weight of the features' distance to their codes.
+        truncate: share of training images that are decoded without their finest scales, so
+            that an unfinished drawing looks like a blurred one.
+        decay: of the codebooks' moving averages, a step.
+        dead: a code that is used less than this share of an even use is restarted.
+    """
+
+    image_size: int = 28
+    channels: int = 1
+    width: int = 96
+    depth: int = 2
+    scales: tuple[int, ...] = (1, 2, 4, 7)
+    codebook_size: int = 256
+    code_dim: int = 8
+    commitment: float = 0.02
+    truncate: float = 0.1
+    decay: float = 0.97
+    dead: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))  # JSON has no tuples
+        if not 0 <= self.truncate <= 1:
+            raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")
+        if self.image_size < STRIDE or self.image_size % STRIDE:
+            raise ValueError(
+                f"image_size is {self.image_size}, expected a multiple of {STRIDE} above 0"
+            )
+        ascending = self.scales == tuple(sorted({s for s in self.scales if s > 0}))
+        if not ascending or self.scales[-1:] != (self.grid,):
+            raise ValueError(
+                f"scales are {self.scales}, expected ascending ones from 1 or more that end at "
+                f"{self.grid}, image_size / {STRIDE}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Height of the finest scale."""
+        return self.image_size // STRIDE
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(scale * scale for scale in self.scales)
+
+    def build(self) -> "VQVAE":
+        return VQVAE(self)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(width, width, 3, padding=1)
+        self.output = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.output(F.relu(self.mix(F.relu(x))))
+
+
+class VQVAE(Model):
+    """See the module's docstring. A ``Tokenizer``; images are uint8 (B, C, H, W)."""
+
+    config: VQVAEConfig
+    pool_TG: Tensor
+    up_TG: Tensor
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__(config)
+        width, grid = config.width, config.grid
+        self.encoder = nn.Sequential(
+            nn.Conv2d(config.channels, width // 2, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width // 2, width, 4, stride=2, padding=1),
+            *(ResidualBlock(width) for _ in range(config.depth)),
+            nn.ReLU(),
+            nn.Conv2d(width, config.code_dim, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.code_dim, width, 3, padding=1),
+            *(ResidualBlock(width) for _ in range(config.depth)),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(width // 2, config.channels, 4, stride=2, padding=1),
+        )
+        self.codebooks = nn.ModuleList(
+            Codebook(config.codebook_size, config.code_dim, decay=config.decay, dead=config.dead)
+            for _ in config.scales
+        )
+        # From the finest scale to another and back by matrices: exact, and cheap on any device.
+        pools, ups = [], []
+        for scale in config.scales:
+            fine = torch.eye(grid * grid).view(-1, 1, grid, grid)
+            coarse = torch.eye(scale * scale).view(-1, 1, scale, scale)
+            pools.append(F.adaptive_avg_pool2d(fine, scale).flatten(1).T)
+            ups.append(F.interpolate(coarse, (grid, grid), mode="bilinear").flatten(1))
+        self.register_buffer("pool_TG", torch.cat(pools), persistent=False)
+        self.register_buffer("up_TG", torch.cat(ups), persistent=False)
+
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Squared error of the pixels in [0, 1], and commitment, both as means: float32 (B,).
+
+        In training mode the codebooks take a step too.
+        """
+        x_BCHW = self._scale(images)
+        f_BGC = self._features(x_BCHW)
+        _, totals = self._quantize(f_BGC.detach(), learn=self.training)
+        totals_KBGC = torch.stack(totals)
+        last_B = torch.full((len(images),), len(totals) - 1)
+        if self.training:
+            coarser = torch.rand(len(images)) < self.config.truncate
+            last_B = torch.where(coarser, (torch.rand(len(images)) * last_B).long(), last_B)
+        # The gradient passes the quantizer as if it were not there (straight through), and
+        # every scale's total, not the last alone, draws the features towards it, as in VAR.
+        shown_BGC = totals_KBGC[last_B.to(f_BGC.device), torch.arange(len(images))]
+        through_BGC = f_BGC + (shown_BGC - f_BGC).detach()
+        distances_KB = (f_BGC - totals_KBGC).square().mean((2, 3))
+        errors_B = (self._decoded(through_BGC).float() - x_BCHW).square().mean((1, 2, 3))
+        return errors_B + self.config.commitment * distances_KB.mean(0)
+
+    # --- Tokenizer ---
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes int64 (B, T), each in [0, V), of uint8 images (B, C, H, W)."""
+        codes_BT, _ = self._quantize(self.features(images), learn=False)
+        return codes_BT
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images uint8 (B, C, H, W) of codes (B, T); ValueError where they are none."""
+        return self.render(self.totals(self._check_codes(codes))[-1])
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """What is left of images uint8 (B, C, H, W) when they are coded and decoded again."""
+        return self.decode(self.encode(images))
+
+    def figures(self, images: Tensor) -> dict[str, float]:
+        """``code_usage`` of every scale over all these images."""
+        coded = [self.encode(part) for part in images.split(BATCH)]
+        figures = {}
+        for scale, ids in zip(self.config.scales, self.by_scale(torch.cat(coded)), strict=True):
+            usage, perplexity = code_usage(ids, self.config.codebook_size)
+            figures[f"usage_{scale}x{scale}"] = usage
+            figures[f"perplexity_{scale}x{scale}"] = perplexity
+        return figures
+
+    # --- the parts, for a model over the codes ---
+
+    def by_scale(self, x_BT: Tensor) -> tuple[Tensor, ...]:
+        """Views (B, S, ...) of a tensor (B, T, ...), coarse to fine."""
+        return x_BT.split([scale * scale for scale in self.config.scales], dim=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the codes approximate: float32 (B, G, C) of uint8 images (B, C, H, W)."""
+        return self._features(self._scale(self.check_images(images)))
+
+    def pool(self, x_BGC: Tensor, level: int) -> Tensor:
+        """Means over the cells of a scale: (B, S, C)."""
+        return self.by_scale(self.pool_TG[None])[level] @ x_BGC
+
+    def codebook(self, level: int) -> Codebook:
+        codebook = self.codebooks[level]
+        assert isinstance(codebook, Codebook)
+        return codebook
+
+    def add(self, total_BGC: Tensor, level: int, ids_BS: Tensor) -> Tensor:
+        """The total of the coarser scales with this one's codes on top."""
+        up_GS = self.by_scale(self.up_TG[None])[level].mT
+        return total_BGC + up_GS @ self.codebook(level).codes[ids_BS]
+
+    def totals(self, codes_BT: Tensor) -> list[Tensor]:
+        """The total (B, G, C) after each scale."""
+        blank = torch.zeros(len(codes_BT), self.config.grid**2, self.config.code_dim)
+        totals = [blank.to(self.device)]
+        for level, ids_BS in enumerate(self.by_scale(codes_BT)):
+            totals.append(self.add(totals[-1], level, ids_BS))
+        return totals[1:]
+
+    def render(self, total_BGC: Tensor) -> Tensor:
+        """Images uint8 (B, C, H, W) of a total."""
+        pixels = self._decoded(total_BGC).float().clamp(0, 1)
+        return (pixels * 255).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def _quantize(self, f_BGC: Tensor, *, learn: bool) -> tuple[Tensor, list[Tensor]]:
+        codes, totals = [], [torch.zeros_like(f_BGC)]
+        with torch.autocast(f_BGC.device.type, enabled=False):  # averages need their digits
+            for level in range(len(self.codebooks)):
+                left_BSC = self.pool(f_BGC - totals[-1], level)
+                if learn:
+                    self.codebook(level).learn(left_BSC.flatten(0, 1))
+                codes.append(self.codebook(level).nearest(left_BSC))
+                totals.append(self.add(totals[-1], level, codes[-1]))
+        return torch.cat(codes, dim=1), totals[1:]
+
+    def _features(self, x_BCHW: Tensor) -> Tensor:
+        return rms_norm(self.encoder(x_BCHW).flatten(2).mT)
+
+    def _decoded(self, total_BGC: Tensor) -> Tensor:
+        maps = total_BGC.mT.unflatten(-1, (self.config.grid, self.config.grid))
+        return self.decoder(maps)
+
+    def _check_codes(self, codes: Tensor) -> Tensor:
+        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
+        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
+            raise ValueError(
+                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
+                f"expected torch.int64 of shape (B, {num_tokens})"
+            )
+        wrong = codes[(codes < 0) | (codes > largest)]
+        if len(wrong):
+            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
+        return codes.to(self.device)
+
+    @staticmethod
+    def _scale(images: Tensor) -> Tensor:
+        return images.float() / 255

@@ -1,0 +1,223 @@
+"""How fast drawing gets: models in several settings, raced in one run (the verb ``bench``).
+
+A *subject* draws in one setting: plain (eager, float32, with the key-value cache), compiled, in
+bfloat16, or the old way, without a cache, where every pixel costs a pass over all before it.
+Batches of several sizes show what batching brings. Where a drawing would take too long, a part
+of it that costs as much as any other is timed, and the rest extrapolated; the setting says so.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import count, islice
+from pathlib import PurePath
+from typing import NamedTuple
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from mnist_transformer import checkpoint, find_weights, load, shipped, to_device, trials
+from mnist_transformer.bench import count_flops, matmul_peak, now
+from mnist_transformer.ledger import Row
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.pixel import Pixel
+from mnist_transformer.recipes import RECIPES
+from mnist_transformer.sampling import Sampling, draw_categorical
+from mnist_transformer.transformer import Transformer, fast_dtype
+
+OLD_MODEL = "mnist-pixel-3.5m"
+NUM_COUNTED = 10  # images whose operations are counted: one a class
+MAX_DRAWINGS = 200
+NUM_PASSES = 8  # timed of the old way's one a pixel
+THE_OLD_WAY = "no cache"
+
+Draw = Callable[[int], object]
+Tell = Callable[[str], None]
+
+
+class Subject(NamedTuple):
+    """Something that draws, in one setting.
+
+    Attributes:
+        draw: draws a batch of that many images, or ``share`` of the work of it.
+        plain: a function like ``draw`` whose operations are counted in its place, as they
+            are hidden in compiled code.
+        share: in (0, 1]; each further share of a drawing costs as much.
+        largest_batch: the most images that it is asked to draw at once.
+        warm_up: drop the first drawing however long it takes, as it compiles.
+    """
+
+    model: str
+    setting: str
+    parameters: int
+    draw: Draw
+    plain: Draw
+    share: float = 1.0
+    largest_batch: int = 2**20
+    warm_up: bool = False
+
+
+def load_models(names: Sequence[str], device: str | None) -> dict[str, GenerativeModel]:
+    """Models by name: the old way's first, with random weights where it is not shipped.
+
+    Args:
+        names: as ``load`` takes them; none stand for all models that are shipped and draw.
+
+    Raises:
+        ValueError: as in ``load``.
+    """
+    models: dict[str, GenerativeModel] = {}
+    if OLD_MODEL in shipped():
+        models[OLD_MODEL] = load(OLD_MODEL, device)
+    else:
+        models[f"{OLD_MODEL} (random weights)"] = to_device(
+            RECIPES[OLD_MODEL].model.build(), device
+        )
+    if names:
+        return models | {PurePath(name).name: load(name, device) for name in names}
+    for name in shipped():
+        model = checkpoint.load(find_weights(name))
+        if isinstance(model, GenerativeModel):
+            models[name] = to_device(model, device)
+    return models
+
+
+def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
+    """A model with one switch after the other turned on; ``tell`` hears which cannot be."""
+    draw = _drawer(model)
+    subjects = [Subject(name, "plain", model.num_parameters, draw, draw)]
+    if isinstance(model, Pixel):
+        subjects.insert(0, _full_passes(name, model))
+    if fast_dtype(model.device) == torch.bfloat16:
+        rounded = _drawer(model, torch.bfloat16)
+        subjects.append(Subject(name, "bfloat16", model.num_parameters, rounded, draw))
+    else:
+        tell(f"{name} in bfloat16: not measured, {model.device} has no instructions for it")
+    compiled = copy.deepcopy(model)
+    transformer = getattr(compiled, "transformer", None)
+    if isinstance(transformer, Transformer):
+        transformer.compile(dynamic=True)
+        fast = _drawer(compiled)
+        subjects.append(Subject(name, "compiled", model.num_parameters, fast, draw, warm_up=True))
+    return subjects
+
+
+def _drawer(model: GenerativeModel, dtype: torch.dtype = torch.float32) -> Draw:
+    """Draws other images at every call, all classes in turn."""
+    seeds = count()
+
+    def draw(num_images: int) -> None:
+        mine = list(islice(seeds, num_images))
+        kind = model.device.type
+        with nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype):
+            model.sample([seed % model.num_classes for seed in mine], mine)
+
+    return draw
+
+
+def _full_passes(name: str, model: Pixel, num_passes: int = NUM_PASSES) -> Subject:
+    """The old way: every pixel by a pass over the class and all pixels before it.
+
+    Timed are passes of evenly spread lengths, each standing for those around it.
+    """
+    num_passes = min(num_passes, model.num_pixels)
+    lengths = [1 + int((i + 0.5) * model.num_pixels / num_passes) for i in range(num_passes)]
+
+    @torch.inference_mode()
+    def draw(num_images: int) -> None:
+        values = torch.randint(
+            model.config.num_levels, (num_images, model.num_pixels), device=model.device
+        )
+        cond = torch.arange(num_images, device=model.device) % model.num_classes
+        uniform = torch.rand(num_images, device=model.device)
+        for length in lengths:
+            logits = model.logits(values[:, :length], cond)
+            draw_categorical(logits[:, -1], uniform, Sampling())
+
+    return Subject(
+        name,
+        f"{THE_OLD_WAY}, {num_passes} of {model.num_pixels} passes timed",
+        model.num_parameters,
+        draw,
+        draw,
+        share=num_passes / model.num_pixels,
+        largest_batch=16,
+    )
+
+
+def measure(
+    subject: Subject, batch_size: int, device: torch.device, seconds: float
+) -> dict[str, float]:
+    """Seconds of a batch from request to image (percentiles), and images a second (the median).
+
+    Drawings are repeated for about ``seconds``, two or more after one to warm up; one that
+    takes longer than that by itself is the only one, and no warm-up.
+    """
+    times: list[float] = []
+    started = now(device)
+    while len(times) < 3 or (now(device) - started < seconds and len(times) < MAX_DRAWINGS):
+        start = now(device)
+        subject.draw(batch_size)
+        times.append(now(device) - start)
+        if len(times) == 1 and times[0] > seconds and not subject.warm_up:
+            break
+    latency = torch.tensor(times[1:] or times, dtype=torch.float64) / subject.share
+    p50, p90, p99 = latency.quantile(torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)).tolist()
+    return {
+        "images/s": batch_size / p50,
+        "p50, s": p50,
+        "p90, s": p90,
+        "p99, s": p99,
+        "drawings": len(latency),
+    }
+
+
+def race(
+    subjects: Iterable[Subject],
+    batch_sizes: Sequence[int],
+    device: torch.device,
+    *,
+    seconds: float = 10.0,
+    command: str = "",
+    tell: Tell,
+) -> Iterator[Row]:
+    """Measure every subject at every batch size: a row for ``ledger.append`` each.
+
+    Args:
+        seconds: about how long each measurement takes.
+        tell: hears what could not be measured, and why.
+    """
+    peak_flops, _ = matmul_peak(device)
+    counted: dict[Draw, float] = {}
+    old: float | None = None
+    for subject in subjects:
+        for batch_size in batch_sizes:
+            if batch_size > subject.largest_batch:
+                continue
+            try:
+                figures: dict[str, float | None] = {**measure(subject, batch_size, device, seconds)}
+            except TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                tell(f"{subject.model}, {subject.setting}: not measured, {reason}")
+                break
+            if subject.plain not in counted:
+                num_counted = min(NUM_COUNTED, subject.largest_batch)
+                flops = count_flops(partial(subject.plain, num_counted))
+                counted[subject.plain] = flops / num_counted / subject.share
+            flops_per_image = counted[subject.plain]
+            rate = figures["images/s"]
+            assert rate is not None
+            if batch_size == 1 and old is None and subject.setting.startswith(THE_OLD_WAY):
+                old = rate
+            figures["times the old way"] = rate / old if old else None
+            figures["GFLOP an image"] = flops_per_image / 1e9
+            figures["share of matmul peak, %"] = 100 * rate * flops_per_image / peak_flops
+            yield trials.make_row(
+                "bench",
+                {"model": subject.model, "setting": subject.setting, "batch": batch_size},
+                figures,
+                parameters=subject.parameters,
+                device=str(device),
+                command=command,
+            )

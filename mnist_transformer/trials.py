@@ -1,0 +1,129 @@
+"""Trials: the measurements of an experiment, each a row of the ledger, and the table of them all.
+
+An experiment varies a few settings, often over a few seeds, and measures a few figures. Names
+of settings and figures are the heads of the table's columns, so they carry their units; a cell
+of the table is the mean over the seeds, and the standard deviation where there are several.
+"""
+
+from collections.abc import Iterable, Mapping
+from statistics import mean, stdev
+
+from mnist_transformer import ledger
+from mnist_transformer.ledger import Row
+
+EXPERIMENTS = (
+    "bench",
+    "attention",
+    "positions",
+    "patching",
+    "smallest",
+    "var",
+    "diffusion",
+    "diffusion-steps",
+    "mar",
+    "inpainting",
+)
+NOTHING = "–"
+
+Settings = Mapping[str, str | int | float]
+Figures = Mapping[str, float | None]
+
+
+def name_of(experiment: str, settings: Settings, seed: int | None = None) -> str:
+    """What stands in a row's ``recipe``, such as "positions/14/rope/seed 0"."""
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"experiment is {experiment!r}, expected one of {', '.join(EXPERIMENTS)}")
+    parts = [experiment, *map(str, settings.values())]
+    return "/".join(parts if seed is None else [*parts, f"seed {seed}"])
+
+
+def make_row(
+    experiment: str,
+    settings: Settings,
+    figures: Figures,
+    *,
+    seed: int | None = None,
+    parameters: int = 0,
+    device: str = "cpu",
+    exact: bool | None = None,
+    images_seen: int | None = None,
+    seconds: float | None = None,
+    command: str = "",
+) -> Row:
+    """A row for ``ledger.append``; measured again, it takes the place of the one before.
+
+    Args:
+        parameters: of the model; 0 where there is none.
+
+    Raises:
+        ValueError: an unknown experiment.
+    """
+    return ledger.make_row(
+        name_of(experiment, settings, seed),
+        {
+            "experiment": experiment,
+            "settings": dict(settings),
+            "seed": seed,
+            "figures": dict(figures),
+        },
+        parameters=parameters,
+        device=device,
+        exact=exact,
+        images_seen=images_seen,
+        seconds=seconds,
+        command=command,
+    )
+
+
+def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
+    """The rows of an experiment among the latest ones (``ledger.latest``), oldest first."""
+    return [row for row in rows.values() if row["metrics"].get("experiment") == experiment]
+
+
+def by_settings(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ in their seeds alone, together, in the order of the first ones."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        found = row["metrics"]
+        groups.setdefault(name_of(found["experiment"], found["settings"]), []).append(row)
+    return list(groups.values())
+
+
+def figures_of(group: Iterable[Row], name: str) -> list[float]:
+    """One figure of every row that has it."""
+    found = (row["metrics"]["figures"].get(name) for row in group)
+    return [value for value in found if value is not None]
+
+
+def table(rows: Mapping[str, Row], experiment: str) -> str:
+    """Markdown: a line for each combination of settings, a column a setting, then the figures."""
+    groups = by_settings(of(experiment, rows))
+    if not groups:
+        return "Not measured yet.\n"
+    metrics = [row["metrics"] for group in groups for row in group]
+    settings = list(dict.fromkeys(name for m in metrics for name in m["settings"]))
+    figures = list(dict.fromkeys(name for m in metrics for name in m["figures"]))
+    sized = any(group[0]["parameters"] for group in groups)
+    head = [*settings, *(["parameters"] if sized else []), *figures]
+    lines = [head, ["---"] * len(settings) + ["---:"] * (len(head) - len(settings))]
+    for group in groups:
+        line = [_text(group[0]["metrics"]["settings"].get(name)) for name in settings]
+        if sized:
+            line.append(_text(group[0]["parameters"] or None))
+        lines.append(line + [_spread(figures_of(group, name)) for name in figures])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return _text(values[0] if values else None)
+    return f"{_text(mean(values))} ± {stdev(values):.2g}"
+
+
+def _text(value: str | int | float | None) -> str:
+    """Four significant digits, or all of a whole number's."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"

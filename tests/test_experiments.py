@@ -1,0 +1,161 @@
+"""The experiments' own parts, and each script once on almost nothing: it resumes and plots."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY as TINY_PATCH
+from test_likelihood import SPACES, all_images, random_model
+
+from experiments import attention, common, patching, positions, smallest
+from mnist_transformer import evaluate, ledger, report
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.models.classifier import ClassifierConfig
+from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.recipes import RECIPES
+
+
+def make_dataset(num_images: int = 40) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(num_images, 1, 28, 28, dtype=torch.uint8)
+    images[..., 10:14, 8:20] = torch.randint(
+        0, 256, (num_images, 1, 4, 12), dtype=torch.uint8, generator=generator
+    )
+    split = Split(images, torch.arange(num_images) % 10)
+    return Dataset(split, split, split)
+
+
+@pytest.fixture
+def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A few images, an untrained judge, tiny models, and an empty ledger; its path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
+    monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
+    tiny = replace(RECIPES["mnist-patch"], model=TINY_PATCH, batch_size=16)
+    monkeypatch.setitem(RECIPES, "mnist-patch", tiny)
+    for module in (positions, patching, smallest):
+        monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_dataset())
+    for module in (patching, smallest):
+        monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size: 1.0)
+    return tmp_path / "results" / "ledger.jsonl"
+
+
+def test_slant_is_the_angle_of_a_sheared_bar() -> None:
+    images = torch.zeros(4, 1, 21, 21, dtype=torch.uint8)
+    for y in range(3, 18):
+        images[0, 0, y, 10] = 200  # upright
+        images[1, 0, y, 20 - y] = 200  # leans to the right by 45 degrees, as a slash does
+        images[2, 0, y, y] = 200
+    images[3, 0, 5] = 255  # a single row: no slant to speak of
+    torch.testing.assert_close(
+        positions.slant(images), torch.tensor([0.0, 45.0, -45.0], dtype=torch.float64)
+    )
+
+
+def test_half_size_is_the_mean_of_four_pixels() -> None:
+    dataset = make_dataset(2)
+    small = common.half_size(dataset).test
+    assert small.images.shape == (2, 1, 14, 14)
+    assert small.images.dtype == torch.uint8
+    corner = dataset.test.images[0, 0, 10:12, 8:10].float().mean().round()
+    assert small.images[0, 0, 5, 4] == corner
+
+
+def test_independent_pixels_have_a_likelihood_too() -> None:
+    config = SPACES["one patch of four pixels"]
+    model, images = random_model(config), all_images(config)
+    own = slice(model.around.num_before, None)
+    assert model.head.window_weight()[own].any()
+    patching.blind(model)
+    assert not model.head.window_weight()[own].any()
+    with torch.no_grad():
+        total = (-model.nll(images, None).nats.double()).exp().sum().item()
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+def test_sizes_span_two_orders_of_magnitude() -> None:
+    counts = []
+    for size in smallest.SIZES:
+        with torch.device("meta"):
+            model = smallest.make_config(RECIPES["mnist-patch"].model, size).build()
+        counts.append(model.num_parameters)
+    assert counts == sorted(counts)
+    assert 0.08e6 < counts[0] < 0.2e6
+    assert 8e6 < counts[-1] < 12e6
+    assert counts[5] == RECIPES["mnist-patch"].model.build().num_parameters
+
+
+def run_twice(script: Callable[[], None], path: Path) -> list[ledger.Row]:
+    """The rows that a script leaves; run again, it adds none and draws its plot anew."""
+    script()
+    rows = ledger.rows(path)
+    script()
+    assert ledger.rows(path) == rows
+    (plot,) = path.parent.glob("*/plot.png")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    experiment = plot.parent.name
+    assert report.TABLES[experiment](ledger.latest(path)).count("\n") >= 3
+    return rows
+
+
+def test_attention(small_world: Path) -> None:
+    def script() -> None:
+        attention.main(tokens=(4, 7), tokens_a_batch=16, head_dim=8, seconds=0.01)
+
+    rows = run_twice(script, small_world)
+    float32 = [r for r in rows if r["metrics"]["settings"]["dtype"] == "float32"]
+    assert len(float32) == 2 * 2 * 2
+    assert all(r["metrics"]["figures"]["ms"] > 0 for r in rows)
+
+
+def test_peak_memory_is_what_is_held_at_once() -> None:
+    def work() -> None:
+        torch.ones(16, 2**20)  # 64 MiB
+
+    found = attention.peak_memory(work, torch.device("cpu"))
+    assert found is None or found == pytest.approx(64, rel=0.1)
+
+
+def test_positions(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = PixelConfig(image_size=14, dim=16, depth=1, num_heads=2, mlp_dim=16, dropout=0.3)
+    monkeypatch.setattr(positions, "SMALL", tiny)
+
+    def script() -> None:
+        positions.main(schemes=("learned", positions.OLD), seeds=(3,), epochs=8, num_samples=20)
+
+    rows = run_twice(script, small_world)
+    assert [r["recipe"] for r in rows] == [
+        "positions/14/(real digits)/off/8",
+        "positions/14/learned/off/8/seed 3",
+        "positions/14/learned/on/8/seed 3",
+        "positions/14/rope on the head axis/off/8/seed 3",
+        "positions/14/rope on the head axis/on/8/seed 3",
+    ]
+    bits = [r["metrics"]["figures"].get("test bits/dim") for r in rows]
+    assert bits[0] is None
+    assert bits[1] != bits[2]
+    assert rows[1]["images_seen"] == rows[2]["images_seen"] == 320
+    assert (rows[1]["exact"], rows[2]["exact"]) == (True, None)
+    with pytest.raises(ValueError, match="size is 20, expected 14 or 28"):
+        positions.main(size=20)
+
+
+def test_patching(small_world: Path) -> None:
+    def script() -> None:
+        patching.main(patch_sizes=(4,), seeds=(0,), max_seconds=0.2, num_samples=20)
+
+    masked, independent = run_twice(script, small_world)
+    assert masked["parameters"] == independent["parameters"]
+    assert independent["exact"] is True
+
+
+def test_smallest(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smallest, "SIZES", ((8, 1, 2, 8, 1), (16, 1, 2, 8, 1)))
+
+    def script() -> None:
+        smallest.main(seeds=(0,), max_seconds=0.2, num_samples=20, first=1)
+
+    (row,) = run_twice(script, small_world)
+    assert row["metrics"]["settings"]["dim"] == 16

@@ -1,0 +1,64 @@
+"""What the patch model promises beyond the contract: packing, blank patches, batches."""
+
+import pytest
+import torch
+from test_contract import TINY
+
+from mnist_transformer.packing import Packing
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = TINY["patch"].build().eval()
+    with torch.no_grad():  # outputs start at zero: move everything
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def test_packing_loses_nothing_and_keeps_sequences_apart():
+    lengths = torch.tensor([3, 1, 5, 2, 4, 5])
+    packing = Packing(lengths, row_length=6)
+    assert packing.shape == (4, 6)  # 20 tokens: 5+1, 5, 4+2, 3
+    tokens = torch.arange(20.0)[:, None]
+    rows = packing.rows(tokens)
+    assert torch.equal(packing.tokens(rows), tokens)
+    owner = torch.arange(6).repeat_interleave(lengths)
+    rows, mask = rows.squeeze(-1), packing.mask[:, 0]
+    for row, places in enumerate(mask):
+        for query, sees in enumerate(places):
+            assert sees[query]  # padding too sees itself, else its softmax were empty
+            for key in sees.nonzero().flatten().tolist():
+                assert key <= query
+                a, b = int(rows[row, query]), int(rows[row, key])
+                assert owner[a] == owner[b] or a == b == 0
+
+
+def test_likelihood_of_an_image_does_not_depend_on_its_batch(model):
+    images = torch.randint(0, 16, (9, 1, 8, 8), dtype=torch.uint8)
+    images *= torch.rand(9, 1, 8, 8) < torch.linspace(0, 0.3, 9)[:, None, None, None]
+    labels = torch.arange(9) % 3
+    together = model.nll(images, labels).nats
+    alone = [model.nll(images[i : i + 1], labels[i : i + 1]).nats for i in range(9)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_all_images_may_be_blank(model):
+    blank = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    assert model.nll(blank, [0, 1]).nats.isfinite().all()
+    with torch.no_grad():
+        model.gate.output.bias.fill_(-1e4)
+    assert [canvas.sum().item() for canvas in model.steps([0, 1], seeds=[0, 1])] == [0]
+
+
+def test_drawing_with_images_dropped_from_the_cache_is_drawing_them_alone(model):
+    """Images of very different length, so that the cache is made smaller on the way."""
+    with torch.no_grad():
+        model.gate.output.bias.fill_(-2.0)
+    seeds = list(range(24))
+    together = model.sample([0] * 24, seeds)
+    num_inked = (together.unfold(2, 4, 4).unfold(3, 4, 4) > 0).any(-1).any(-1).sum((1, 2, 3))
+    assert num_inked.min() < num_inked.max()
+    alone = torch.cat([model.sample([0], [seed]) for seed in seeds])
+    assert torch.equal(together, alone)

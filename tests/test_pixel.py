@@ -1,0 +1,119 @@
+"""The family `pixel`, beyond what the contract and the likelihood tests ask of every family."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_contract import TINY
+from torch import Tensor
+
+from mnist_transformer.models.pixel import Pixel, PixelConfig
+from mnist_transformer.positions import POSITIONS
+from mnist_transformer.recipes import RECIPES
+from mnist_transformer.sampling import Keep, Sampling
+
+CONFIG = replace(TINY["pixel"], dim=32)  # heads of 16, which every position scheme takes
+
+
+def make_model(config: PixelConfig = CONFIG) -> Pixel:
+    """Weights far from where they start, where outputs are zero."""
+    torch.manual_seed(0)
+    model = config.build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def random_images(num_images: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 16, (num_images, 1, 8, 8), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [
+        ("mnist-pixel-3.5m", 3_480_576),
+        ("mnist-pixel-6.9m", 6_872_356),
+        ("mnist-pixel-57m", 57_627_136),
+    ],
+)
+def test_sizes_are_those_that_the_recipes_state(name: str, num_parameters: int) -> None:
+    with torch.device("meta"):
+        model = RECIPES[name].model.build()
+    assert model.num_parameters == num_parameters
+    assert f"{num_parameters:,} parameters" in RECIPES[name].about
+
+
+def test_a_pixel_is_told_the_class_and_the_pixels_before_it_alone() -> None:
+    model, images = make_model(), random_images(1)
+    values = images.flatten(1).long()
+    with torch.no_grad():
+        before = model.logits(values, torch.tensor([0]))
+        assert before.shape == (1, 64, 16)
+        for t in (0, 1, 30, 63):
+            changed = values.clone()
+            changed[:, t] = (changed[:, t] + 1) % 16
+            touched = (model.logits(changed, torch.tensor([0])) != before).any(-1)[0]
+            assert not touched[: t + 1].any()
+            assert touched[t + 1 : t + 2].all()
+        assert (model.logits(values, torch.tensor([1])) != before).any(-1).all()
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_drawing_with_the_cache_is_reading_without_it(positions: str, guidance: float) -> None:
+    """The likeliest pixel at every step, drawn through the cache, is that of one full pass."""
+    model = make_model(replace(CONFIG, positions=positions))
+    how = Sampling(temperature=1e-3, guidance=guidance)
+    drawn = model.sample([0, 1, 2], range(3), how).flatten(1).long()
+    with torch.no_grad():
+        logits = model.logits(drawn, torch.arange(3))
+        if guidance != 1:
+            null = model.logits(drawn, torch.full((3,), 3))
+            logits = null + guidance * (logits - null)
+    # Rounding may turn a tie: what was drawn is as likely as the best.
+    chosen = logits.gather(-1, drawn[..., None]).squeeze(-1)
+    assert (logits.amax(-1) - chosen).max() < 0.05
+
+
+def test_kept_pixels_are_read_by_the_later_ones() -> None:
+    model, images = make_model(), random_images(4)
+    mask = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
+    mask[..., :4, :] = True
+    drawn = model.sample([0] * 4, range(4), keep=Keep(images, mask))
+    other = model.sample([0] * 4, range(4), keep=Keep(15 - images, mask))
+    assert torch.equal(drawn[..., :4, :], images[..., :4, :])
+    assert not torch.equal(drawn[..., 4:, :], other[..., 4:, :])
+    # Given what was drawn above the middle, the same pixels are drawn below it.
+    plain = model.sample([0] * 4, range(4))
+    kept = model.sample([0] * 4, range(4), Sampling(num_particles=1), Keep(plain, mask))
+    assert torch.equal(kept, plain)
+
+
+def test_a_canvas_is_a_row() -> None:
+    canvases = list(make_model().steps([0, 1], range(2)))
+    assert len(canvases) == 8
+    for row, canvas in enumerate(canvases):
+        assert torch.equal(canvas[..., : row + 1, :], canvases[-1][..., : row + 1, :])
+        assert not canvas[..., row + 1 :, :].any()
+
+
+def test_levels_outside_the_vocabulary_are_refused() -> None:
+    model, images = make_model(), random_images(1)
+    images[0, 0, 2, 3] = 16
+    with pytest.raises(ValueError, match="a pixel is 16, expected below 16"):
+        model.nll(images, [0])
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    model.sample([0], [0], keep=Keep(images, mask))  # what is not kept is not read
+    mask[0, 0, 2, 3] = True
+    with pytest.raises(ValueError, match="a pixel is 16, expected below 16"):
+        model.sample([0], [0], keep=Keep(images, mask))
+
+
+def test_senseless_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="channels is 3, expected 1"):
+        PixelConfig(channels=3)
+    large = RECIPES["mnist-pixel-6.9m"].model
+    with pytest.raises(ValueError, match="head_dim is 50, expected a multiple of 4"):
+        replace(large, positions="axial_rope").build()
