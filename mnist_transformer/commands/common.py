@@ -1,0 +1,36 @@
+"""What the verbs share: types of options, the recipe by name, the command as it was typed."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from tyro.conf import arg
+
+if TYPE_CHECKING:
+    from mnist_transformer.recipes import Recipe
+
+PROG = "mnist-transformer"
+
+# Options that may be left out; the metavar keeps "None" out of --help.
+_GIVEN = "(optional)"
+OptionalPath: TypeAlias = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint=_GIVEN)]
+OptionalStr: TypeAlias = Annotated[str | None, arg(metavar="STR", help_behavior_hint=_GIVEN)]
+OptionalInt: TypeAlias = Annotated[int | None, arg(metavar="INT", help_behavior_hint=_GIVEN)]
+OptionalFloat: TypeAlias = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint=_GIVEN)]
+
+
+def find_recipe(name: str) -> "Recipe":
+    from mnist_transformer.recipes import RECIPES
+
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    return RECIPES[name]
+
+
+def typed_command() -> str:
+    """The command line, without folders of this machine."""
+    from mnist_transformer import ledger
+
+    return ledger.clean_command([PROG, *sys.argv[1:]])

@@ -1,0 +1,158 @@
+"""eval, bench, list and report."""
+
+import itertools
+import json
+import math
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+import mnist_transformer
+from mnist_transformer.commands.common import (
+    OptionalPath,
+    OptionalStr,
+    find_recipe,
+    typed_command,
+)
+from mnist_transformer.terminal import complain, say, screen, stages
+
+
+def evaluate(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    data: OptionalPath = None,
+    device: OptionalStr = None,
+    num_samples: int = 10_000,
+    record: bool = True,
+) -> None:
+    """Measure a model as the README's tables do: likelihood, drawn digits, copies, speed.
+
+    Args:
+        model: A shipped model, a checkpoint or a training run's folder.
+        data: The folder with MNIST's four files; otherwise what MNIST_TRANSFORMER_DATA names,
+            else a cache that a download fills.
+        device: cpu or cuda; otherwise a GPU where there is one.
+        num_samples: Digits to draw for each of three seeds.
+        record: Append the figures to results/ledger.jsonl and save a sheet of samples.
+    """
+    from mnist_transformer import checkpoint, images, ledger
+    from mnist_transformer.data import load_dataset
+    from mnist_transformer.evaluate import evaluate as measure
+    from mnist_transformer.evaluate import sample_sheet
+    from mnist_transformer.models.base import GenerativeModel
+
+    path = mnist_transformer.find_weights(model)
+    notes = checkpoint.read_notes(path)
+    name = notes.get("recipe", path.stem)
+    subject = mnist_transformer.to_device(checkpoint.load(path), device)
+    with stages() as report:
+        row = measure(
+            subject,
+            name,
+            load_dataset(find_recipe(name).dataset, data),
+            num_samples=num_samples,
+            report=report,
+            images_seen=int(notes["images"]) if "images" in notes else None,
+            seconds=float(notes["seconds"]) if "seconds" in notes else None,
+            curve=json.loads(notes["curve"]) if "curve" in notes else None,
+            command=typed_command(),
+        )
+    screen.print_json(data=row["metrics"])
+    if not record:
+        return
+    say(f"recorded in {ledger.append(row)}")
+    if isinstance(subject, GenerativeModel):
+        sheet = ledger.results_folder() / name / "samples.png"
+        images.save_png(images.enlarge(images.grid(sample_sheet(subject), columns=10)), sheet)
+        say(f"saved {sheet}")
+
+
+def bench(
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODELS")] = (),
+    batch_sizes: tuple[int, ...] = (1, 16, 256),
+    seconds: float = 10.0,
+    peers: bool = True,
+    device: OptionalStr = None,
+    record: bool = True,
+) -> None:
+    """Race models at drawing: batches, cache, bfloat16, compiled, the old way, other libraries.
+
+    Args:
+        models: Shipped models, checkpoints or training runs' folders; otherwise all that are
+            shipped. The old way, a full pass a pixel, runs besides.
+        batch_sizes: How many images to draw at once.
+        seconds: About how long each measurement takes.
+        peers: Race models of other libraries too, of the size of mnist-pixel-3.5m and with
+            random weights; needs the extra [bench].
+        device: cpu or cuda; otherwise a GPU where there is one.
+        record: Append the figures to results/ledger.jsonl.
+    """
+    for size in batch_sizes:
+        if size < 1:
+            raise ValueError(f"a batch size is {size}, expected 1 or more")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds are {seconds}, expected a finite number above 0")
+    from mnist_transformer import ledger, speed
+    from mnist_transformer import peers as others
+
+    if peers:
+        others.check_installed()
+    loaded = speed.load_models(models, device)
+    place = next(iter(loaded.values())).device
+    ours = (speed.settings_of(name, model, complain) for name, model in loaded.items())
+    rows = speed.race(
+        itertools.chain(*ours, others.peers(place) if peers else ()),
+        batch_sizes,
+        place,
+        seconds=seconds,
+        command=typed_command(),
+        tell=complain,
+    )
+    for row in rows:
+        figures = row["metrics"]["figures"]
+        subject = ", ".join(str(value) for value in row["metrics"]["settings"].values())
+        say(f"{subject}: {figures['images/s']:.4g} images/s, {figures['p50, s']:.3g} s")
+        if record:
+            ledger.append(row)
+
+
+def list_models() -> None:
+    """List the models: size, figures, what they can do, and whether they are shipped."""
+    import torch
+    from rich.table import Column, Table
+
+    from mnist_transformer import ledger
+    from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Tokenizer
+    from mnist_transformer.recipes import RECIPES
+
+    measured = ledger.latest()
+    shipped = mnist_transformer.shipped()
+    rest = ("size", "test bits/dim", "does", "options", "weights")
+    table = Table(Column("model", no_wrap=True), *rest, box=None)
+    for name, recipe in RECIPES.items():
+        with torch.device("meta"):  # only its size is wanted
+            model = recipe.model.build()
+        row = measured.get(name)
+        bits = row and row["metrics"].get("bits_per_dim")
+        does = "reads digits"
+        if isinstance(model, GenerativeModel | Tokenizer):
+            does = "draws" if isinstance(model, GenerativeModel) else "encodes"
+        table.add_row(
+            name,
+            f"{model.num_parameters / 1e6:.1f}M",
+            f"{'' if row['exact'] else '≤ '}{bits:.3f}" if row and bits else "",
+            f"{does}, likelihood" if isinstance(model, HasLikelihood) else does,
+            " ".join(sorted(getattr(model, "honours", ()))),
+            "shipped" if name in shipped else "to be trained",
+        )
+    screen.print(table)
+
+
+def report() -> None:
+    """Render the tables of README.md and docs/ from the ledger, and collect the runs' plots."""
+    from mnist_transformer.report import report as render
+
+    written = render()
+    for path in written:
+        say(f"wrote {path}")
+    if not written:
+        say("everything is up to date")

@@ -1,0 +1,172 @@
+"""Around a hole: masks, pictures from anywhere, which digit it may be, and the verb."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from test_likelihood import SPACES, all_images, random_model
+
+from mnist_transformer import cli, inpaint
+from mnist_transformer.sampling import Keep
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def photograph(size: tuple[int, int] = (200, 120)) -> Image.Image:
+    """A dark stroke on white paper, with the noise of a camera."""
+    picture = Image.new("RGB", size, (235, 240, 230))
+    ImageDraw.Draw(picture).line((size[0] // 2, 20, size[0] // 2, size[1] - 20), "black", 14)
+    noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 3))
+    return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("top", 0.5), ("left", 0.5), ("center", 0.25)])
+def test_named_holes(name, hidden):
+    keep = inpaint.hole(name, 28)
+    assert keep.shape == (1, 28, 28)
+    assert (~keep).double().mean() == hidden
+    assert not torch.equal(
+        keep, inpaint.hole({"top": "bottom", "left": "right"}.get(name, "top"), 28)
+    )
+
+
+def test_a_random_hole_hides_its_share_and_follows_its_seed():
+    keep = inpaint.hole("random:0.25", 28, seed=1)
+    assert (~keep).sum() == 196
+    assert torch.equal(keep, inpaint.hole("random:0.25", 28, seed=1))
+    assert not torch.equal(keep, inpaint.hole("random:0.25", 28, seed=2))
+
+
+def test_an_image_of_the_right_size_is_left_as_it_is():
+    levels = np.zeros((28, 28), dtype=np.uint8)
+    levels[5:20, 10:14] = 200
+    levels[5, 10] = 3
+    Image.fromarray(levels).save("digit.png")
+    image, changes = inpaint.read_picture(Path("digit.png"), 28)
+    assert np.array_equal(image[0].numpy(), levels)
+    assert changes == []
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_photograph_becomes_light_on_black(suffix):
+    photograph().save(f"photo.{suffix}")
+    image, changes = inpaint.read_picture(Path(f"photo.{suffix}"), 28)
+    assert changes == ["inverted, since the paper is white", "scaled from 200x120 to 28x28"]
+    assert image.max() > 200
+    assert (image[0, :, :8] == 0).all()  # paper, without its noise
+    assert (image[0, 10:18, 12:16] > 100).any(1).all()
+
+
+def test_transparent_is_paper():
+    picture = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    ImageDraw.Draw(picture).rectangle((10, 5, 14, 20), (0, 0, 0, 255))
+    image, changes = inpaint.to_image(picture, 28)
+    assert changes == ["inverted, since the paper is white"]
+    assert image[0, 10, 12] == 255
+    assert image[0, 0, 0] == 0
+
+
+def test_a_mask_is_white_where_the_hole_is():
+    mask = Image.new("L", (56, 56))
+    ImageDraw.Draw(mask).rectangle((0, 0, 27, 55), 255)
+    mask.save("mask.png")
+    keep = inpaint.read_mask(Path("mask.png"), 28)
+    assert torch.equal(keep, inpaint.hole("left", 28))
+
+
+def test_class_posterior_is_bayes_rule():
+    model = random_model(SPACES["four pixels"])
+    images = all_images(model.config)[::9]
+    posterior = inpaint.class_posterior(model, images)
+    with torch.no_grad():
+        likelihood = torch.stack(
+            [(-model.nll(images, [c] * len(images)).nats.double()).exp() for c in (0, 1)], dim=1
+        )
+    expected = likelihood / likelihood.sum(1, keepdim=True)
+    torch.testing.assert_close(posterior.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["four pixels", "four patches of four pixels"])
+def test_nats_of_pixels_add_up_to_the_image_s(name):
+    model = random_model(SPACES[name])
+    images = all_images(model.config)[::7][:50]
+    with torch.no_grad():
+        nats = model.pixel_nats(images, torch.zeros(len(images), dtype=torch.long))
+        torch.testing.assert_close(nats.sum((1, 2)), model.nll(images, [0] * len(images)).nats)
+    assert nats.shape == images[:, 0].shape
+
+
+def test_the_last_half_s_nats_are_its_conditional_likelihood():
+    """Raster order: the top half does not see the bottom, so its nats do not change with it."""
+    model = random_model(SPACES["four patches of four pixels"])
+    images = torch.randint(0, 2, (8, 1, 4, 4), dtype=torch.uint8)
+    other = images.clone()
+    other[:, :, 2:] = torch.randint(0, 2, (8, 1, 2, 4), dtype=torch.uint8)
+    labels = torch.zeros(8, dtype=torch.long)
+    with torch.no_grad():
+        top, same = (model.pixel_nats(x, labels)[:, :2].sum((1, 2)) for x in (images, other))
+    torch.testing.assert_close(top, same)
+
+
+def test_the_verb_completes_a_photograph(tiny_checkpoint, capsys):
+    photograph().save("photo.jpg")
+    flags = ["--model", str(tiny_checkpoint), "--num-particles", "2", "--n", "2", "--gif"]
+    assert cli.main(["inpaint", "photo.jpg", "--hole", "bottom", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "photo.jpg was inverted, since the paper is white" in said
+    assert "it may be a " in said
+    assert "saved photo-inpainted.png" in said
+    with Image.open("photo-inpainted.png") as picture:
+        assert picture.mode == "RGB"
+    with Image.open("photo-inpainted.gif") as movie:
+        assert movie.n_frames > 1
+
+
+def test_the_verb_keeps_what_the_mask_keeps(tiny_checkpoint):
+    model = cli.mnist_transformer.load(tiny_checkpoint, "cpu")
+    image = torch.randint(0, 256, (1, 28, 28), dtype=torch.uint8)
+    keep = inpaint.hole("center", 28)
+    *_, last = inpaint.complete(model, image, keep, n=3, label=4, seed=5)
+    kept = keep.expand(3, -1, -1, -1)
+    assert torch.equal(last[kept], image.expand(3, -1, -1, -1)[kept])
+    alone = model.sample([4], [6], keep=Keep(image[None], keep[None]))
+    assert torch.equal(last[1:2], alone)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("photo.jpg", "expected either --hole or --mask"),
+        ("photo.jpg --hole top --mask black.png", "expected either --hole or --mask"),
+        ("photo.jpg --hole middle", "hole is 'middle', expected one of top"),
+        ("photo.jpg --hole random:2", "hole is 'random:2', expected random:SHARE"),
+        ("photo.jpg --hole random", "hole is 'random', expected random:SHARE"),
+        ("photo.jpg --hole top --n 0", "n is 0"),
+        ("photo.jpg --hole top --label 10", "class 10 is unknown"),
+        ("photo.jpg --hole top --num-particles 0", "num_particles is 0"),
+        ("photo.jpg --mask black.png", "black.png is nowhere white"),
+        ("photo.jpg --mask missing.png", "missing.png: No such file"),
+        ("missing.png --hole top", "missing.png: No such file"),
+        ("text.png --hole top", "text.png is no picture that can be read"),
+        ("half.jpg --hole top", "half.jpg is damaged"),
+        (". --hole top", "Is a directory"),
+    ],
+)
+def test_a_mistake_is_one_sentence(command, message, tiny_checkpoint, capsys):
+    photograph().save("photo.jpg")
+    Image.new("L", (28, 28)).save("black.png")
+    Path("text.png").write_text("no picture")
+    photograph().save("whole.jpg")
+    content = Path("whole.jpg").read_bytes()
+    Path("half.jpg").write_bytes(content[: len(content) // 2])
+    flags = ["--model", str(tiny_checkpoint)]
+    assert cli.main(["inpaint", *command.split(), *flags]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not Path("photo-inpainted.png").exists()
