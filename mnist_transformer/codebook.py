@@ -37,11 +37,13 @@ class Codebook(nn.Module):
     """V vectors at the means of what is nearest to them.
 
     Args:
-        decay: of the moving averages, a step, in [0, 1).
+        decay: of the moving averages, a step, in [0, 1); later on it rises, so that they come
+            to span the last tenth of the steps and the codes settle.
         dead: a code used less than this share of its even part, N / V, is restarted.
     """
 
     codes: Tensor
+    steps: Tensor
     counts: Tensor
     sums: Tensor
 
@@ -53,6 +55,7 @@ class Codebook(nn.Module):
                 "expected 2 codes or more and both numbers in [0, 1)"
             )
         self.decay, self.dead = decay, dead
+        self.register_buffer("steps", torch.zeros(()))
         self.register_buffer("codes", torch.randn(num_codes, dim))
         self.register_buffer("counts", torch.zeros(num_codes))  # all zero: not started
         self.register_buffer("sums", torch.zeros(num_codes, dim))
@@ -78,7 +81,8 @@ class Codebook(nn.Module):
             self.codes.copy_(spare_VC)
             for _ in range(KMEANS_STEPS):
                 self._follow(rows_NC, spare_VC, decay=0.0)
-        self._follow(rows_NC, spare_VC, self.decay)
+        self.steps += 1
+        self._follow(rows_NC, spare_VC, max(self.decay, 1 - 10 / self.steps.item()))
 
     def _follow(self, rows_NC: Tensor, spare_VC: Tensor, decay: float) -> None:
         # A product and no scattered additions: those come in any order on a GPU.

@@ -11,12 +11,12 @@ class ClassEmbedding(nn.Module):
     learns both the conditional and the unconditional distribution (arXiv 2207.12598).
     """
 
-    def __init__(self, num_classes: int, dim: int, drop: float) -> None:
+    def __init__(self, num_classes: int, dim: int, drop: float, std: float = 0.02) -> None:
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"class drop probability is {drop}, expected a number in [0, 1)")
         self.table = nn.Embedding(num_classes + 1, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=std)
         self.null_class, self.drop = num_classes, drop
 
     def forward(self, cond_B: Tensor) -> Tensor:

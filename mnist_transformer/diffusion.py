@@ -67,6 +67,7 @@ class Diffusion:
         loss_space: where its squared error is taken, one of the same.
         time_mean, time_sd: t of training is logit-normal (arXiv 2403.03206): logit(t) has this
             mean and standard deviation; without a mean t is uniform.
+        uniform_share: that share of the times of training is uniform all the same.
         clip: estimates of x0 are clamped to [-clip, clip], where pixels are.
     """
 
@@ -75,6 +76,7 @@ class Diffusion:
     loss_space: str = "v"
     time_mean: float | None = None
     time_sd: float = 1.0
+    uniform_share: float = 0.0
     clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -122,7 +124,9 @@ class Diffusion:
         order = torch.randperm(number, generator=generator)
         u = (order + torch.rand(1, generator=generator)) / max(number, 1)
         if self.time_mean is not None:
-            u = torch.sigmoid(self.time_mean + self.time_sd * torch.special.ndtri(u))
+            normal = torch.sigmoid(self.time_mean + self.time_sd * torch.special.ndtri(u))
+            # Few of them are near 0, where the last steps of drawing are.
+            u = torch.where(torch.arange(number) < self.uniform_share * number, u, normal)
         return self._on_levels(u, upwards=True).clamp(1 / NUM_LEVELS, 1)
 
     def _on_levels(self, t: Tensor, upwards: bool = False) -> Tensor:

@@ -54,7 +54,8 @@ _patch = Recipe("mnist-patch", PatchConfig(dropout=0.1), batch_size=32, max_seco
 # The superseded project's sizes. Small batches make the most of few images.
 _pixel = Recipe(
     "mnist-pixel-3.5m",
-    PixelConfig(),
+    # With learned vectors alone, a few thousand steps must find out which pixel is above which.
+    PixelConfig(positions="learned_axial_rope"),
     batch_size=16,
     epochs=1,
     about="3,480,576 parameters; one step a pixel",
@@ -70,7 +71,7 @@ _vqvae = Recipe(
 )
 _var = Recipe(
     "mnist-var",
-    VarConfig(tokenizer=_vqvae.model),
+    VarConfig(tokenizer=_vqvae.model, dropout=0.1),
     tokenizer=_vqvae.name,
     max_seconds=85 * 60,
     about="next-scale prediction over the codes of mnist-vqvae",
@@ -80,6 +81,7 @@ _plain = VQVAEConfig(scales=(7,), codebook_size=512)
 _ddpm = Recipe(
     "mnist-ddpm",
     DDPMConfig(),
+    adamw_lr=1e-3,
     max_seconds=100 * 60,
     ema=0.1,
     about="rectified flow over noisy patches",
@@ -102,7 +104,14 @@ RECIPES: dict[str, Recipe] = {
         replace(
             _pixel,
             name="mnist-pixel-57m",
-            model=PixelConfig(dim=768, depth=8, num_heads=12, mlp_dim=3072, dropout=0.1),
+            model=PixelConfig(
+                dim=768,
+                depth=8,
+                num_heads=12,
+                mlp_dim=3072,
+                positions="learned_axial_rope",
+                dropout=0.1,
+            ),
             batch_size=128,
             adamw_lr=1e-3,
             epochs=15,
@@ -119,13 +128,14 @@ RECIPES: dict[str, Recipe] = {
         replace(
             _var,
             name="mnist-vq-raster",
-            model=VarConfig(tokenizer=_plain, order="raster"),
+            model=VarConfig(tokenizer=_plain, order="raster", dropout=0.1),
             tokenizer="mnist-vqvae-plain",
             about="the classic prior of a VQ-VAE, code by code; for mnist-var to beat",
         ),
         Recipe(
             "mnist-mar",
-            MARConfig(),
+            MARConfig(dropout=0.1),
+            adamw_lr=1e-3,
             max_seconds=100 * 60,
             ema=0.1,
             about="masked patches in a random order, with a diffusion head",

@@ -186,13 +186,14 @@ class Modulation(nn.Module):
 
     def __init__(self, cond_dim: int, dim: int, num_chunks: int) -> None:
         super().__init__()
-        self.num_chunks = num_chunks
-        self.linear = nn.Linear(cond_dim, num_chunks * dim)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        # A matrix each: in one, Muon would make the rows of all chunks orthogonal to each other.
+        self.linears = nn.ModuleList(nn.Linear(cond_dim, dim) for _ in range(num_chunks))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(cond)).chunk(self.num_chunks, dim=-1)
+        cond = F.silu(cond)
+        return tuple(linear(cond) for linear in self.linears)
 
 
 def modulate(x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

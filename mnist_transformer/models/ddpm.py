@@ -38,7 +38,8 @@ class DDPMConfig:
     Args:
         dim, depth, num_heads, mlp_dim: the transformer.
         class_drop: share of training images that are shown without their class.
-        schedule, prediction, loss_space, time_mean, time_sd: see ``diffusion.Diffusion``.
+        schedule, prediction, loss_space, time_mean, time_sd, uniform_share: see
+            ``diffusion.Diffusion``.
         sampler, num_steps: of drawing, where ``Sampling`` says nothing else.
         bound_samples: terms of the variational bound evaluated an image, of 999.
     """
@@ -59,6 +60,7 @@ class DDPMConfig:
     loss_space: str = "v"
     time_mean: float | None = 0.8
     time_sd: float = 0.8
+    uniform_share: float = 0.2
     sampler: str = "euler"
     num_steps: int = 10
     bound_samples: int = 8
@@ -75,7 +77,12 @@ class DDPMConfig:
     @property
     def diffusion(self) -> Diffusion:
         return Diffusion(
-            self.schedule, self.prediction, self.loss_space, self.time_mean, self.time_sd
+            self.schedule,
+            self.prediction,
+            self.loss_space,
+            self.time_mean,
+            self.time_sd,
+            self.uniform_share,
         )
 
     def build(self) -> "DDPM":
@@ -94,7 +101,8 @@ class DDPM(GenerativeModel):
         grid = config.image_size // config.patch_size
         num_pixels = config.channels * config.patch_size**2
         self.embed = nn.Linear(num_pixels, config.dim)
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        # As large as the time's features beside it: the norms' modulation is its only way in.
+        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=0.5)
         self.time = nn.Sequential(
             nn.Linear(NUM_TIME_FEATURES, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )

@@ -123,7 +123,8 @@ class DiffusionHead(nn.Module):
         width, depth = config.head_width, config.head_depth
         self.num_chunks = 3 * depth + 2
         self.input = nn.Linear(num_pixels, width)
-        self.state = nn.Linear(config.dim, self.num_chunks * width)
+        # A matrix each, so that Muon does not mix scales, shifts and gates.
+        self.state = nn.ModuleList(nn.Linear(config.dim, width) for _ in range(self.num_chunks))
         self.time = nn.Linear(NUM_TIME_FEATURES, self.num_chunks * width)
         self.mlps = nn.ModuleList(MLP(width, config.head_mlp_dim) for _ in range(depth))
         self.output = nn.Linear(width, num_pixels)
@@ -133,7 +134,7 @@ class DiffusionHead(nn.Module):
 
     def modulation(self, z_ND: Tensor) -> Tensor:
         """(N, 1, chunks * W): the state's part of all scales, shifts and gates."""
-        return self.state(z_ND)[:, None]
+        return torch.cat([linear(z_ND) for linear in self.state], dim=-1)[:, None]
 
     def forward(self, x_NKI: Tensor, t: Tensor, modulation: Tensor) -> Tensor:
         """Predictions (N, K, I) from noisy patches; t broadcasts to (N, K)."""
@@ -298,7 +299,7 @@ class MAR(GenerativeModel):
                 inked_N |= (patches_BPI[chosen_N] > -1).any(-1)  # kept ink
                 chosen_N = chosen_N[0][inked_N], chosen_N[1][inked_N]
                 z_GND = z_GND[:, inked_N]
-            patches_BPI[chosen_N] = self._draw(
+            drawn_NI = self._draw(
                 z_GND.flatten(0, 1),
                 x_1_BPI[chosen_N],
                 scale,
@@ -306,6 +307,8 @@ class MAR(GenerativeModel):
                 partial(self._normal, noise, how.temperature, chosen_N),
                 None if keep is None else (patches_BPI[chosen_N], fixed_BPI[chosen_N]),
             )
+            # Rounded, as the known patches of training are.
+            patches_BPI[chosen_N] = to_signed(to_uint8(drawn_NI))
             yield to_uint8(self._canvas(patches_BPI))
 
     def _normal(

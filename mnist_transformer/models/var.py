@@ -96,7 +96,8 @@ class Var(GenerativeModel):
         step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
         self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        # Large, since the norms' modulation is the class's only way in.
+        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=1.0)
         self.transformer = Transformer(
             dim=config.dim,
             depth=config.depth,
@@ -200,11 +201,13 @@ class Var(GenerativeModel):
             yield self.tokenizer.render(total_BGC)
 
     def _guidance(self, how: Sampling, step: int) -> float:
-        """Overstating the class grows with the scales, from none at the first, as in VAR."""
-        last = len(self.spans) - 1
-        if self.raster or how.guidance <= 1 or last == 0:
+        """Overstating the class grows with the scales, as in VAR, but from the first one on.
+
+        Theirs has ten scales and starts with none; here the first of a few decides the class.
+        """
+        if self.raster or how.guidance <= 1:
             return how.guidance
-        return 1 + (how.guidance - 1) * step / last
+        return 1 + (how.guidance - 1) * (step + 1) / len(self.spans)
 
     def _blank(self) -> Tensor:
         """Where a drawing starts, (1, G, C): nothing; in raster order the codes of black."""
