@@ -8,6 +8,7 @@ import tyro
 
 import mnist_transformer
 from mnist_transformer.commands.common import PROG
+from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw, inpaint
 from mnist_transformer.commands.measure import bench, evaluate, list_models, report
 from mnist_transformer.commands.prompts import prompts
@@ -17,6 +18,7 @@ from mnist_transformer.terminal import complain, say
 VERBS: dict[str, Callable[..., None]] = {
     "draw": draw,
     "inpaint": inpaint,
+    "demo": demo,
     "train": train,
     "eval": evaluate,
     "bench": bench,

@@ -1,0 +1,161 @@
+"""Erase and restore: a digit, drawn or uploaded, and what a model makes of its hole.
+
+On the pad black is ink and red is the hole.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mnist_transformer import images, inpaint
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood
+from mnist_transformer.web.shelf import Shelf, options, together
+
+PAD = 280  # pixels a side
+INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
+PAINTED = "painted red"
+UNKNOWN = "unknown"
+NUM_COMPLETIONS = 8
+MAX_BYTES = 10_000_000
+
+
+def build(shelf: Shelf, queue: str, limit: int) -> None:
+    """Add the tab's parts to the page; ``limit`` drawings of the queue run at a time."""
+    gr.Markdown("Draw a digit in black or upload one, then paint a hole in red or choose one.")
+    with gr.Row():
+        with gr.Column():
+            pad = gr.ImageEditor(
+                Image.new("RGB", (PAD, PAD), "white"),
+                label="Digit",
+                type="pil",
+                sources=(),
+                transforms=(),
+                layers=False,
+                brush=gr.Brush(20, [INK_COLOR, HOLE_COLOR], INK_COLOR, "fixed"),
+                canvas_size=(PAD, PAD),
+                fixed_canvas=True,
+                format="png",
+                buttons=[],
+                elem_id="pad",
+            )
+            upload = gr.UploadButton("Upload a picture", elem_id="upload")
+        with gr.Column():
+            hole = gr.Radio(
+                [PAINTED, *inpaint.HOLES[:-1]], value=PAINTED, label="Hole", elem_id="hole"
+            )
+            label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")
+            chosen = gr.Dropdown(list(shelf.models), label="Model")
+            temperature = gr.Slider(0.1, 2, 1, step=0.05, label="Temperature")
+            guidance = gr.Slider(0, 5, 1, step=0.25, label="Guidance")
+            with gr.Row():
+                start = gr.Button("Restore", variant="primary", elem_id="restore")
+                cancel = gr.Button("Cancel", elem_id="restore-cancel")
+    notes = gr.Markdown(elem_id="posterior")
+    picture = gr.Image(
+        label="Your digit, its hole, completions",
+        interactive=False,
+        format="png",
+        buttons=["download"],
+        elem_classes="restored",
+    )
+
+    def run(
+        pad: dict | None, hole: str, label: str, chosen: str, temperature: float, guidance: float
+    ) -> Iterator[tuple[str, Image.Image]]:
+        try:
+            yield from restore(shelf.models[chosen], pad, hole, label, temperature, guidance)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def show(path: str) -> Image.Image:
+        try:
+            return read_upload(Path(path))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    event = start.click(
+        run,
+        [pad, hole, label, chosen, temperature, guidance],
+        [notes, picture],
+        concurrency_id=queue,
+        concurrency_limit=limit,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    cancel.click(None, cancels=[event], api_visibility="private")
+    upload.upload(show, upload, pad, api_visibility="private")
+
+
+def read_upload(path: Path) -> Image.Image:
+    """An uploaded picture as the pad shows it: black ink on white paper, as large as the pad.
+
+    Raises:
+        ValueError: the file is too large or no picture.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 10**6} MB")
+    try:
+        image, _ = inpaint.read_picture(path, 28)
+    except ValueError as error:  # the user knows the file by its name only
+        raise ValueError(str(error).replace(str(path), path.name)) from error
+    return Image.fromarray(255 - image[0].numpy()).resize((PAD, PAD), Image.Resampling.NEAREST)
+
+
+def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
+    """The pad's digit uint8 (1, size, size), and bool of the same shape: where it is not red.
+
+    Raises:
+        ValueError: nothing is drawn.
+    """
+    if pad is None or pad["composite"] is None:
+        raise ValueError("the pad is empty, expected a digit")
+    page = Image.new("RGBA", pad["composite"].size, "white")
+    drawn = Image.alpha_composite(page, pad["composite"].convert("RGBA")).convert("RGB")
+    levels = np.array(drawn).astype(int)
+    red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60
+    levels[red] = 255
+    image, _ = inpaint.to_image(Image.fromarray(levels.astype(np.uint8)), size)
+    share = Image.fromarray((red * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BOX)
+    if not image.any():
+        raise ValueError("the pad is empty, expected a digit")
+    return image, torch.tensor(np.array(share))[None] < 64
+
+
+def restore(
+    model: GenerativeModel,
+    pad: dict | None,
+    hole: str,
+    label: str,
+    temperature: float,
+    guidance: float,
+) -> Iterator[tuple[str, Image.Image]]:
+    """A note and a sheet of completions, over and over while they are drawn.
+
+    Raises:
+        ValueError: an empty pad, no hole, or an option out of its range.
+    """
+    size = model.image_shape[-1]
+    image, keep = read_pad(pad, size)
+    if hole != PAINTED:
+        keep = keep & inpaint.hole(hole, size)
+    if keep.all():
+        raise ValueError("there is no hole: paint one in red or choose one")
+    digit = None if label == UNKNOWN else int(label)
+    how, ignored = options(model, temperature, guidance, None)
+    note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
+    left = torch.stack([image.expand(3, -1, -1), inpaint.show_hole(image, keep)])
+    steps = inpaint.complete(model, image, keep, n=NUM_COMPLETIONS, label=digit, how=how)
+    for (canvas,) in together([steps]):
+        assert canvas is not None
+        tiles = torch.cat([left, canvas.expand(-1, 3, -1, -1)])
+        sheet = images.enlarge(images.grid(tiles, columns=5, gap=2))
+        yield note, sheet
+    if digit is None and isinstance(model, HasLikelihood):
+        posterior = inpaint.class_posterior(model, canvas).mean(0)
+        order = posterior.argsort(descending=True)[:3].tolist()
+        yield note + "It may be a " + ", ".join(f"{k} ({posterior[k]:.0%})" for k in order), sheet
