@@ -156,6 +156,7 @@ def restore(
         sheet = images.enlarge(images.grid(tiles, columns=5, gap=2))
         yield note, sheet
     if digit is None and isinstance(model, HasLikelihood):
+        assert canvas is not None
         posterior = inpaint.class_posterior(model, canvas).mean(0)
         order = posterior.argsort(descending=True)[:3].tolist()
         yield note + "It may be a " + ", ".join(f"{k} ({posterior[k]:.0%})" for k in order), sheet
