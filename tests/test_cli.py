@@ -121,7 +121,7 @@ def test_many_digits_are_drawn_in_batches(
 ) -> None:
     pictures = []
     for size in (256, 3):
-        monkeypatch.setattr(cli, "MAX_BATCH", size)
+        monkeypatch.setattr("mnist_transformer.commands.draw.MAX_BATCH", size)
         assert cli.main(["draw", "1", "--n", "8", "--model", str(tiny_checkpoint)]) == 0
         pictures.append(Path("1.png").read_bytes())
     assert pictures[0] == pictures[1]
