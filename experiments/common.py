@@ -6,7 +6,7 @@ training was interrupted goes on with it, so the same command again finishes wha
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -149,6 +149,18 @@ class Quality:
             return images
         large = F.interpolate(images.float(), (size, size), mode="bilinear")
         return large.round().to(torch.uint8)
+
+
+def dots(groups: Sequence[list[Row]], names: Sequence[str], figures: Sequence[str]) -> Figure:
+    """A panel a figure, a row a group of cells that differ in their seed; every seed is a dot."""
+    figure = Figure(figsize=(12, 1 + len(groups) / 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(figures), sharey=True), figures, strict=True):
+        for row, group in enumerate(groups):
+            values = trials.figures_of(group, name)
+            axes.plot(values, [-row] * len(values), "o", color="tab:blue", alpha=0.7)
+        axes.set(xlabel=name, yticks=[-row for row in range(len(groups))], yticklabels=names)
+        axes.grid(alpha=0.3)
+    return figure
 
 
 def save_plot(figure: Figure, experiment: str) -> Path:

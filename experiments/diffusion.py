@@ -14,7 +14,7 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import Figures, Quality, results, run_cell, save_plot
+from experiments.common import Figures, Quality, dots, results, run_cell, save_plot
 from mnist_transformer import evaluate, trials
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.models.base import GenerativeModel
@@ -102,17 +102,9 @@ def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figure
 
 
 def plot() -> Figure:
-    """A panel a figure, a row an objective; every seed is a dot."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
     groups = trials.by_settings(results("diffusion"))
     names = [", ".join(map(str, group[0]["metrics"]["settings"].values())) for group in groups]
-    for axes, name in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
-        for row, group in enumerate(groups):
-            values = trials.figures_of(group, name)
-            axes.plot(values, [-row] * len(values), "o", color="tab:blue", alpha=0.7)
-        axes.set(xlabel=name, yticks=[-row for row in range(len(groups))], yticklabels=names)
-        axes.grid(alpha=0.3)
-    return figure
+    return dots(groups, names, FIGURES)
 
 
 if __name__ == "__main__":

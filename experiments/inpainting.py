@@ -111,13 +111,8 @@ def spaced(split: Split, count: int) -> Split:
 
 def run(options: Options) -> None:
     test = load_dataset("mnist").test
-    for name in options.models or mnist_transformer.shipped():
-        try:
-            model = mnist_transformer.load(name)
-        except ValueError:
-            if options.models:
-                raise
-            continue  # shipped, but it does not draw
+    models = {name: mnist_transformer.load(name) for name in options.models}
+    for name, model in (models or mnist_transformer.load_shipped()).items():
         split = spaced(test, options.num_images)
         for num_quadrants in (1, 2, 3):
             settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}

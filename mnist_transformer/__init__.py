@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 AnyModel = TypeVar("AnyModel", bound="Model")
 
 __version__ = "0.1.0"
-__all__ = ["RECIPES", "Sampling", "find_weights", "load", "sample", "shipped"]
+__all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "sample", "shipped"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -86,6 +86,19 @@ def load(
     if not isinstance(model, GenerativeModel):
         raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
     return to_device(model, device)
+
+
+def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
+    """Every shipped model that draws, by name; see ``load``."""
+    from mnist_transformer import checkpoint
+    from mnist_transformer.models.base import GenerativeModel
+
+    models = {name: checkpoint.load(find_weights(name)) for name in shipped()}
+    return {
+        name: to_device(model, device)
+        for name, model in models.items()
+        if isinstance(model, GenerativeModel)
+    }
 
 
 def to_device(model: "AnyModel", device: str | None = None) -> "AnyModel":

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from mnist_transformer.images import grid
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood
 from mnist_transformer.sampling import Keep, Sampling
 
@@ -133,6 +134,19 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
         nats = [model.nll(batch, [label] * len(batch)).nats for batch in images.split(batch_size)]
         columns.append(-torch.cat(nats))
     return torch.stack(columns, dim=1).softmax(-1)
+
+
+def likeliest(model: GenerativeModel, images: Tensor) -> str:
+    """The three likeliest classes of what the images have in common, such as "3 (87%), 5 (9%)"."""
+    posterior = class_posterior(model, images).mean(0)
+    order = posterior.argsort(descending=True)[:3].tolist()
+    return ", ".join(f"{label} ({posterior[label]:.0%})" for label in order)
+
+
+def sheet(image: Tensor, keep: Tensor, completions: Tensor, columns: int) -> Image.Image:
+    """A picture of the image, of it with its hole, and of the completions (N, C, H, W)."""
+    left = torch.stack([image.expand(3, -1, -1), show_hole(image, keep)])
+    return grid(torch.cat([left, completions.expand(-1, 3, -1, -1)]), columns, gap=2)
 
 
 def show_hole(image: Tensor, keep: Tensor) -> Tensor:

@@ -23,8 +23,6 @@ def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[st
     """What makes two runs the same one, as JSON has it."""
     values = asdict(recipe)
     config = values.pop("model")
-    for name in FREE_FIELDS:
-        values.pop(name, None)
     values |= {f"model.{name}": value for name, value in config.items()}
     values |= {"family": checkpoint.family_of(model), "seed": seed, "num_train": num_train}
     return dict(json.loads(json.dumps(values)))

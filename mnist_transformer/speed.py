@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import checkpoint, find_weights, load, shipped, to_device, trials
+from mnist_transformer import load, load_shipped, shipped, to_device, trials
 from mnist_transformer.bench import count_flops, matmul_peak, now
 from mnist_transformer.ledger import Row
 from mnist_transformer.models.base import GenerativeModel
@@ -67,20 +67,15 @@ def load_models(names: Sequence[str], device: str | None) -> dict[str, Generativ
     Raises:
         ValueError: as in ``load``.
     """
-    models: dict[str, GenerativeModel] = {}
+    models = {PurePath(name).name: load(name, device) for name in names}
+    if not names:
+        models = load_shipped(device)
     if OLD_MODEL in shipped():
-        models[OLD_MODEL] = load(OLD_MODEL, device)
+        old = {OLD_MODEL: models.get(OLD_MODEL) or load(OLD_MODEL, device)}
     else:
-        models[f"{OLD_MODEL} (random weights)"] = to_device(
-            RECIPES[OLD_MODEL].model.build(), device
-        )
-    if names:
-        return models | {PurePath(name).name: load(name, device) for name in names}
-    for name in shipped():
-        model = checkpoint.load(find_weights(name))
-        if isinstance(model, GenerativeModel):
-            models[name] = to_device(model, device)
-    return models
+        untrained = to_device(RECIPES[OLD_MODEL].model.build(), device)
+        old = {f"{OLD_MODEL} (random weights)": untrained}
+    return old | models
 
 
 def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:

@@ -84,14 +84,19 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(params=TINY, ids=str)
-def model(request) -> GenerativeModel:
+def moved(config):
+    """A model with all its weights away from where they start, where outputs are zero."""
     torch.manual_seed(0)
-    model = TINY[request.param].build()
-    with torch.no_grad():  # outputs start at zero: move everything
+    model = config.build()
+    with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return model
+
+
+@pytest.fixture(params=TINY, ids=str)
+def model(request) -> GenerativeModel:
+    return moved(TINY[request.param])
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import TINY
+from test_contract import TINY, moved
 
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.sampling import Keep, Sampling
@@ -14,12 +14,7 @@ CONFIG = replace(TINY["mar"], image_size=12, blank_gate=False)
 
 
 def random_model(config: MARConfig = CONFIG):
-    torch.manual_seed(0)
-    model = config.build().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
+    return moved(config).eval()
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from functools import partial
 
 import pytest
 import torch
+from test_transformer import DIM, NUM_HEADS, NUM_TOKENS, make_transformer
 from torch import Tensor
 
 from experiments.old_faults import attend_scaled_by_dim, keep_dropout_alive, turn_heads
 from mnist_transformer.transformer import KVCache, Transformer, attend, plain_attention
 
-NUM_TOKENS, NUM_HEADS, HEAD_DIM = 12, 4, 8
-DIM = NUM_HEADS * HEAD_DIM
+HEAD_DIM = DIM // NUM_HEADS
 TOLERANCE = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (2e-2, 5e-2)}
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -92,24 +92,6 @@ def test_scale_by_the_embedding_fails_that() -> None:
     )
 
 
-def make_transformer(positions: str, dropout: float = 0.0, depth: int = 1) -> Transformer:
-    torch.manual_seed(0)
-    model = Transformer(
-        dim=DIM,
-        depth=depth,
-        num_heads=NUM_HEADS,
-        mlp_dim=16,
-        num_tokens=NUM_TOKENS,
-        grid_width=4,
-        positions=positions,
-        dropout=dropout,
-    )
-    for block in model.blocks:  # they start at zero, where a check would see nothing
-        torch.nn.init.normal_(block.attention.output.weight, std=0.1)
-        torch.nn.init.normal_(block.mlp.down.weight, std=0.1)
-    return model.eval()
-
-
 def random_states() -> Tensor:
     return torch.randn(2, NUM_TOKENS, DIM, generator=torch.Generator().manual_seed(3))
 
@@ -123,7 +105,7 @@ def check_evaluation_draws_nothing_at_random(model: Transformer) -> None:
 
 
 def test_dropout_follows_eval_and_the_old_one_did_not() -> None:
-    model = make_transformer("learned", dropout=0.5)
+    model = make_transformer("learned", depth=1, dropout=0.5)
     check_evaluation_draws_nothing_at_random(model)
     keep_dropout_alive(model)
     with pytest.raises(AssertionError):
@@ -139,8 +121,8 @@ def check_order_matters(model: Transformer) -> None:
 
 
 def test_rope_tells_the_order_and_the_old_one_did_not() -> None:
-    check_order_matters(make_transformer("rope"))
-    model = make_transformer("none")
+    check_order_matters(make_transformer("rope", depth=1))
+    model = make_transformer("none", depth=1)
     turn_heads(model)
     with pytest.raises(AssertionError):
         check_order_matters(model)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import TINY
+from test_contract import TINY, moved
 from torch import Tensor
 
 from mnist_transformer.models.pixel import Pixel, PixelConfig
@@ -16,13 +16,7 @@ CONFIG = replace(TINY["pixel"], dim=32)  # heads of 16, which every position sch
 
 
 def make_model(config: PixelConfig = CONFIG) -> Pixel:
-    """Weights far from where they start, where outputs are zero."""
-    torch.manual_seed(0)
-    model = config.build().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
+    return moved(config).eval()
 
 
 def random_images(num_images: int) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_contract import moved
 from test_experiments import make_dataset as make_digits
 from test_train import Killed, assert_same_bits, kill_at, make_dataset, weights
 
@@ -34,12 +35,7 @@ def model(request):
 
 
 def make(config):
-    torch.manual_seed(0)
-    model = config.build().eval()
-    with torch.no_grad():  # outputs start at zero: move everything
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
+    return moved(config).eval()
 
 
 def some_images(number=6, size=12):

@@ -1,15 +1,17 @@
 """The tokenizer: ids come back, scales are residuals, codes live, and every figure is right."""
 
 import math
-import os
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
 import torch
-from test_train import Killed, assert_same_bits, kill_at, make_dataset, weights
+from test_train import (
+    Killed,
+    assert_same_bits,
+    kill_at,
+    make_dataset,
+    weights,
+)
 
 from mnist_transformer import checkpoint, evaluate, report, runlog
 from mnist_transformer.codebook import Codebook, code_usage
@@ -22,8 +24,6 @@ from mnist_transformer.train import train
 
 TINY = VQVAEConfig(image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=6, code_dim=4)
 RECIPE = Recipe("tiny", TINY, dataset="none", batch_size=8, epochs=2, ema=0.2, adamw_lr=1e-3)
-# What a loss draws at random for each image, each process draws for itself.
-WHOLE = replace(RECIPE, model=replace(TINY, truncate=0.0))
 DIM = make_dataset()
 DATASET = Dataset(*(Split(x.images * 80, x.labels) for x in (DIM.train, DIM.val, DIM.test)))
 
@@ -287,33 +287,3 @@ def test_wrong_images_are_refused():
 def test_senseless_sizes_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         replace(TINY, **changes).build()
-
-
-LAUNCHED = """
-import sys
-from accelerate import PartialState
-from mnist_transformer.train import train
-from test_vqvae import DATASET, WHOLE
-
-train(WHOLE, sys.argv[1], data=DATASET)
-assert PartialState().num_processes == 2
-"""
-
-
-def test_two_processes_train_the_same_codebooks_as_one(tmp_path):
-    """K-means, averages and restarts see the whole batch, and the first process draws for all."""
-    script = tmp_path / "launched.py"
-    script.write_text(textwrap.dedent(LAUNCHED))
-    tests = os.path.dirname(os.path.abspath(__file__))
-    path = os.pathsep.join([os.path.dirname(tests), tests])
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "--main_process_port", "0"]
-    command += [str(script), str(tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one = weights(train(WHOLE, tmp_path / "one", data=DATASET, device="cpu"))
-    two = weights(tmp_path / "two" / "model.safetensors")
-    for name, tensor in one.items():
-        assert torch.allclose(two[name], tensor, rtol=0, atol=1e-3 * float(tensor.abs().max()))

@@ -12,7 +12,6 @@ from mnist_transformer.commands.common import PROG, OptionalInt, OptionalPath, O
 from mnist_transformer.terminal import say, screen, stages
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from mnist_transformer.models.base import GenerativeModel
@@ -126,8 +125,6 @@ def inpaint(
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
     png, movie = _files(f"{image.stem}-inpainted", out, gif)
-    import torch
-
     from mnist_transformer import images
     from mnist_transformer import inpaint as around
     from mnist_transformer.models.base import HasLikelihood
@@ -146,28 +143,22 @@ def inpaint(
     else:
         assert hole is not None
         keep = around.hole(hole, size, seed)
-    left = torch.stack([original.expand(3, -1, -1), around.show_hole(original, keep)])
-
-    def sheet(canvas: "Tensor") -> "Image.Image":
-        return images.grid(torch.cat([left, canvas.expand(-1, 3, -1, -1)]), columns=10, gap=2)
-
     frames, num_canvases = [], 0
     with stages() as report:
         steps = around.complete(drawer, original, keep, n=n, label=label, seed=seed, how=how)
         for canvas in steps:
             if gif:
-                frames.append(images.enlarge(sheet(canvas)))
+                frames.append(images.enlarge(around.sheet(original, keep, canvas, columns=10)))
             num_canvases += 1
             report("drawing", num_canvases, None)
     if label is None and isinstance(drawer, HasLikelihood):
-        posterior = around.class_posterior(drawer, canvas).mean(0)
-        order = posterior.argsort(descending=True)[:3].tolist()
-        say("it may be a " + ", ".join(f"{digit} ({posterior[digit]:.0%})" for digit in order))
+        say(f"it may be a {around.likeliest(drawer, canvas)}")
+    picture = around.sheet(original, keep, canvas, columns=10)
     notes = {"Description": f"{image.name} completed by {Path(model).name}, seed {seed}, {how}"}
-    images.save_png(images.enlarge(sheet(canvas)), png, notes)
+    images.save_png(images.enlarge(picture), png, notes)
     if gif:
         images.save_gif(frames, movie)
-    images.show(sheet(canvas), screen)
+    images.show(picture, screen)
     for path in (png, movie) if gif else (png,):
         say(f"saved {path}")
 

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from mnist_transformer.sampling import Keep, Noise, Sampling
 
 
+def check_patch_size(image_size: int, patch_size: int) -> None:
+    """Raises ValueError where patches do not tile an image."""
+    if image_size % patch_size:
+        raise ValueError(
+            f"image_size is {image_size}, expected a multiple of patch_size {patch_size}"
+        )
+
+
 class Model(nn.Module, ABC):
     """Something that ``train`` can train: a frozen config and a loss an image.
 
@@ -51,7 +59,7 @@ class Model(nn.Module, ABC):
 
     def _check_levels(self, values: Tensor) -> None:
         num_levels = getattr(self.config, "num_levels", 256)
-        if values.numel() and values.max().item() >= num_levels:
+        if num_levels < 256 and values.numel() and values.max().item() >= num_levels:
             raise ValueError(f"a pixel is {values.max().item()}, expected below {num_levels}")
 
     def figures(self, images: Tensor) -> dict[str, float]:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
-from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
 from mnist_transformer.samplers import sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
 from mnist_transformer.transformer import Transformer
@@ -66,11 +66,7 @@ class DDPMConfig:
     bound_samples: int = 8
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size is {self.image_size}, expected a multiple of "
-                f"patch_size {self.patch_size}"
-            )
+        check_patch_size(self.image_size, self.patch_size)
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
         _ = self.diffusion
 

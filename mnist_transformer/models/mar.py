@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, check_patch_size
 from mnist_transformer.samplers import Normal, sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
 from mnist_transformer.transformer import MLP, Transformer, modulate, rms_norm
@@ -85,11 +85,7 @@ class MARConfig:
     time_sd: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size is {self.image_size}, expected a multiple of "
-                f"patch_size {self.patch_size}"
-            )
+        check_patch_size(self.image_size, self.patch_size)
         if self.unmasking not in UNMASKING:
             raise ValueError(
                 f"unmasking is {self.unmasking!r}, expected one of {', '.join(UNMASKING)}"

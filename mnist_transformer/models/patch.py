@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding
-from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
 from mnist_transformer.models.patch_head import Gate, Neighbourhood, PixelHead
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.packing import Packing
@@ -67,11 +67,7 @@ class PatchConfig:
     def __post_init__(self) -> None:
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size is {self.image_size}, expected a multiple of "
-                f"patch_size {self.patch_size}"
-            )
+        check_patch_size(self.image_size, self.patch_size)
 
     def build(self) -> "Patch":
         return Patch(self)

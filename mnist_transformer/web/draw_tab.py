@@ -6,7 +6,7 @@ import gradio as gr
 from PIL import Image
 
 from mnist_transformer import images
-from mnist_transformer.web.shelf import Shelf, options, together
+from mnist_transformer.web.shelf import Shelf, options, shown_to_visitor, together
 
 MAX_DIGITS, MAX_ROWS, MAX_STEPS = 8, 8, 100
 
@@ -40,11 +40,9 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
     def run(
         digits: str, rows: int, seed: int, temperature: float, guidance: float, steps: int
     ) -> Iterator[list[object]]:
-        try:
+        with shown_to_visitor():
             for note, drawn in draw(shelf, digits, rows, seed, temperature, guidance, steps):
                 yield [note, *drawn]
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
     event = start.click(
         run,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnist_transformer import images, inpaint
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood
-from mnist_transformer.web.shelf import Shelf, options, together
+from mnist_transformer.web.shelf import Shelf, options, shown_to_visitor, together
 
 PAD = 280  # pixels a side
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -67,16 +67,12 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
     def run(
         pad: dict | None, hole: str, label: str, chosen: str, temperature: float, guidance: float
     ) -> Iterator[tuple[str, Image.Image]]:
-        try:
+        with shown_to_visitor():
             yield from restore(shelf.models[chosen], pad, hole, label, temperature, guidance)
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
     def show(path: str) -> Image.Image:
-        try:
+        with shown_to_visitor():
             return read_upload(Path(path))
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
 
     event = start.click(
         run,
@@ -148,15 +144,11 @@ def restore(
     digit = None if label == UNKNOWN else int(label)
     how, ignored = options(model, temperature, guidance, None)
     note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
-    left = torch.stack([image.expand(3, -1, -1), inpaint.show_hole(image, keep)])
     steps = inpaint.complete(model, image, keep, n=NUM_COMPLETIONS, label=digit, how=how)
     for (canvas,) in together([steps]):
         assert canvas is not None
-        tiles = torch.cat([left, canvas.expand(-1, 3, -1, -1)])
-        sheet = images.enlarge(images.grid(tiles, columns=5, gap=2))
+        sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5))
         yield note, sheet
     if digit is None and isinstance(model, HasLikelihood):
         assert canvas is not None
-        posterior = inpaint.class_posterior(model, canvas).mean(0)
-        order = posterior.argsort(descending=True)[:3].tolist()
-        yield note + "It may be a " + ", ".join(f"{k} ({posterior[k]:.0%})" for k in order), sheet
+        yield f"{note}It may be a {inpaint.likeliest(model, canvas)}", sheet

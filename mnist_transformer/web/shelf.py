@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
+
+import gradio as gr
 
 import mnist_transformer
 from mnist_transformer import checkpoint
@@ -42,6 +45,15 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
     if not models:
         raise ValueError(f"no model to draw with: {'; '.join(complaints) or 'none is shipped'}")
     return Shelf(models, complaints)
+
+
+@contextmanager
+def shown_to_visitor() -> Iterator[None]:
+    """A mistake is a sentence on the page."""
+    try:
+        yield
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def options(
