@@ -50,7 +50,9 @@ def check_two_processes_are_one(name, tmp_path):
     command += ["--dynamo_backend", "no", "--main_process_port", "0"]
     command += [str(script), str(tmp_path / "two")]
     environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=170
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     recipe, dataset = CASES[name]
     one = train(recipe, tmp_path / "one", data=dataset, device="cpu")
