@@ -2,7 +2,7 @@
 
 The server is the command itself, in a process of its own: nothing of it can outlive a test,
 and the tests' process has no thread to wait for. They run one after another, apart from the
-others (`pytest -m browser`). Waits have generous ends, since a machine may be busy.
+others (see the Makefile). Waits have generous ends, since a machine may be busy.
 
 MNIST_TRANSFORMER_SCREENSHOTS names a folder to keep the pictures of the pages in.
 """
@@ -99,11 +99,10 @@ def trap() -> Iterator[socket.socket]:
 def address(tmp_path_factory: pytest.TempPathFactory, trap: socket.socket) -> Iterator[str]:
     """The demo of what is shipped."""
     proxy = f"http://127.0.0.1:{trap.getsockname()[1]}"
-    proxies = {f"{kind}_{name}": proxy for kind in ("http", "https", "all") for name in ("proxy",)}
-    proxies |= {name.upper(): value for name, value in proxies.items()}
-    nothing = {"no_proxy": "", "NO_PROXY": ""}
+    environment = {f"{kind}_proxy": proxy for kind in ("http", "https", "all")} | {"no_proxy": ""}
+    environment |= {name.upper(): value for name, value in environment.items()}
     log = tmp_path_factory.mktemp("demo") / "log.txt"
-    with served(["-m", "mnist_transformer.cli"], log, proxies | nothing) as place:
+    with served(["-m", "mnist_transformer.cli"], log, environment) as place:
         yield place
 
 
@@ -172,8 +171,8 @@ def screenshots(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def seven(tmp_path: Path) -> Path:
-    picture = Image.new("L", (28, 28), "white")
-    ImageDraw.Draw(picture).line([(6, 6), (21, 6), (12, 24)], fill=0, width=3)
+    picture = Image.new("L", (280, 280), "white")
+    ImageDraw.Draw(picture).line([(90, 70), (190, 80), (130, 220)], fill=0, width=22, joint="curve")
     picture.save(tmp_path / "seven.png")
     return tmp_path / "seven.png"
 
@@ -202,7 +201,7 @@ def test_a_visitor_draws_a_seven(
     while last != (last := page.evaluate("window.shown.length")):
         page.wait_for_timeout(3000)
     assert last > 1, "the drawing does not stream"
-    page.screenshot(path=screenshots / "demo.png")
+    page.screenshot(path=screenshots / "demo.png", full_page=True)
     visit.check()
 
 
@@ -217,7 +216,7 @@ def test_a_visitor_erases_the_centre_and_sees_completions(
     page.click("#restore")
     page.locator(".restored img").wait_for()
     page.get_by_text("It may be a").wait_for()
-    page.screenshot(path=screenshots / "restore.png", full_page=True)
+    page.screenshot(path=screenshots / "demo-upload.png", full_page=True)
     visit.check()
 
 
@@ -231,12 +230,12 @@ def test_a_digit_drawn_with_the_mouse_and_painted_over_is_restored(
     visit.drag((0.4, 0.3), (0.6, 0.3), (0.5, 0.8))
     page.click("#restore")
     page.get_by_text("nothing is erased").wait_for()
-    page.get_by_role("button", name="Pick a color").click()
-    page.screenshot(path=screenshots / "palette.png", full_page=True)
+    page.locator("#pad").get_by_role("button", name="Color").click()
+    page.locator("#pad button.color").nth(1).click()  # red
     visit.drag((0.45, 0.7), (0.6, 0.8))
     page.click("#restore")
     page.get_by_text("It may be a").wait_for()
-    page.screenshot(path=screenshots / "painted.png", full_page=True)
+    page.screenshot(path=screenshots / "demo-restore.png", full_page=True)
     visit.check()
 
 
@@ -256,7 +255,7 @@ def test_the_models_figures_are_shown(visit: Visit, screenshots: Path) -> None:
     visit.open("Models")
     visit.page.get_by_text("test bits/dim").first.wait_for()
     visit.page.locator(".plot img").first.wait_for()
-    visit.page.screenshot(path=screenshots / "models.png", full_page=True)
+    visit.page.screenshot(path=screenshots / "demo-models.png", full_page=True)
     visit.check()
 
 
@@ -270,11 +269,12 @@ def test_two_draw_at_once_a_third_waits_and_cancelling_stops_the_model(
         return log.read_text().count("step\n")
 
     with served([str(tmp_path / "slow.py")], log, {"GRADIO_TEMP_DIR": str(tmp_path)}) as address:
-        first, second, third = visits = [Visit(browser, address) for _ in range(3)]
-        for visit in visits:
-            visit.page.click("#draw")
+        first, second, third = [Visit(browser, address) for _ in range(3)]
         for visit in (first, second):
+            visit.page.click("#draw")
             visit.page.locator(".drawn img").first.wait_for()
+        third.page.click("#draw")
+        third.page.wait_for_timeout(3000)
         assert not third.page.locator(".drawn img").count()
         for visit in (first, second):
             visit.page.click("#draw-cancel")

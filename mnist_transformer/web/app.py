@@ -13,8 +13,11 @@ NUM_RUNNING, NUM_WAITING = 2, 16  # drawings at a time, and in the queue
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """
 .drawn img, .restored img { image-rendering: pixelated }
-.figures { overflow-x: auto }
-.figures th, .figures td { word-break: normal; overflow-wrap: normal; text-align: right }
+.figures { overflow-x: auto; font-size: 0.85em }
+.figures th, .figures td {
+    padding: 0.4em 0.6em !important; text-align: right; word-break: normal; overflow-wrap: normal
+}
+.figures td { white-space: nowrap }
 .figures th:first-child, .figures td:first-child { text-align: left; white-space: nowrap }
 """
 ABOUT = "Small transformers that draw handwritten digits, here on this machine."
