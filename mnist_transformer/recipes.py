@@ -49,7 +49,12 @@ class Recipe:
     about: str = ""
 
 
-_patch = Recipe("mnist-patch", PatchConfig(dropout=0.1), batch_size=32, max_seconds=150 * 60)
+_patch = Recipe(
+    "mnist-patch",
+    PatchConfig(dropout=0.1, corner=True, turned=0.5),
+    batch_size=32,
+    max_seconds=150 * 60,
+)
 
 # The superseded project's sizes. Small batches make the most of few images.
 _pixel = Recipe(

@@ -27,6 +27,8 @@ TINY = {
         head_depth=1,
         head_mlp_dim=16,
         margin=2,
+        corner=True,
+        turned=0.5,
     ),
     "pixel": PixelConfig(
         image_size=8,

@@ -25,6 +25,7 @@ TINY = PatchConfig(
     head_depth=2,
     head_mlp_dim=16,
     margin=1,
+    corner=True,
 )
 SPACES = {
     "four patches of one pixel": TINY,

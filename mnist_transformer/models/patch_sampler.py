@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import guide, with_null
+from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.particles import Particles
 from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical, log_prob
 from mnist_transformer.transformer import KVCache
@@ -82,7 +83,11 @@ class PatchSampler:
             slots_AS = self.around.slot_index[patch_A, : self.around.num_before]
             before_AS = self.padded_R[self.rows_A].gather(1, slots_AS)
             palette_AV = self.counts_RV[self.rows_A].log1p()
-            x_AD = self.model.tokens(before_AS, self.previous_RI[self.rows_A], palette_AV)
+            corner_A2 = first_ink(self.around.crop(self.padded_R[self.rows_A])[:, 0])
+            offset_A2 = self.model.offsets(patch_A, corner_A2)
+            x_AD = self.model.tokens(
+                before_AS, self.previous_RI[self.rows_A], palette_AV, offset_A2
+            )
             state_GAD = self._read(x_AD.repeat(self.num_passes, 1), patch_A, drawn_A)
             self._draw_pixels(
                 self.rows_A[drawn_A],
@@ -90,6 +95,7 @@ class PatchSampler:
                 state_GAD[:, drawn_A],
                 before_AS[drawn_A],
                 palette_AV[drawn_A],
+                offset_A2[drawn_A],
             )
         yield self._canvas(self.particles.choose())
 
@@ -176,6 +182,7 @@ class PatchSampler:
         state_GND: Tensor,
         before_NS: Tensor,
         palette_NV: Tensor,
+        offset_N2: Tensor,
     ) -> None:
         """Draw one patch with ink in each of these rows, pixel by pixel."""
         head, own_slots_NI = (
@@ -184,7 +191,7 @@ class PatchSampler:
         )
         kept_NI = self.kept_R[rows_N[:, None], own_slots_NI]
         around_NX = self.around.embed(before_NS) @ self.before_weight
-        x_GNIW = (head.state(state_GND) + around_NX).unflatten(-1, (-1, head.width))
+        x_GNIW = (head.told(state_GND, offset_N2) + around_NX).unflatten(-1, (-1, head.width))
         own_NI = torch.zeros_like(kept_NI)
         for i in range(head.num_pixels):
             # The weights of pixels not yet drawn are zero.
