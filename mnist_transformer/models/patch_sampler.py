@@ -2,7 +2,8 @@
 
 Shapes: B images, K particles an image, R = B * K rows, A rows in the cache, X the cache's batch
 (2A with guidance: class, then null class; else A), N rows that draw in this step, G = X / A,
-T tokens of the text before an image, P patches, S slots of a neighbourhood, I pixels of a patch, C gates drawn ahead, V grey levels.
+T tokens of the text before an image, P patches, S slots of a neighbourhood, I pixels of a patch,
+C gates drawn ahead, V grey levels.
 """
 
 from collections.abc import Iterator
