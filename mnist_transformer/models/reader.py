@@ -97,11 +97,9 @@ class Reader(Model):
 
     def logits(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """(B, K, V): symbol k given the prompt and the digits before it."""
-        num_classes, (num_symbols, num_states) = (
-            self.config.num_classes,
-            (answer_BK.shape[1], states_BTF.shape[1]),
-        )
-        digit_BK = answer_BK[:, :-1].clamp(0, num_classes - 1)  # behind END nothing is asked
+        num_states = states_BTF.shape[1]
+        # Behind END nothing is asked.
+        digit_BK = answer_BK[:, :-1].clamp(0, self.config.num_classes - 1)
         symbol_BK = torch.cat([torch.zeros_like(answer_BK[:, :1]), 1 + digit_BK], 1)
         x_BTD = torch.cat([self.states(rms_norm(states_BTF)), self.symbols(symbol_BK)], 1)
         seen_BT = (states_BTF != 0).any(-1)
@@ -113,7 +111,6 @@ class Reader(Model):
         first = self.transformer.num_tokens - num_tokens  # ASK is at the same place in all prompts
         at_T = torch.arange(first, first + num_tokens, device=x_BTD.device)
         state_BTD = self.transformer(x_BTD, at=at_T.expand(len(x_BTD), -1), mask=mask_BTT[:, None])
-        assert state_BTD.shape[1] == num_states + num_symbols
         return self.answer(state_BTD[:, num_states:])
 
     @torch.inference_mode()
