@@ -64,7 +64,7 @@ class PromptedConfig(PatchConfig):
     positions: str = "learned_rope"
     max_digits: int = 2
     window: int = 4
-    answer_weight: float = 50.0
+    answer_weight: float = 30.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
