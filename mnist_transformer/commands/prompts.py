@@ -80,16 +80,14 @@ def write(
 def encode(
     n: int = 20_000,
     out: OptionalPath = None,
-    layer: int = 12,
     seed: int = 0,
     device: OptionalStr = None,
 ) -> None:
     """Keep what SmolLM2 makes of training prompts, for `train mnist-prompt-smollm2` to read.
 
     Args:
-        n: How many prompts; a prompt takes some 15 kB.
+        n: How many prompts; a prompt takes some 10 kB.
         out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
-        layer: After how many of SmolLM2's 30 layers; the recipe's adapter expects 12.
         seed: The same seed takes the same prompts.
         device: cpu or cuda; otherwise a GPU where there is one.
     """
@@ -100,16 +98,14 @@ def encode(
     import torch
 
     from mnist_transformer.data import states
-    from mnist_transformer.llm import LLM
-    from mnist_transformer.models.reader import ReaderConfig
+    from mnist_transformer.llm import LAYER, LLM, MODEL
 
-    folder, name = out or states.FOLDER, ReaderConfig.llm
-    llm = LLM(name, layer, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = out or states.FOLDER
+    llm = LLM(MODEL, LAYER, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with stages() as report:
         states.encode_prompts(
             folder,
             llm.states,
-            {"llm": name, "layer": layer},
             num_prompts=n,
             seed=seed,
             report=report,

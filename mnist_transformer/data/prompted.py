@@ -19,7 +19,7 @@ from mnist_transformer.prompt_tokens import encode, stack
 from mnist_transformer.prompts import Prompt
 
 CORPUS = Path(__file__).with_name("prompts_smollm2.jsonl")
-CORPUS_SHARE = 20  # prompts that a language model wrote are repeated up to one in so many
+CORPUS_SHARE = 20  # one prompt in so many is one that a language model wrote, again and again
 NUM_TRAIN, NUM_OTHERS = 200_000, 5_000
 SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # of the grammar
 
@@ -40,10 +40,11 @@ class Prompts:
     def written(self) -> list[Prompt]:
         grammar = list(islice(prompt_grammar.prompts("train", self.seed), self.num))
         corpus = [p for p in written_prompts() if not prompt_corpus.is_for_testing(p)]
-        if not (self.corpus and corpus):
-            return grammar
-        repeated = corpus * max(1, self.num // (CORPUS_SHARE * len(corpus)))
-        return (repeated + grammar)[: self.num]
+        if self.corpus and corpus:
+            # Spread evenly, so that the first of these prompts are as mixed as all of them.
+            for turn, place in enumerate(range(0, self.num, CORPUS_SHARE)):
+                grammar[place] = corpus[turn % len(corpus)]
+        return grammar
 
     @cached_property
     def _table(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,13 +15,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mnist_transformer import checkpoint
 from mnist_transformer.data.mnist import Dataset, Split
-from mnist_transformer.data.prompted import NUM_OTHERS, SEEDS, Prompts
+from mnist_transformer.data.prompted import SEEDS, Prompts
+from mnist_transformer.llm import LAYER, MODEL
 from mnist_transformer.prompt_tokens import encode, stack, targets
 
 FOLDER = Path("runs") / "smollm2-states"
 COMMAND = "mnist-transformer prompts encode"
 MAX_DIGITS = 2
-NUM_PROMPTS = 20_000
+NUM_PROMPTS, NUM_VAL = 20_000, 2_000
+SOURCE = f"{MODEL}, layer {LAYER}"
 
 Encoder = Callable[[Sequence[str]], list[Tensor]]  # texts to states (T, F) each
 
@@ -57,7 +59,6 @@ class StatesSplit(Split):
 def encode_prompts(
     folder: Path,
     encoder: Encoder,
-    notes: dict[str, str | int],
     *,
     num_prompts: int = NUM_PROMPTS,
     seed: int = 0,
@@ -67,7 +68,7 @@ def encode_prompts(
     """Write train.safetensors and val.safetensors into the folder.
 
     Args:
-        notes: what made the states; a reader of other states refuses them.
+        encoder: the language model up to the layer that llm.py names.
 
     Raises:
         OSError: they cannot be written.
@@ -75,7 +76,7 @@ def encode_prompts(
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         "train": Prompts(num_prompts, seed),
-        "val": Prompts(min(num_prompts, NUM_OTHERS), seed + SEEDS["val"], corpus=False),
+        "val": Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False),
     }
     for name, source in parts.items():
         prompts, states = source.written(), []
@@ -86,7 +87,7 @@ def encode_prompts(
             "states": torch.cat(states).half(),
             "ends": torch.tensor([len(x) for x in states]).cumsum(0),
             "answers": answers([p.digits for p in prompts]),
-            "notes": {**notes, "num_prompts": num_prompts},
+            "source": SOURCE,
         }
         checkpoint.save_state(folder / f"{name}.safetensors", tree)
 
@@ -103,7 +104,7 @@ def load_states(folder: Path | None = None) -> Dataset:
         folder: where ``prompts encode`` wrote them; runs/smollm2-states by default.
 
     Raises:
-        ValueError: they are not there, or damaged.
+        ValueError: they are not there, damaged, or of another model or layer.
     """
     folder = folder or FOLDER
     splits = []
@@ -114,5 +115,10 @@ def load_states(folder: Path | None = None) -> Dataset:
                 f"there is no {path}, expected the states of prompts: write them with `{COMMAND}`"
             )
         tree = checkpoint.load_state(path)
+        if tree.get("source") != SOURCE:
+            raise ValueError(
+                f"{path} holds states of {tree.get('source')}, expected {SOURCE}: write them anew "
+                f"with `{COMMAND}`"
+            )
         splits.append(StatesSplit(tree["states"], tree["answers"], tree["ends"]))
     return Dataset(splits[0], splits[1], splits[1])

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnist_transformer.llm import LAYER, MODEL
 from mnist_transformer.models.base import Model
 from mnist_transformer.prompt_tokens import answer_nats, are_right, read_greedily
 from mnist_transformer.prompts import MAX_BYTES
@@ -36,8 +37,8 @@ class ReaderConfig:
         generator: the recipe of the model that draws the digits.
     """
 
-    llm: str = "SmolLM2-135M-Instruct.Q4_1"
-    layer: int = 12
+    llm: str = MODEL
+    layer: int = LAYER
     state_dim: int = 576
     generator: str = "mnist-patch"
     num_classes: int = 10
