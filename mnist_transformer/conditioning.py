@@ -21,11 +21,15 @@ class ClassEmbedding(nn.Module):
         self.null_class, self.drop = num_classes, drop
 
     def forward(self, cond_B: Tensor) -> Tensor:
+        return self.table(self.with_drops(cond_B))
+
+    def with_drops(self, cond_B: Tensor) -> Tensor:
+        """The classes, in training some of them replaced by the null class."""
         if self.training and self.drop:
             # Drawn on the CPU, so that one seed gives the same drops on every device.
             dropped = (torch.rand(cond_B.shape) < self.drop).to(cond_B.device)
             cond_B = torch.where(dropped, self.null_class, cond_B)
-        return self.table(cond_B)
+        return cond_B
 
 
 class Orientation(nn.Module):

@@ -126,10 +126,11 @@ class KVCache:
         model: "Transformer",
         batch_size: int,
         *,
+        num_tokens: int | None = None,  # else as many as the model has positions
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (batch_size, model.num_heads, model.num_tokens, model.head_dim)
+        shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
         self.length = 0
         self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
         self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]

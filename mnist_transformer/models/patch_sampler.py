@@ -2,7 +2,8 @@
 
 Shapes: B images, K particles an image, R = B * K rows, A rows in the cache, X the cache's batch
 (2A with guidance: class, then null class; else A), N rows that draw in this step, G = X / A,
-P patches, S slots of a neighbourhood, I pixels of a patch, C gates drawn ahead, V grey levels.
+T tokens of the text before an image, P patches, S slots of a neighbourhood, I pixels of a patch,
+C gates drawn ahead, V grey levels.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import guide, with_null
+from mnist_transformer.conditioning import guide
 from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.particles import Particles
 from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical, log_prob
@@ -50,11 +51,15 @@ class PatchSampler:
         )
         self.next_R = self.padded_R.new_full((num_rows,), -1)  # the next patch with ink, P if none
 
-        cond_R = cond.repeat_interleave(num_particles)
-        self.class_XD = model.classes(with_null(cond_R, model.classes.null_class, how.guidance))
+        cond_X = model.with_null(cond.repeat_interleave(num_particles, 0), how.guidance)
+        self.class_XD = model.class_vectors(cond_X)
         self.num_passes = len(self.class_XD) // num_rows
         self.rows_A = torch.arange(num_rows, device=model.device)
-        self.cache = KVCache(model.transformer, len(self.class_XD), device=model.device)
+        num_tokens = cond_X[0].numel() + self.num_patches + 1  # as many as it can be
+        self.cache = KVCache(
+            model.transformer, len(cond_X), num_tokens=num_tokens, device=model.device
+        )
+        self.text_XT = model.read_text(cond_X, self.cache)
         # A row that waits leaves a place in the cache that it must not see.
         self.seen_RL = blank.new_zeros(num_rows, self.num_patches + 1, dtype=torch.bool)
         weight_SEIW = model.head.window_weight()
@@ -104,12 +109,14 @@ class PatchSampler:
 
     def _read(self, x_XD: Tensor, at_A: Tensor, drawn_A: Tensor) -> Tensor:
         """States (G, A, D) of one more token each, without its class, at these positions."""
-        self.seen_RL[self.rows_A, self.cache.length] = drawn_A
+        place = self.cache.length - self.text_XT.shape[1]
+        self.seen_RL[self.rows_A, place] = drawn_A
         mask = None
-        if self.particles.num_particles > 1:
-            seen_AL = self.seen_RL[self.rows_A, : self.cache.length + 1]
+        if self.particles.num_particles > 1 or self.text_XT.shape[1]:
+            seen_AL = self.seen_RL[self.rows_A, : place + 1]
             seen_AL[:, -1] = True  # a row that waits needs something to see
-            mask = seen_AL.repeat(self.num_passes, 1)[:, None, None]
+            seen_XL = torch.cat([self.text_XT, seen_AL.repeat(self.num_passes, 1)], 1)
+            mask = seen_XL[:, None, None]
         at_X1 = at_A.repeat(self.num_passes)[:, None]
         x_X1D = (x_XD + self.class_XD)[:, None]
         state_X1D = self.model.transformer(x_X1D, self.cache, at=at_X1, mask=mask)
@@ -120,7 +127,7 @@ class PatchSampler:
         if going_A.sum() < 0.8 * len(going_A):
             self.rows_A = self.rows_A[going_A]
             going_X = going_A.repeat(self.num_passes)
-            self.class_XD = self.class_XD[going_X]
+            self.class_XD, self.text_XT = self.class_XD[going_X], self.text_XT[going_X]
             self.cache.select(going_X)
 
     def _resample(self) -> None:
