@@ -21,7 +21,8 @@ draw: $(VENV)/installed
 	$(BIN)/mnist-transformer draw $(DIGITS) --out runs/$(DIGITS).png
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not browser"
+	$(BIN)/python -m pytest -rs tests/test_browser.py
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .

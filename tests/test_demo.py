@@ -1,172 +1,57 @@
-"""The demo as a visitor meets it, in a real browser, and the parts that need none."""
+"""The demo's parts, without a browser; test_browser.py looks at its page."""
 
-import os
-import shutil
 import socket
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from mnist_transformer import cli
-from mnist_transformer.models.patch import Patch
+from mnist_transformer import cli, ledger
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 
-from mnist_transformer.web import app, draw_tab, restore_tab, shelf  # noqa: E402
-
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.fixture(scope="session")
-def address(tiny_checkpoint: Path) -> Iterator[str]:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    page = app.build({"tiny": tiny_checkpoint, "same": tiny_checkpoint})
-    yield app.launch(page, "127.0.0.1", port, block=False)
-    page.close()
-
-
-@pytest.fixture
-def visit(address: str) -> Iterator[tuple]:
-    """A page in the browser, and the hosts and console errors seen so far."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
-    hosts, errors = set(), []
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_default_timeout(15_000)
-        page.on("request", lambda request: hosts.add(urlparse(request.url).hostname))
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("#draw")
-        yield page, hosts, errors
-        browser.close()
-
-
-def upload(page: Any, path: Path) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.click("#upload")
-    chooser.value.set_files(path)
-
-
-@pytest.fixture
-def seven(tmp_path: Path) -> Path:
-    picture = Image.new("L", (28, 28), "white")
-    ImageDraw.Draw(picture).line([(6, 6), (21, 6), (12, 24)], fill=0, width=3)
-    picture.save(tmp_path / "seven.png")
-    return tmp_path / "seven.png"
-
-
-def test_a_visitor_draws_and_restores_and_nothing_leaves_the_machine(
-    visit: tuple, seven: Path, tmp_path: Path
-) -> None:
-    page, hosts, errors = visit
-    page.click("#draw")
-    for index in range(2):
-        page.locator(".drawn img").nth(index).wait_for()
-    page.screenshot(path=tmp_path / "draw.png")
-    page.get_by_role("tab", name="Erase and restore").click()
-    upload(page, seven)
-    page.locator("#pad canvas").first.wait_for()
-    page.wait_for_timeout(1500)
-    page.locator("#hole").get_by_text("center").click()
-    page.click("#restore")
-    page.locator(".restored img").wait_for()
-    page.get_by_text("It may be a").wait_for()
-    page.screenshot(path=tmp_path / "restore.png")
-    page.get_by_role("tab", name="Models").click()
-    page.get_by_text("test bits/dim").first.wait_for()
-    assert hosts - {None} == {"127.0.0.1"}  # None: data and blob addresses
-    assert not errors
-
-
-def test_a_digit_drawn_with_the_mouse_is_restored(visit: tuple, tmp_path: Path) -> None:
-    page, _, errors = visit
-    page.get_by_role("tab", name="Erase and restore").click()
-    canvas = page.locator("#pad canvas").first
-    canvas.wait_for()
-    page.wait_for_timeout(1000)
-    box = canvas.bounding_box()
-    for index, (x, y) in enumerate([(0.4, 0.3), (0.6, 0.3), (0.5, 0.8)]):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=10)
-        if index == 0:
-            page.mouse.down()
-    page.mouse.up()
-    page.locator("#hole").get_by_text("center").click()
-    page.click("#restore")
-    page.get_by_text("It may be a").wait_for()
-    page.screenshot(path=tmp_path / "mouse.png")
-    assert not errors
-
-
-def test_a_bad_upload_and_bad_digits_get_a_message(visit: tuple, tmp_path: Path) -> None:
-    page, hosts, _ = visit
-    page.fill("#digits textarea, #digits input", "seven")
-    page.click("#draw")
-    page.get_by_text("expected 1 to 8 of 0 to 9").wait_for()
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    page.get_by_role("tab", name="Erase and restore").click()
-    upload(page, tmp_path / "bad.png")
-    page.get_by_text("is no picture that can be read").wait_for()
-    assert hosts - {None} == {"127.0.0.1"}
-
-
-def test_two_visitors_draw_at_once_and_cancelling_stops_the_model(
-    visit: tuple, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = {"steps": 0, "stopped": 0}
-
-    def slow(self: Patch, cond: Any, seeds: Any, how: Any, keep: Any = None) -> Iterator[Tensor]:
-        try:
-            for _ in range(300):
-                time.sleep(0.05)
-                seen["steps"] += 1
-                yield torch.full((len(seeds), 1, 28, 28), 99, dtype=torch.uint8)
-        finally:
-            seen["stopped"] += 1
-
-    monkeypatch.setattr(Patch, "steps", slow)
-    first, _, _ = visit
-    second = first.context.browser.new_page()
-    second.goto(address)
-    for page in (first, second):
-        page.click("#draw")
-    for page in (first, second):
-        page.locator(".drawn img").nth(1).wait_for()
-    assert not seen["stopped"]
-    for page in (first, second):
-        page.click("#draw-cancel")
-    first.wait_for_timeout(1500)
-    steps = seen["steps"]
-    first.wait_for_timeout(1000)
-    assert seen["steps"] == steps
-    assert steps < 4 * 300
-
-
-# --- without a browser ---
+from mnist_transformer.web import draw_tab, models_tab, restore_tab, shelf  # noqa: E402
 
 
 def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: Path) -> None:
     filled = shelf.fill({"a": tiny_checkpoint, "b": tiny_checkpoint})
-    *_, (note, pictures) = draw_tab.draw(filled, "71", 2, 0, 1.0, 1.0, 5)
-    assert "num_steps" in note
+    *_, (note, pictures) = draw_tab.draw(filled, "71", 2, 1.0, 1.0, 5, 0)
+    assert note == "a does not use steps. b does not use steps."
     assert len(pictures) == 2
     assert pictures[0].tobytes() == pictures[1].tobytes()
-    with pytest.raises(ValueError, match="digits are 'x'"):
-        next(draw_tab.draw(filled, "x", 1, 0, 1.0, 1.0, 0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("digits", "x", "digits are 'x', expected 1 to 8 of 0 to 9"),
+        ("digits", "123456789", "expected 1 to 8"),
+        ("times", 1e9, "how many times is 1000000000.0, expected a whole number from 1 to 9"),
+        ("times", float("nan"), "how many times is nan"),
+        ("temperature", 0, "temperature is 0, expected"),
+        ("temperature", None, "temperature or guidance is empty"),
+        ("guidance", -1, "guidance is -1, expected"),
+        ("steps", 101, "steps is 101, expected a whole number from 0 to 100"),
+        ("seed", None, "seed is None, expected"),
+    ],
+)
+def test_wrong_numbers_get_a_sentence(
+    tiny_checkpoint: Path, field: str, value: object, message: str
+) -> None:
+    fields = {"digits": "7", "times": 1, "temperature": 1.0, "guidance": 1.0, "steps": 0, "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        next(draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), **{**fields, field: value}))
+
+
+def test_one_digit_many_times_makes_a_square(tiny_checkpoint: Path) -> None:
+    *_, (_, [picture]) = draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), "7", 9, 1.0, 1.0, 0, 0)
+    assert picture.width == picture.height
+
+
+def test_there_is_a_plot_without_a_source_tree(tmp_path: Path) -> None:
+    row = ledger.latest()["mnist-patch"]
+    assert models_tab.loss_plot(row, tmp_path).size == (1000, 400)
 
 
 def test_red_on_the_pad_is_the_hole() -> None:

@@ -4,32 +4,39 @@ import errno
 import os
 import socket
 
+import mnist_transformer
 from mnist_transformer.terminal import say
 
 
-def demo(host: str = "127.0.0.1", port: int = 7860) -> None:
+def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860) -> None:
     """Show the models in the browser: draw digits, erase and restore them. Ctrl-C ends it.
 
     Args:
+        models: Which to show, as draw's --model; by default all that are shipped and draw.
         host: The address to serve at; the default one is seen by this machine only.
-        port: From 1 to 65535.
+        port: Up to 65535; 0 takes any free one.
     """
-    _check_free(host, port)
+    port = _free_port(host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is fetched or reported
+    # gradio asks its own server whether it is there: not by way of a proxy.
+    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host, "localhost"]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, direct))
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
     from mnist_transformer.web import app
 
-    page = app.build()
-    say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
+    names = models or mnist_transformer.shipped()
+    page = app.build({name: mnist_transformer.find_weights(name) for name in names})
     app.launch(page, host, port)
+    say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
+    page.block_thread()
 
 
-def _check_free(host: str, port: int) -> None:
-    if not 1 <= port <= 65535:
-        raise ValueError(f"port is {port}, expected 1 to 65535")
+def _free_port(host: str, port: int) -> int:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is {port}, expected 0 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -38,3 +45,4 @@ def _check_free(host: str, port: int) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise ValueError(f"port {port} is taken: name another with --port") from error
             raise ValueError(f"cannot serve at {host}:{port}: {error.strerror}") from error
+        return probe.getsockname()[1]

@@ -5,31 +5,35 @@ from pathlib import Path
 
 import gradio as gr
 
-import mnist_transformer
 from mnist_transformer.web import draw_tab, models_tab, restore_tab, shelf
 
 QUEUE = "models"
 NUM_RUNNING, NUM_WAITING = 2, 16  # drawings at a time, and in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-CSS = ".drawn img, .restored img { image-rendering: pixelated }"
+CSS = """
+.drawn img, .restored img { image-rendering: pixelated }
+.figures { overflow-x: auto; font-size: 0.85em }
+.figures th, .figures td {
+    padding: 0.4em 0.6em !important; text-align: right; word-break: normal; overflow-wrap: normal
+}
+.figures td { white-space: nowrap }
+.figures th:first-child, .figures td:first-child { text-align: left; white-space: nowrap }
+"""
+ABOUT = "Small transformers that draw handwritten digits, here on this machine."
 
 
-def build(models: Mapping[str, Path] | None = None) -> gr.Blocks:
-    """The page over checkpoints by name; by default what is shipped and draws.
+def build(models: Mapping[str, Path]) -> gr.Blocks:
+    """The page over checkpoints by name, as far as they draw.
 
     Raises:
         ValueError: none of the models can draw.
     """
-    if models is None:
-        models = {
-            name: mnist_transformer.find_weights(name) for name in mnist_transformer.shipped()
-        }
     filled = shelf.fill(models)
     with gr.Blocks(
         title="MNIST Transformer", analytics_enabled=False, delete_cache=(600, 3600)
     ) as page:
-        gr.Markdown("# MNIST Transformer")
+        gr.Markdown(f"# MNIST Transformer\n{ABOUT}")
         with gr.Tab("Draw"):
             draw_tab.build(filled, QUEUE, NUM_RUNNING)
         with gr.Tab("Erase and restore"):
@@ -39,9 +43,9 @@ def build(models: Mapping[str, Path] | None = None) -> gr.Blocks:
     return page.queue(max_size=NUM_WAITING)
 
 
-def launch(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:
-    """Serve the page, until Ctrl-C if it is to block; return its address."""
-    _, address, _ = page.launch(
+def launch(page: gr.Blocks, host: str, port: int) -> None:
+    """Begin to serve the page, in a thread; ``page.block_thread`` waits for Ctrl-C."""
+    page.launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -51,6 +55,5 @@ def launch(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:
         theme=THEME,
         css=CSS,
         max_file_size=restore_tab.MAX_BYTES,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
     )
-    return address

@@ -1,9 +1,13 @@
-"""Models: the ledger's tables, and the plots where there is a source tree."""
+"""Models: the ledger's tables, and how the models learned."""
+
+import io
+from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
-from mnist_transformer import ledger, report
+from mnist_transformer import ledger, report, runlog
+from mnist_transformer.ledger import Row
 from mnist_transformer.web.shelf import Shelf
 
 
@@ -12,17 +16,33 @@ def build(shelf: Shelf) -> None:
     rows = ledger.latest()
     for complaint in shelf.complaints:
         gr.Markdown(complaint)
-    gr.Markdown(f"{report.results_table(rows)}\n\n{report.speed_table(rows)}")
-    plots = [ledger.results_folder() / name / "loss.png" for name in rows]
-    plots = [path for path in plots if path.exists()]
-    for path in plots:
-        with Image.open(path) as plot:
-            gr.Image(
-                plot.convert("RGB"),
-                label=path.parent.name,
-                interactive=False,
-                format="png",
-                buttons=["download"],
-            )
-    if not plots:
-        gr.Markdown("The plots of the training runs are in the source tree, not in the package.")
+    gr.Markdown("### Quality")
+    gr.Markdown(report.results_table(rows), elem_classes="figures")
+    gr.Markdown("### Speed")
+    gr.Markdown(report.speed_table(rows), elem_classes="figures")
+    for name, row in rows.items():
+        if not row["metrics"].get("curve"):
+            continue
+        gr.Markdown(f"### Training of {name}")
+        gr.Image(
+            loss_plot(row, ledger.results_folder() / name),
+            show_label=False,
+            interactive=False,
+            format="png",
+            buttons=["download"],
+            elem_classes="plot",
+        )
+
+
+def loss_plot(row: Row, folder: Path) -> Image.Image:
+    """The run's plot where there is a source tree, else one of the row's validation curve."""
+    path = folder / "loss.png"
+    if path.exists():
+        content = path.read_bytes()
+    else:
+        unit = "bits_per_dim" if "bits_per_dim" in row["metrics"] else "loss"
+        content = runlog.plot_losses(
+            {"kind": "validation", "seconds": seconds, "images": number, unit: value}
+            for seconds, number, value in row["metrics"]["curve"]
+        )
+    return Image.open(io.BytesIO(content)).convert("RGB")

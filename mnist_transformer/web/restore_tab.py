@@ -14,21 +14,34 @@ from torch import Tensor
 
 from mnist_transformer import images, inpaint
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood
-from mnist_transformer.web.shelf import Shelf, options, shown_to_visitor, together
+from mnist_transformer.web.shelf import (
+    MAX_SEED,
+    Shelf,
+    dials,
+    honoured,
+    options,
+    shown_to_visitor,
+    together,
+    whole,
+)
 
 PAD = 280  # pixels a side
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
 PAINTED = "painted red"
 UNKNOWN = "unknown"
 NUM_COMPLETIONS = 8
+SHEET_SCALE = 6
 MAX_BYTES = 10_000_000
 
 
 def build(shelf: Shelf, queue: str, limit: int) -> None:
     """Add the tab's parts to the page; ``limit`` drawings of the queue run at a time."""
-    gr.Markdown("Draw a digit in black or upload one, then paint a hole in red or choose one.")
+    gr.Markdown(
+        "Draw a digit in black or upload one. Then choose the part to erase, or paint over it "
+        "in red: the palette at the left of the pad has both colours."
+    )
     with gr.Row():
-        with gr.Column():
+        with gr.Column(min_width=420):
             pad = gr.ImageEditor(
                 Image.new("RGB", (PAD, PAD), "white"),
                 label="Digit",
@@ -44,20 +57,19 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 elem_id="pad",
             )
             upload = gr.UploadButton("Upload a picture", elem_id="upload")
-        with gr.Column():
             hole = gr.Radio(
-                [PAINTED, *inpaint.HOLES[:-1]], value=PAINTED, label="Hole", elem_id="hole"
+                [PAINTED, *inpaint.HOLES[:-1]], value=PAINTED, label="Erase", elem_id="hole"
             )
-            label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")
+        with gr.Column(min_width=320):
             chosen = gr.Dropdown(list(shelf.models), label="Model")
-            temperature = gr.Slider(0.1, 2, 1, step=0.05, label="Temperature")
-            guidance = gr.Slider(0, 5, 1, step=0.25, label="Guidance")
+            label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")
+            knobs = dials([next(iter(shelf.models.values()))])
             with gr.Row():
-                start = gr.Button("Restore", variant="primary", elem_id="restore")
-                cancel = gr.Button("Cancel", elem_id="restore-cancel")
+                start = gr.Button("Restore", variant="primary", elem_id="restore", min_width=80)
+                cancel = gr.Button("Cancel", elem_id="restore-cancel", min_width=80)
     notes = gr.Markdown(elem_id="posterior")
     picture = gr.Image(
-        label="Your digit, its hole, completions",
+        label=f"The digit, what was erased, {NUM_COMPLETIONS} completions",
         interactive=False,
         format="png",
         buttons=["download"],
@@ -65,18 +77,24 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
     )
 
     def run(
-        pad: dict | None, hole: str, label: str, chosen: str, temperature: float, guidance: float
+        pad: dict | None, hole: str, label: str, chosen: str, *numbers: float | None
     ) -> Iterator[tuple[str, Image.Image]]:
         with shown_to_visitor():
-            yield from restore(shelf.models[chosen], pad, hole, label, temperature, guidance)
+            yield from restore(shelf.models[chosen], pad, hole, label, *numbers)
 
     def show(path: str) -> Image.Image:
         with shown_to_visitor():
             return read_upload(Path(path))
 
+    def fit(chosen: str) -> list[dict]:
+        used = honoured([shelf.models[chosen]])
+        return [
+            gr.update(visible=name in used) for name in ("temperature", "guidance", "num_steps")
+        ]
+
     event = start.click(
         run,
-        [pad, hole, label, chosen, temperature, guidance],
+        [pad, hole, label, chosen, *knobs],
         [notes, picture],
         concurrency_id=queue,
         concurrency_limit=limit,
@@ -85,6 +103,7 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
     )
     cancel.click(None, cancels=[event], api_visibility="private")
     upload.upload(show, upload, pad, api_visibility="private")
+    chosen.change(fit, chosen, knobs[:3], api_visibility="private")
 
 
 def read_upload(path: Path) -> Image.Image:
@@ -127,27 +146,32 @@ def restore(
     pad: dict | None,
     hole: str,
     label: str,
-    temperature: float,
-    guidance: float,
+    temperature: float | None,
+    guidance: float | None,
+    steps: float | None,
+    seed: float | None,
 ) -> Iterator[tuple[str, Image.Image]]:
     """A note and a sheet of completions, over and over while they are drawn.
 
     Raises:
-        ValueError: an empty pad, no hole, or an option out of its range.
+        ValueError: an empty pad, no hole, or a number that is empty or out of its range.
     """
     size = model.image_shape[-1]
     image, keep = read_pad(pad, size)
     if hole != PAINTED:
         keep = keep & inpaint.hole(hole, size)
     if keep.all():
-        raise ValueError("there is no hole: paint one in red or choose one")
+        raise ValueError("nothing is erased: paint over a part in red or choose one")
     digit = None if label == UNKNOWN else int(label)
-    how, ignored = options(model, temperature, guidance, None)
+    how, ignored = options(model, temperature, guidance, steps)
+    first = whole("seed", seed, 0, MAX_SEED)
     note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
-    steps = inpaint.complete(model, image, keep, n=NUM_COMPLETIONS, label=digit, how=how)
-    for (canvas,) in together([steps]):
+    canvases = inpaint.complete(
+        model, image, keep, n=NUM_COMPLETIONS, label=digit, seed=first, how=how
+    )
+    for (canvas,) in together([canvases]):
         assert canvas is not None
-        sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5))
+        sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, sheet
     if digit is None and isinstance(model, HasLikelihood):
         assert canvas is not None

@@ -16,6 +16,7 @@ from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.sampling import Sampling
 
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
+MAX_STEPS, MAX_SEED = 100, 2**31
 
 Canvas = TypeVar("Canvas")
 
@@ -56,17 +57,53 @@ def shown_to_visitor() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def dials(models: Iterable[GenerativeModel]) -> list[gr.Component]:
+    """Temperature, guidance, steps and seed, in ``options``' order, as far as a model has them."""
+    used = honoured(models)
+    return [
+        gr.Slider(0.1, 2, 1, step=0.05, label="Temperature", visible="temperature" in used),
+        gr.Slider(0, 5, 1, step=0.25, label="Guidance", visible="guidance" in used),
+        gr.Slider(
+            *(0, MAX_STEPS, 0),
+            step=1,
+            label="Steps",
+            info="0: the model's own",
+            visible="num_steps" in used,
+        ),
+        gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED),
+    ]
+
+
+def honoured(models: Iterable[GenerativeModel]) -> set[str]:
+    """Names of the sampling options that one of the models uses, or more."""
+    return set().union(*(model.honours for model in models))
+
+
+def whole(name: str, value: float | None, low: int, high: int) -> int:
+    """The number of a field, or ValueError where it is empty or out of its range."""
+    if value is None or not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected a whole number from {low} to {high}")
+    return int(value)
+
+
 def options(
-    model: GenerativeModel, temperature: float, guidance: float, num_steps: int | None
+    model: GenerativeModel, temperature: float | None, guidance: float | None, steps: float | None
 ) -> tuple[Sampling, list[str]]:
     """The options that a model honours, and the names of the changed ones that it does not.
 
+    Args:
+        steps: 0 stands for the model's own number.
+
     Raises:
-        ValueError: an option out of its range.
+        ValueError: an option that is empty or out of its range.
     """
+    if temperature is None or guidance is None:
+        raise ValueError("temperature or guidance is empty, expected a number")
+    num_steps = whole("steps", steps, 0, MAX_STEPS) or None
     wanted = Sampling(temperature=temperature, guidance=guidance, num_steps=num_steps)
     used = {name: getattr(wanted, name) for name in wanted.changed() & model.honours}
-    return Sampling(**used), sorted(wanted.changed() - model.honours)
+    ignored = wanted.changed() - model.honours
+    return Sampling(**used), sorted(name.removeprefix("num_") for name in ignored)
 
 
 def together(streams: Iterable[Iterator[Canvas]]) -> Iterator[list[Canvas | None]]:
