@@ -104,7 +104,7 @@ def measuring(quality: Quality, seed: int, batch_size: int) -> Callable[[Generat
         tokenizer, test = model.tokenizer, quality.dataset.test
         coded = in_batches(tokenizer, tokenizer.reconstruct, test.images)
         errors = (coded - test.images).div(255).square()
-        codes = tokenizer.figures(test.images)
+        codes = tokenizer.figures(test.images, test.labels)
         usage = [value for name, value in codes.items() if name.startswith("usage_")]
         judged = quality.judged(coded.to(test.images.dtype), test.labels)
         return {

@@ -9,7 +9,6 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import islice
 from statistics import median
 from typing import NamedTuple
 
@@ -151,18 +150,16 @@ def throughput(
         ValueError: the split holds less than a batch.
     """
     batch_size = batch_size or recipe.batch_size
-    if len(split.images) < batch_size:
-        raise ValueError(f"got {len(split.images)} images, expected {batch_size} or more")
+    if len(split) < batch_size:
+        raise ValueError(f"got {len(split)} images, expected {batch_size} or more")
     device = model.device
     model = copy.deepcopy(model).train()
     optimizers = optim.build_optimizers(model, recipe)
     optim.set_rates(optimizers, 0.0)  # the work of a step, and the same weights after it
-    batches = list(
-        islice(
-            zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True),
-            min(num_steps, len(split.images) // batch_size),
-        )
-    )
+    batches = [
+        split.batch(torch.arange(batch_size) + first)
+        for first in range(0, len(split) - batch_size + 1, batch_size)[:num_steps]
+    ]
 
     def gradients(images: Tensor, labels: Tensor) -> None:
         fast = fast_dtype(device)

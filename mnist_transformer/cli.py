@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 import mnist_transformer
+from mnist_transformer.commands.ask import ask
 from mnist_transformer.commands.common import PROG
 from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw, inpaint
@@ -18,6 +19,7 @@ from mnist_transformer.terminal import complain, say
 VERBS: dict[str, Callable[..., None]] = {
     "draw": draw,
     "inpaint": inpaint,
+    "ask": ask,
     "demo": demo,
     "train": train,
     "eval": evaluate,

@@ -311,7 +311,7 @@ def tokenizer_figures(
         images = again(split.images)
         features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
         with torch.inference_mode():
-            codes = model.figures(split.images)
+            codes = model.figures(split.images, split.labels)
         metrics["reconstruction" + suffix] = {
             "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
             "agreement": class_agreement(images, split.labels, judge),

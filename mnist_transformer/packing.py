@@ -3,8 +3,13 @@
 Shapes: B sequences, M tokens of all of them, L places of a row.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mnist_transformer.transformer import Transformer
 
 
 class Packing:
@@ -46,3 +51,8 @@ class Packing:
     def tokens(self, x_RL: Tensor) -> Tensor:
         """(rows, L, ...) to (M, ...)."""
         return x_RL.flatten(0, 1)[self.place_M]
+
+    def through(self, transformer: "Transformer", x_MD: Tensor, at_M: Tensor) -> Tensor:
+        """States (M, D) of tokens at these positions, each sequence for itself."""
+        states_RLD = transformer(self.rows(x_MD), at=self.rows(at_M), mask=self.mask)
+        return self.tokens(states_RLD)

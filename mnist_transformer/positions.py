@@ -1,7 +1,7 @@
-"""Where a token is: six schemes behind one interface.
+"""Where a token is: seven schemes behind one interface.
 
 A scheme adds a vector to the token (``add``) or rotates queries and keys (``rotate``); what it
-does not do leaves its argument as it is. One of them does both.
+does not do leaves its argument as it is. Two of them do both.
 
 Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``at`` says where the T tokens are: a slice
 of T consecutive positions, or one position a token, int64 (B, T). Positions lie on a grid in
@@ -94,6 +94,17 @@ class AxialRope(Rope):
         self._set_angles(torch.cat([row, column], dim=-1))
 
 
+class LearnedRope(Rope):
+    """A learned vector a position, and RoPE besides: where a token is, and how far from others."""
+
+    def __init__(self, dim: int, head_dim: int, num_tokens: int) -> None:
+        super().__init__(head_dim, num_tokens)
+        self.learned = Learned(dim, num_tokens)
+
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
+        return self.learned.add(x_BTD, at)
+
+
 class LearnedAxialRope(AxialRope):
     """A learned vector a position, and axial RoPE besides: where a token is, and how far."""
 
@@ -105,7 +116,15 @@ class LearnedAxialRope(AxialRope):
         return self.learned.add(x_BTD, at)
 
 
-POSITIONS = ("learned", "sinusoidal", "rope", "axial_rope", "learned_axial_rope", "none")
+POSITIONS = (
+    "learned",
+    "sinusoidal",
+    "rope",
+    "axial_rope",
+    "learned_rope",
+    "learned_axial_rope",
+    "none",
+)
 
 
 def make_positions(
@@ -120,6 +139,8 @@ def make_positions(
         return Rope(head_dim, num_tokens)
     if scheme == "axial_rope":
         return AxialRope(head_dim, num_tokens, grid_width)
+    if scheme == "learned_rope":
+        return LearnedRope(dim, head_dim, num_tokens)
     if scheme == "learned_axial_rope":
         return LearnedAxialRope(dim, head_dim, num_tokens, grid_width)
     if scheme == "none":

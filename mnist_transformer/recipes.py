@@ -8,6 +8,8 @@ from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
+from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
 
@@ -49,7 +51,12 @@ class Recipe:
     about: str = ""
 
 
-_patch = Recipe("mnist-patch", PatchConfig(dropout=0.1), batch_size=32, max_seconds=150 * 60)
+_patch = Recipe(
+    "mnist-patch",
+    PatchConfig(dropout=0.1, corner=True, turned=0.5),
+    batch_size=32,
+    max_seconds=150 * 60,
+)
 
 # The superseded project's sizes. Small batches make the most of few images.
 _pixel = Recipe(
@@ -152,6 +159,23 @@ RECIPES: dict[str, Recipe] = {
                 num_steps=50,
             ),
             about="the objective of the DDPM paper: its noise, its betas",
+        ),
+        Recipe(
+            "mnist-prompt-scratch",
+            PromptedConfig(dropout=0.1),
+            dataset="mnist-prompts",
+            batch_size=32,
+            max_seconds=60 * 60,
+            about="from a sentence to a number: prompt, answer and digit in one sequence",
+        ),
+        Recipe(
+            "mnist-prompt-smollm2",
+            ReaderConfig(),
+            dataset="smollm2-states",
+            batch_size=128,
+            adamw_lr=1e-3,
+            max_seconds=15 * 60,
+            about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw",
         ),
         Recipe(
             "mnist-cnn",

@@ -131,21 +131,18 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
     A loss that draws at random draws the same at every call, from ``seed``.
     """
     torch.manual_seed(seed)
-    total, right, number = 0.0, 0, len(split.labels)
-    batches = zip(
-        split.images.split(VALIDATION_BATCH), split.labels.split(VALIDATION_BATCH), strict=True
-    )
+    total, right, number = 0.0, 0, len(split)
     with torch.inference_mode():
-        for images, labels in batches:
-            images, labels = images.to(model.device), labels.to(model.device)
+        for index in torch.arange(number).split(VALIDATION_BATCH):
+            images, cond = (x.to(model.device) for x in split.batch(index))
             if isinstance(model, HasLikelihood):
-                losses = model.nll(images, labels).nats
+                losses = model.nll(images, cond).nats
             else:
-                losses = model.loss(images, labels)
+                losses = model.loss(images, cond)
             total += float(losses.double().sum())
             if isinstance(model, Classifier):
-                right += int((model.logits(images).argmax(-1) == labels).sum())
-        figures = model.figures(split.images)
+                right += int((model.logits(images).argmax(-1) == cond).sum())
+        figures = model.figures(*split.batch(torch.arange(number)))
     loss, bits = total / number, None
     if isinstance(model, HasLikelihood):
         bits = loss / (math.log(2) * split.images[0].numel())

@@ -28,7 +28,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from mnist_transformer import checkpoint, optim, resume, runtime
 from mnist_transformer.batches import Batches, mix
-from mnist_transformer.data import Dataset, Split, load_dataset
+from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models.base import HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate, validation_curve
@@ -133,20 +133,19 @@ class _Run:
         if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(self.model, recipe, out.parent)
         self.model.to(accelerator.device)
-        shape = tuple(dataset.train.images.shape[1:])
+        self.data = dataset.train.to(accelerator.device)
+        shape = tuple(self.data.images.shape[1:])
         if shape != self.model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {self.model.image_shape}")
-        self.images = dataset.train.images.to(accelerator.device)
-        self.labels = dataset.train.labels.to(accelerator.device)
         self.val = dataset.val
         # What sums over pixels is trained a dimension, so that the gradient's norm, and with it
         # ``clip``, means the same whatever the size of the images.
         per_pixel = isinstance(self.model, HasLikelihood)
-        self.scale = 1 / self.images[0].numel() if per_pixel else 1.0
-        self.batches = Batches(len(self.images), recipe.batch_size, seed)
+        self.scale = 1 / math.prod(shape) if per_pixel else 1.0
+        self.batches = Batches(len(self.data), recipe.batch_size, seed)
         self.optimizers = optim.build_optimizers(self.model, recipe)
         self.ema = optim.EMA(self.model, recipe.ema) if recipe.ema else None
-        self.identity = resume.identity(recipe, self.model, seed, len(self.images))
+        self.identity = resume.identity(recipe, self.model, seed, len(self.data))
         self._restore()
 
     def _restore(self) -> None:
@@ -179,7 +178,7 @@ class _Run:
         if self.recipe.max_seconds is not None:
             return min(1.0, self.seconds / self.recipe.max_seconds)
         assert self.recipe.epochs is not None
-        return min(1.0, self.num_images / (self.recipe.epochs * len(self.images)))
+        return min(1.0, self.num_images / (self.recipe.epochs * len(self.data)))
 
     @property
     def finished(self) -> bool:
@@ -205,7 +204,7 @@ class _Run:
         if self.recipe.max_seconds is not None:
             left = max(0.0, self.recipe.max_seconds - self.seconds)
         elif rate is not None and self.recipe.epochs is not None:
-            left = max(0.0, (self.recipe.epochs * len(self.images) - self.num_images) / rate)
+            left = max(0.0, (self.recipe.epochs * len(self.data) - self.num_images) / rate)
         return Record(
             step=self.step,
             images=self.num_images,
@@ -263,10 +262,10 @@ class _Run:
         accelerator, recipe = self.accelerator, self.recipe
         share = recipe.batch_size // accelerator.num_processes
         first = accelerator.process_index * share
-        chosen = self.batches(self.step)[first : first + share].to(self.images.device)
+        chosen = self.batches(self.step)[first : first + share].to(accelerator.device)
         factor = optim.schedule(self.progress, recipe.warmup, recipe.decay)
         optim.set_rates(self.optimizers, factor)
-        loss = self._forward(self.images[chosen], self.labels[chosen]).mean()
+        loss = self._forward(chosen).mean()
         accelerator.backward(loss * self.scale)
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip))
         mean, self.seconds, stopped = self._agree(float(loss.detach()), stop)
@@ -284,24 +283,25 @@ class _Run:
         self.step += 1
         return stopped
 
-    def _forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        seed = mix(self.seed, 1, self.step, self.accelerator.process_index)
-        torch.manual_seed(seed)
+    def _forward(self, chosen: Tensor) -> Tensor:
+        def losses() -> Tensor:
+            torch.manual_seed(mix(self.seed, 1, self.step, self.accelerator.process_index))
+            found: Tensor = self.parallel(*self.data.batch(chosen))
+            return found
+
         try:
-            losses: Tensor = self.parallel(images, labels)
+            return losses()
         except TorchDynamoException as error:
             self.model._compiled_call_impl = None
             self.tell(f"training uncompiled: {str(error).strip().splitlines()[0]}")
-            torch.manual_seed(seed)
-            losses = self.parallel(images, labels)
-        return losses
+            return losses()
 
     def _agree(self, loss: float, stop: runtime.Stop) -> tuple[float, float, bool]:
         """Mean loss, the first process's clock, and whether any process was told to stop."""
         stopped = stop.signal is not None
         if self.accelerator.num_processes == 1:
             return loss, self._now(), stopped
-        mine = torch.tensor([[loss, self._now(), float(stopped)]], device=self.images.device)
+        mine = torch.tensor([[loss, self._now(), float(stopped)]], device=self.accelerator.device)
         every = self.accelerator.gather(mine)
         return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
 
@@ -364,9 +364,8 @@ class _Run:
     def _log_validation(self, num_images: int) -> Validation:
         """Validate on the first images of the split, always the same ones."""
         model = self.averaged.eval()
-        split = Split(self.val.images[:num_images], self.val.labels[:num_images])
         with self.accelerator.autocast():
-            validation = validate(model, split, mix(self.seed, 3))
+            validation = validate(model, self.val.part(0, num_images), mix(self.seed, 3))
         record = self.record(f"validation: {validation}")
         self.report(record)
         self.log.add_validation(record, validation, model)
@@ -376,7 +375,7 @@ class _Run:
     def finish(self) -> None:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
-            validation = self._log_validation(len(self.val.labels))
+            validation = self._log_validation(len(self.val))
             notes = {
                 "recipe": self.recipe.name,
                 "images": str(self.num_images),

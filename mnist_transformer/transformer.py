@@ -50,8 +50,9 @@ def attend(
     bool ``mask`` that broadcasts to (B, N, T, S), true where a query sees a key, replaces it.
     """
     num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
-    on_cpu_in_bf16 = q_BNTK.device.type == "cpu" and q_BNTK.dtype == torch.bfloat16
-    if on_cpu_in_bf16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS:
+    short_in_bf16 = q_BNTK.dtype == torch.bfloat16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS
+    # With dropout the fused kernel writes out the definition too, with a slower dropout.
+    if q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout):
         return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
     causal = causal and mask is None and num_queries > 1
     if causal and num_queries < num_keys:
@@ -82,13 +83,39 @@ def plain_attention(
         mask = _causal_mask(num_queries, num_keys, scores.device)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    weights = F.dropout(scores.softmax(-1), dropout)
-    return weights @ v_BNSK
+    return drop(scores.softmax(-1), dropout) @ v_BNSK
 
 
 def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
     ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
     return ones.tril(num_keys - num_queries)
+
+
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Dropout (arXiv 1207.0580), of a probability that a CPU rounds to 1/256.
+
+    There torch draws one random number an element, which made up a seventh of a training step;
+    a byte is enough.
+    """
+    if not probability or x.device.type != "cpu":
+        return F.dropout(x, probability)
+    dropped = min(255, round(256 * probability))
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+    return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
+
+
+class Dropout(nn.Module):
+    """``drop`` in training."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"dropout is {probability}, expected a number in [0, 1)")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        return drop(x, self.probability) if self.training else x
 
 
 class KVCache:
@@ -99,10 +126,11 @@ class KVCache:
         model: "Transformer",
         batch_size: int,
         *,
+        num_tokens: int | None = None,  # else as many as the model has positions
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (batch_size, model.num_heads, model.num_tokens, model.head_dim)
+        shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
         self.length = 0
         self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
         self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
@@ -213,7 +241,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Attention(dim, num_heads, dropout, causal)
         self.mlp = MLP(dim, mlp_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.modulation = Modulation(cond_dim, dim, 6) if cond_dim is not None else None
 
     def forward(self, x_BTD: Tensor, positions: NoPositions, run: Pass, layer: int) -> Tensor:

@@ -22,6 +22,9 @@ EXPERIMENTS = (
     "diffusion-steps",
     "mar",
     "inpainting",
+    "prompting",
+    "prompting-systems",
+    "prompting-size",
 )
 NOTHING = "–"
 

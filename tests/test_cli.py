@@ -54,6 +54,7 @@ def test_help_is_quick_and_does_without_torch() -> None:
     ("verb", "flags"),
     [
         ("draw", "--n --model --seed --temperature --top-p --guidance --out --gif"),
+        ("ask", "PROMPT --model --seed --temperature --top-k --top-p --guidance --out --device"),
         ("train", "--out --data --device --seed --max-seconds --epochs --batch-size --lr"),
         ("eval", "MODEL --data"),
         ("list", "--help"),

@@ -10,6 +10,7 @@ from mnist_transformer.models.ddpm import DDPM, DDPMConfig
 from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.sampling import Keep, Sampling
@@ -27,6 +28,22 @@ TINY = {
         head_depth=1,
         head_mlp_dim=16,
         margin=2,
+        corner=True,
+        turned=0.5,
+    ),
+    "prompted": PromptedConfig(
+        image_size=8,
+        num_classes=3,
+        num_levels=16,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+        margin=2,
+        answer_weight=2.0,
     ),
     "pixel": PixelConfig(
         image_size=8,

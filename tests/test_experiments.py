@@ -9,11 +9,12 @@ import torch
 from conftest import TINY as TINY_PATCH
 from test_likelihood import SPACES, all_images, random_model
 
-from experiments import attention, common, patching, positions, smallest
-from mnist_transformer import evaluate, ledger, report
+from experiments import attention, common, patching, positions, prompting, smallest
+from mnist_transformer import checkpoint, evaluate, ledger, report
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.recipes import RECIPES
 
 
@@ -35,7 +36,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
     tiny = replace(RECIPES["mnist-patch"], model=TINY_PATCH, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch", tiny)
-    for module in (positions, patching, smallest):
+    for module in (positions, patching, prompting, smallest):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_dataset())
     for module in (patching, smallest):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size: 1.0)
@@ -159,3 +160,29 @@ def test_smallest(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (row,) = run_twice(script, small_world)
     assert row["metrics"]["settings"]["dim"] == 16
+
+
+def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
+    recipe = replace(RECIPES[prompting.SCRATCH], model=config, batch_size=8)
+    monkeypatch.setitem(RECIPES, prompting.SCRATCH, recipe)
+    folder = Path("runs") / prompting.SCRATCH
+    folder.mkdir(parents=True)
+    checkpoint.save(config.build(), folder / "model.safetensors", seconds="6", images="8")
+
+    def script() -> None:
+        prompting.main(num_prompts=20, guidances=(1.0,))
+
+    rows = run_twice(script, small_world)
+    asked, costs = rows[:-1], rows[-1]
+    assert [r["metrics"]["settings"]["prompts"] for r in asked][: len(prompting.SPLITS)] == [
+        *prompting.SPLITS
+    ]
+    assert all(0 <= r["metrics"]["figures"]["drawn right, %"] <= 100 for r in asked)
+    assert costs["metrics"]["figures"]["first picture warm, s"] > 0
+    assert costs["metrics"]["figures"]["training, minutes"] == 0.1
+
+    prompting.main(num_prompts=20, sizes=True, numbers=(200,), max_seconds=0.2)
+    (*_, size) = ledger.rows(small_world)
+    assert size["recipe"].startswith("prompting-size/mnist-prompt-scratch/200/0.2/seed 0")
+    assert "held-out sums, %" in size["metrics"]["figures"]

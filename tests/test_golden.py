@@ -11,12 +11,13 @@ from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.recipes import RECIPES
 
 GOLDEN = {
-    "patch": [184.567184, 182.161453, 179.422058, 176.969223, 174.099167],
+    "patch": [185.849869, 183.992111, 181.787231, 179.320312, 176.674026],
     "vqvae": [0.01415076, 0.01332369, 0.01256297, 0.01181922, 0.01110446],
     "var": [2.706221, 2.65308, 2.599102, 2.533215, 2.467561],
     "mar": [9.624179, 8.774417, 8.310088, 6.704374, 6.861267],
     "ddpm": [1053.140991, 221.485352, 977.366211, 1780.797974, 437.067413],
     "pixel": [170.686279, 169.858521, 168.775452, 165.534485, 163.639496],
+    "prompted": [186.558838, 184.435928, 181.806519, 179.102295, 176.216629],
     "classifier": [1.079583, 1.053057, 1.053973, 1.087447, 1.067014],
 }
 OTHERS = {
@@ -26,8 +27,10 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("family", GOLDEN)
-def test_losses_of_the_first_steps(family):
+def test_losses_of_the_first_steps(family, monkeypatch):
     """Mean losses of five steps of training on a fixed batch, from a fixed seed."""
+    # Muon orthogonalises in bfloat16 where the machine has it, which shows in the fourth digit.
+    monkeypatch.setattr(optim, "fast_dtype", lambda device: torch.float32)
     config = (TINY | OTHERS)[family]
     recipe = replace(RECIPES["mnist-patch"], model=config)
     torch.manual_seed(0)
@@ -45,4 +48,5 @@ def test_losses_of_the_first_steps(family):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-    assert losses == pytest.approx(GOLDEN[family], rel=1e-4)
+    # Convolutions of machines with AVX2 and with AVX-512 differ by up to 2.3e-4 here.
+    assert losses == pytest.approx(GOLDEN[family], rel=5e-4)

@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 
 from mnist_transformer.models.patch import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.sampling import Sampling, adjust_logits, draw_categorical
 
 TINY = PatchConfig(
@@ -25,16 +26,23 @@ TINY = PatchConfig(
     head_depth=2,
     head_mlp_dim=16,
     margin=1,
+    corner=True,
 )
 SPACES = {
     "four patches of one pixel": TINY,
     "one patch of four pixels": replace(TINY, patch_size=2),
     "four patches of four pixels": replace(TINY, patch_size=2, image_size=4, num_levels=2),
+    "four patches behind a prompt": PromptedConfig(**(vars(TINY) | {"positions": "learned_rope"})),
     "four pixels": PixelConfig(
         image_size=2, num_levels=3, num_classes=2, dim=16, depth=2, num_heads=2, mlp_dim=16
     ),
 }
-DRAWN = ["four patches of one pixel", "one patch of four pixels", "four pixels"]
+DRAWN = [
+    "four patches of one pixel",
+    "one patch of four pixels",
+    "four patches behind a prompt",
+    "four pixels",
+]
 
 
 def random_model(config: PatchConfig | PixelConfig):

@@ -4,6 +4,8 @@ import pytest
 import torch
 from test_contract import TINY, moved
 
+from mnist_transformer.conditioning import turn
+from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.packing import Packing
 
 
@@ -57,3 +59,30 @@ def test_drawing_with_images_dropped_from_the_cache_is_drawing_them_alone(model)
     assert num_inked.min() < num_inked.max()
     alone = torch.cat([model.sample([0], [seed]) for seed in seeds])
     assert torch.equal(together, alone)
+
+
+def test_first_ink_is_the_corner_of_what_is_drawn():
+    images = torch.zeros(3, 5, 5, dtype=torch.uint8)
+    images[0, 1, 4] = images[0, 3, 2] = 9
+    images[1, 0, 0] = 1
+    assert first_ink(images).tolist() == [[1, 2], [0, 0], [5, 5]]
+
+
+def test_all_eight_orientations_are_reached_and_told():
+    image = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)[None, None]
+    turned = turn(image.expand(8, -1, -1, -1), torch.arange(8))
+    assert torch.equal(turned[0], image[0])
+    assert len({tuple(x.flatten().tolist()) for x in turned}) == 8
+    assert {tuple(sorted(x.flatten().tolist())) for x in turned} == {(1, 2, 3, 4)}
+
+
+def test_training_turns_images_and_likelihood_does_not(model):
+    images = torch.randint(0, 16, (6, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.zeros(6, dtype=torch.long)
+    assert torch.equal(model.loss(images, labels), model.loss(images, labels))
+    model.train()
+    model.classes.drop = 0.0
+    losses = torch.stack([model.loss(images, labels) for _ in range(8)])
+    assert (losses.std(0) > 0).all()
+    upright = model.eval().loss(images, labels)
+    assert torch.isclose(losses, upright).any(0).all()

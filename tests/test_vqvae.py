@@ -96,7 +96,7 @@ def test_figures_are_of_each_scale(monkeypatch):
     codes = torch.tensor([[1, 0, 1, 2, 3], [1, 4, 5, 0, 0]] * 200)
     parts = iter(codes.split(250))
     monkeypatch.setattr(model, "encode", lambda images: next(parts))
-    figures = model.figures(some_images(400))
+    figures = model.figures(some_images(400), torch.zeros(400, dtype=torch.long))
     assert figures["usage_1x1"] == pytest.approx(1 / 6)
     assert figures["perplexity_1x1"] == pytest.approx(1)
     assert figures["usage_2x2"] == 1

@@ -58,7 +58,7 @@ def draw(
         raise ValueError(f"n is {n}, expected 1 or more")
     if gif and n * len(digits) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} digits, got {n * len(digits)}")
-    png, movie = _files(digits, out, gif)
+    png, movie = picture_files(digits, out, gif)
     from mnist_transformer import images
     from mnist_transformer.sampling import Sampling
 
@@ -124,7 +124,7 @@ def inpaint(
         raise ValueError("expected either --hole or --mask, to say what is missing")
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
-    png, movie = _files(f"{image.stem}-inpainted", out, gif)
+    png, movie = picture_files(f"{image.stem}-inpainted", out, gif)
     from mnist_transformer import images
     from mnist_transformer import inpaint as around
     from mnist_transformer.models.base import HasLikelihood
@@ -186,7 +186,7 @@ def _draw(
     return torch.cat(done), canvases
 
 
-def _files(stem: str, out: Path | None, gif: bool) -> tuple[Path, Path]:
+def picture_files(stem: str, out: Path | None, gif: bool) -> tuple[Path, Path]:
     """Where the PNG and the GIF go. A name that the user did not choose never costs a file."""
     chosen = out is not None and not out.is_dir()
     png = out if out is not None and chosen else (out or Path()) / f"{stem}.png"

@@ -122,6 +122,7 @@ def list_models() -> None:
 
     from mnist_transformer import ledger
     from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Tokenizer
+    from mnist_transformer.models.classifier import Classifier
     from mnist_transformer.recipes import RECIPES
 
     measured = ledger.latest()
@@ -133,7 +134,7 @@ def list_models() -> None:
             model = recipe.model.build()
         row = measured.get(name)
         bits = row and row["metrics"].get("bits_per_dim")
-        does = "reads digits"
+        does = "reads digits" if isinstance(model, Classifier) else "reads prompts"
         if isinstance(model, GenerativeModel | Tokenizer):
             does = "draws" if isinstance(model, GenerativeModel) else "encodes"
         table.add_row(

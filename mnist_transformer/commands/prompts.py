@@ -1,4 +1,4 @@
-"""prompts show and prompts write."""
+"""prompts show, prompts write and prompts encode."""
 
 import itertools
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg, subcommand
 
-from mnist_transformer.commands.common import typed_command
+from mnist_transformer.commands.common import OptionalPath, OptionalStr, typed_command
 from mnist_transformer.terminal import say, stages
 
 
@@ -77,11 +77,51 @@ def write(
     say(f"{out}: {run}")
 
 
+def encode(
+    n: int = 20_000,
+    out: OptionalPath = None,
+    seed: int = 0,
+    device: OptionalStr = None,
+) -> None:
+    """Keep what SmolLM2 makes of training prompts, for `train mnist-prompt-smollm2` to read.
+
+    Args:
+        n: How many prompts; a prompt takes some 10 kB.
+        out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
+        seed: The same seed takes the same prompts.
+        device: cpu or cuda; otherwise a GPU where there is one.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}, expected 1 or more")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, expected 0 or more")
+    import torch
+
+    from mnist_transformer.data import states
+    from mnist_transformer.llm import LAYER, LLM, MODEL
+
+    folder = out or states.FOLDER
+    llm = LLM(MODEL, LAYER, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with stages() as report:
+        states.encode_prompts(
+            folder,
+            llm.states,
+            num_prompts=n,
+            seed=seed,
+            report=report,
+        )
+    say(f"saved {folder}")
+
+
 def prompts(
     action: Annotated[
         Annotated[None, subcommand("show", constructor=show)]
-        | Annotated[None, subcommand("write", constructor=write)],
+        | Annotated[None, subcommand("write", constructor=write)]
+        | Annotated[None, subcommand("encode", constructor=encode)],
         arg(name=""),
     ],
 ) -> None:
-    """Prompts with their answer: `show` the grammar's, have a language model `write` more."""
+    """Prompts with their answer: `show` the grammar's, have a language model `write` more.
+
+    Or have one `encode` them for an adapter.
+    """

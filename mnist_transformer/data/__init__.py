@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnist_transformer.data.mnist import Dataset, Split, load_mnist, load_mnist_5k
+from mnist_transformer.data.prompted import load_prompted_mnist
+from mnist_transformer.data.states import load_states
 
 __all__ = ["DATASETS", "Dataset", "Split", "load_dataset"]
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "mnist": load_mnist,
     "mnist-5k": load_mnist_5k,
+    "mnist-prompts": load_prompted_mnist,
+    "smollm2-states": load_states,
 }
 
 
@@ -19,7 +23,9 @@ def load_dataset(name: str, folder: str | os.PathLike[str] | None = None) -> Dat
     """The three splits of a dataset.
 
     Args:
-        name: "mnist" (55,000 / 5,000 / 10,000 images) or "mnist-5k" (4,000 / 500 / 500).
+        name: "mnist" (55,000 / 5,000 / 10,000 images), "mnist-5k" (4,000 / 500 / 500),
+            "mnist-prompts" (MNIST, each image with prompts that ask for it) or "smollm2-states"
+            (what SmolLM2 makes of prompts, and their answers: no images).
         folder: where the dataset's files lie; without it the folder that the variable
             MNIST_TRANSFORMER_DATA names, else a cache that a download fills.
 

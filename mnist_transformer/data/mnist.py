@@ -9,7 +9,7 @@ import hashlib
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,17 +65,30 @@ TEST_LABELS = IdxFile(
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 (N, C, H, W) and their classes int64 (N,)."""
+    """Images uint8 (N, C, H, W) and their classes int64 (N,).
+
+    ``batch`` is what a model is trained on; a subclass may make something else of a label there.
+    """
 
     images: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def part(self, start: int, stop: int) -> "Split":
         """The images from index ``start`` up to ``stop``, without a copy."""
-        return Split(self.images[start:stop], self.labels[start:stop])
+        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
+
+    def to(self, device: torch.device) -> "Split":
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """These images and their conditions, for ``Model.loss``; index int64 (B,).
+
+        What it draws at random comes from torch's generator, which the caller has seeded.
+        """
+        return self.images[index], self.labels[index]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from mnist_transformer.models.ddpm import DDPM, DDPMConfig
 from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch import Patch, PatchConfig
 from mnist_transformer.models.pixel import Pixel, PixelConfig
+from mnist_transformer.models.prompted import Prompted, PromptedConfig
+from mnist_transformer.models.reader import Reader, ReaderConfig
 from mnist_transformer.models.var import Var, VarConfig
 from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 
@@ -15,5 +17,7 @@ FAMILIES = {
     "var": (VarConfig, Var),
     "mar": (MARConfig, MAR),
     "ddpm": (DDPMConfig, DDPM),
+    "prompted": (PromptedConfig, Prompted),
+    "reader": (ReaderConfig, Reader),
     "classifier": (ClassifierConfig, Classifier),
 }

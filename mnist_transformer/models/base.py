@@ -1,6 +1,7 @@
 """The whole contract between model families and the rest of the project.
 
-Images are uint8 (B, C, H, W) everywhere outside a model; conditions are int64 labels (B,).
+Images are uint8 (B, C, H, W) everywhere outside a model; conditions are int64: labels (B,), or
+rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
 """
 
 from abc import ABC, abstractmethod
@@ -62,7 +63,7 @@ class Model(nn.Module, ABC):
         if num_levels < 256 and values.numel() and values.max().item() >= num_levels:
             raise ValueError(f"a pixel is {values.max().item()}, expected below {num_levels}")
 
-    def figures(self, images: Tensor) -> dict[str, float]:
+    def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """What else is worth logging at a validation, by name, over all its images."""
         return {}
 

@@ -17,20 +17,29 @@ sequence (P + 1), S slots of a neighbourhood, I = s*s pixels of a patch, E featu
 value, W width of the head, V grey levels, D dim.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding
+from mnist_transformer.conditioning import ClassEmbedding, Orientation, with_null
 from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
-from mnist_transformer.models.patch_head import Gate, Neighbourhood, PixelHead
+from mnist_transformer.models.patch_head import (
+    Corner,
+    Gate,
+    Neighbourhood,
+    PixelHead,
+    corner_offsets,
+    first_ink,
+)
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.packing import Packing
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import Transformer
+from mnist_transformer.transformer import KVCache, Transformer
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class PatchConfig:
         head_width, head_depth, head_mlp_dim: the pixel head's residual MLPs.
         margin: how many pixels around itself a patch, and a pixel, sees directly.
         class_drop: share of training images that are shown without their class.
+        corner: whether a patch is told where it lies, seen from the corner of the ink so far.
+        turned: share of training images that are shown in another orientation, and told so.
     """
 
     image_size: int = 28
@@ -63,11 +74,18 @@ class PatchConfig:
     margin: int = 4
     dropout: float = 0.0
     class_drop: float = 0.1
+    corner: bool = False
+    turned: float = 0.0
 
     def __post_init__(self) -> None:
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
         check_patch_size(self.image_size, self.patch_size)
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Places for text before an image."""
+        return 0
 
     def build(self) -> "Patch":
         return Patch(self)
@@ -81,30 +99,74 @@ def _palettes(own_BPI: Tensor, inked_BP: Tensor, num_levels: int) -> Tensor:
     return (counts_BPV.cumsum(1) - counts_BPV).log1p()
 
 
+def _corners(own_BPI: Tensor, start_P2: Tensor, edge: int) -> Tensor:
+    """First row and first column with ink in the patches before: int64 (B, P, 2); edge if none."""
+    size = math.isqrt(own_BPI.shape[-1])
+    first_BP2 = first_ink(own_BPI.unflatten(-1, (size, size)))
+    first_BP2 = torch.where(first_BP2 < size, start_P2 + first_BP2, edge)
+    return F.pad(first_BP2.cummin(1).values[:, :-1], (0, 0, 1, 0), value=edge)
+
+
+class Picture(NamedTuple):
+    """A batch of images as one flat run of tokens: start, inked patches, start, inked patches ...
+
+    Args:
+        values_BPS: int64, the pixels around each patch, then its own.
+        inked_BP: bool, the patches with ink; N of them.
+        palette_NV: see ``_palettes``.
+        offset_N2: int64, see ``corner_offsets``.
+        length_B: number of tokens of each image.
+        token_BP: the token of patch t, or of the last inked one before it, or the start.
+        x_MD, at_M: the tokens without their class, and their positions.
+    """
+
+    values_BPS: Tensor
+    inked_BP: Tensor
+    palette_NV: Tensor
+    offset_N2: Tensor
+    length_B: Tensor
+    token_BP: Tensor
+    x_MD: Tensor
+    at_M: Tensor
+
+
 class Patch(GenerativeModel):
     """See the module's docstring. Images uint8 (B, 1, H, W) with values below ``num_levels``."""
 
     loss_is_nll = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
-    adamw_modules = ("classes", "gate.positions", "gate.output", "head.copy", "head.output")
+    starts_P2: Tensor  # first row and column of each patch
+    adamw_modules: ClassVar[tuple[str, ...]] = (
+        "classes",
+        "orientation",
+        "gate.positions",
+        "gate.output",
+        "head.copy",
+        "head.output",
+    )
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
         self.grid = config.image_size // config.patch_size
         self.num_patches = self.grid**2
+        starts = torch.arange(0, config.image_size, config.patch_size)
+        self.register_buffer("starts_P2", torch.cartesian_prod(starts, starts), persistent=False)
         self.around = Neighbourhood(config)
         num_before = self.around.num_before * self.around.num_features
         num_own = self.around.num_own * self.around.num_features
         self.before = nn.Linear(num_before, config.dim)
         self.previous = nn.Linear(num_own, config.dim, bias=False)
         self.palette = nn.Linear(config.num_levels, config.dim, bias=False)
+        self.corner = Corner(config, config.dim) if config.corner else None
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.orientation = Orientation(config.dim, config.turned) if config.turned else None
         self.transformer = Transformer(
             dim=config.dim,
             depth=config.depth,
             num_heads=config.num_heads,
             mlp_dim=config.mlp_dim,
-            num_tokens=self.num_patches + 1,  # the start token's position is the last
+            # Positions: the patches, the start token, and text where there is some.
+            num_tokens=self.num_patches + 1 + config.num_text_tokens,
             grid_width=self.grid,
             positions=config.positions,
             dropout=config.dropout,
@@ -114,43 +176,71 @@ class Patch(GenerativeModel):
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Negative log-likelihood in nats (B,)."""
-        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+        told_BD = self.classes(cond)
+        if self.training and self.orientation is not None:
+            images, orientation_BD = self.orientation(images)
+            told_BD = told_BD + orientation_BD
+        return self._pixel_nats(images, told_BD).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W); a gate's are spread evenly over its patch."""
+        return self._pixel_nats(images, self.classes(cond))
+
+    def _pixel_nats(self, images: Tensor, told_BD: Tensor) -> Tensor:
+        picture = self.lay_out(images)
+        x_MD = picture.x_MD + told_BD.repeat_interleave(picture.length_B, 0)
+        packing = Packing(picture.length_B, self.num_patches + 1)
+        state_MD = packing.through(self.transformer, x_MD, picture.at_M)
+        return self.nats_of(picture, state_MD)
+
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+        """Exact negative log-likelihood in nats (B,), over all pixels."""
+        images = self.check_images(images)
+        nats_BHW = self.pixel_nats(images, self.check_cond(cond, len(images)))
+        return NLL(nats_BHW.flatten(1).sum(-1), exact=True)
+
+    # --- its parts ---
+
+    def lay_out(self, images: Tensor) -> Picture:
+        """Images uint8 (B, 1, H, W) as tokens."""
         values_BPS = self.around.values(self.around.pad(images))
         before_BPS, own_BPI = values_BPS.split([self.around.num_before, self.around.num_own], -1)
         inked_BP = (own_BPI > 0).any(-1)
-        own_NI = own_BPI[inked_BP]
+        patch_N = inked_BP.nonzero()[:, 1]
+        corner_BP2 = _corners(own_BPI, self.starts_P2, self.config.image_size)
+        offset_N2 = self.offsets(patch_N, corner_BP2[inked_BP])
         palette_NV = _palettes(own_BPI, inked_BP, self.config.num_levels)[inked_BP]
-
-        # One flat run of tokens: start, inked patches, start, inked patches ...
         length_B = 1 + inked_BP.sum(1)
         start_B = length_B.cumsum(0) - length_B
-        token_BP = start_B[:, None] + inked_BP.cumsum(1)  # of patch t, or of the last before it
+        token_BP = start_B[:, None] + inked_BP.cumsum(1)
         token_N = token_BP[inked_BP]
         first_N = (token_BP - start_B[:, None])[inked_BP] == 1
-        previous_NI = own_NI.roll(1, 0).masked_fill(first_N[:, None], self.around.outside)
-        x_ND = self.tokens(before_BPS[inked_BP], previous_NI, palette_NV)
+        previous_NI = own_BPI[inked_BP].roll(1, 0)
+        previous_NI = previous_NI.masked_fill(first_N[:, None], self.around.outside)
+        x_ND = self.tokens(before_BPS[inked_BP], previous_NI, palette_NV, offset_N2)
         x_MD = x_ND.new_zeros(len(x_ND) + len(length_B), x_ND.shape[1]).index_copy(0, token_N, x_ND)
-        x_MD = x_MD + self.classes(cond).repeat_interleave(length_B, 0)
         at_M = torch.full((len(x_MD),), self.num_patches, device=x_MD.device)
-        at_M[token_N] = inked_BP.nonzero()[:, 1]
-        packing = Packing(length_B, self.num_patches + 1)
-        states_RLD = self.transformer(packing.rows(x_MD), at=packing.rows(at_M), mask=packing.mask)
-        state_MD = packing.tokens(states_RLD)
+        at_M[token_N] = patch_N
+        return Picture(values_BPS, inked_BP, palette_NV, offset_N2, length_B, token_BP, x_MD, at_M)
 
-        last_BP = token_BP - inked_BP.long()  # patch t's gate must not see its token: it has ink
+    def nats_of(self, picture: Picture, state_MD: Tensor) -> Tensor:
+        """Nats of each pixel (B, H, W), from the transformer's states of all tokens."""
+        values_BPS, inked_BP, palette_NV = picture.values_BPS, picture.inked_BP, picture.palette_NV
+        before_BPS, own_BPI = values_BPS.split([self.around.num_before, self.around.num_own], -1)
+        own_NI = own_BPI[inked_BP]
+        # Patch t's gate must not see its token: it has ink.
+        last_BP = picture.token_BP - inked_BP.long()
         gate_BP = self.gate(
             self.gate.state(state_MD)[last_BP],
             self.around.embed(before_BPS),
-            torch.arange(self.num_patches, device=cond.device),
+            torch.arange(self.num_patches, device=state_MD.device),
         ).float()
         nats_BP = F.binary_cross_entropy_with_logits(
             gate_BP, inked_BP.to(gate_BP.dtype), reduction="none"
         )
         around_NF = self.around.embed(values_BPS[inked_BP])
-        logits_NIV = self.head(state_MD[token_N], around_NF, palette_NV).float()
+        state_ND = state_MD[picture.token_BP[inked_BP]]
+        logits_NIV = self.head(state_ND, around_NF, palette_NV, picture.offset_N2).float()
         # There is ink somewhere: when all pixels but the last are zero, the last one cannot be.
         logits_NIV[(own_NI[:, :-1] == 0).all(-1), -1, 0] = float("-inf")
         nats_NI = F.cross_entropy(
@@ -162,15 +252,31 @@ class Patch(GenerativeModel):
         grid = nats_BPI.view(-1, self.grid, self.grid, size, size)
         return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
-        """Exact negative log-likelihood in nats (B,), over all pixels."""
-        images = self.check_images(images)
-        return NLL(self.loss(images, self.check_cond(cond, len(images))), exact=True)
-
-    def tokens(self, before_NS: Tensor, previous_NI: Tensor, palette_NV: Tensor) -> Tensor:
+    def tokens(
+        self, before_NS: Tensor, previous_NI: Tensor, palette_NV: Tensor, offset_N2: Tensor
+    ) -> Tensor:
         """Tokens (N, D) of patches with ink, without their class."""
         x_ND = self.before(self.around.embed(before_NS)) + self.palette(palette_NV)
-        return x_ND + self.previous(self.around.embed(previous_NI))
+        x_ND = x_ND + self.previous(self.around.embed(previous_NI))
+        return x_ND if self.corner is None else x_ND + self.corner(offset_N2)
+
+    def offsets(self, patch_N: Tensor, corner_N2: Tensor) -> Tensor:
+        """What ``Corner`` expects, for these patches and the corners of the ink before them."""
+        return corner_offsets(self.starts_P2[patch_N], corner_N2, self.config.image_size)
+
+    # --- drawing, see patch_sampler.py ---
+
+    def with_null(self, cond: Tensor, guidance: float) -> Tensor:
+        """Conditions (X, ...) to evaluate for ``guide``."""
+        return with_null(cond, self.classes.null_class, guidance)
+
+    def class_vectors(self, cond: Tensor) -> Tensor:
+        """(X, D), added to every token of an image."""
+        return self.classes(cond)
+
+    def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
+        """Put the text before each image into the cache; bool (X, T), true where there is some."""
+        return cond.new_ones(len(cond), 0, dtype=torch.bool)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

@@ -85,6 +85,40 @@ def _value_features(num_levels: int) -> Tensor:
     return F.pad(torch.stack(columns, dim=1), (0, 0, 0, 1)).float()
 
 
+class Corner(nn.Module):
+    """Vectors for where a patch lies, seen from the top left corner of the ink drawn before it.
+
+    MNIST's digits were scaled to a box of 20 pixels and the levels of a pixel depend on how far
+    in the box it lies; on the canvas the box lies anywhere.
+    """
+
+    def __init__(self, config: "PatchConfig", dim: int) -> None:
+        super().__init__()
+        self.below = nn.Embedding(2 * config.image_size, dim)
+        self.right = nn.Embedding(2 * config.image_size, dim)
+        for table in (self.below, self.right):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, offset_N2: Tensor) -> Tensor:
+        """(N, dim), from the offsets of ``corner_offsets``."""
+        below_N, right_N = offset_N2.unbind(-1)
+        return self.below(below_N) + self.right(right_N)
+
+
+def first_ink(images: Tensor) -> Tensor:
+    """First row and first column with ink of images (..., H, W), int64 (..., 2); H, W if none."""
+    ink = images > 0
+    found = []
+    for lines in (ink.any(-1), ink.any(-2)):
+        found.append(torch.where(lines.any(-1), lines.int().argmax(-1), lines.shape[-1]))
+    return torch.stack(found, -1)
+
+
+def corner_offsets(start_N2: Tensor, corner_N2: Tensor, edge: int) -> Tensor:
+    """Rows and columns from the corner to a patch's first pixel, plus edge; 0 without a corner."""
+    return torch.where(corner_N2 < edge, start_N2 - corner_N2 + edge, 0)
+
+
 class PixelHead(nn.Module):
     """Distribution of each pixel of a patch, given the state and the pixels before it."""
 
@@ -95,6 +129,7 @@ class PixelHead(nn.Module):
         self.num_pixels, self.width = config.patch_size**2, config.head_width
         self.num_before, self.num_features = neighbourhood.num_before, neighbourhood.num_features
         self.state = nn.Linear(config.dim, self.num_pixels * self.width)
+        self.corner = Corner(config, self.num_pixels * self.width) if config.corner else None
         # One weight an offset from the pixel being drawn, and a last row of zeros for what it
         # must not see: itself, later pixels of the patch, and what is outside its window.
         reach = 2 * config.margin + 1
@@ -130,11 +165,18 @@ class PixelHead(nn.Module):
         weight = F.embedding(self.offset_index, rows)  # (S, I, E * W)
         return weight.unflatten(-1, (self.num_features, self.width)).transpose(1, 2)
 
-    def forward(self, state_ND: Tensor, around_NF: Tensor, palette_NV: Tensor) -> Tensor:
+    def forward(
+        self, state_ND: Tensor, around_NF: Tensor, palette_NV: Tensor, offset_N2: Tensor
+    ) -> Tensor:
         """Logits (N, I, V) of all pixels at once; ``around`` holds the S * E features."""
         weight = self.window_weight().flatten(2).flatten(0, 1)
-        x_NIW = (self.state(state_ND) + around_NF @ weight).unflatten(-1, (-1, self.width))
-        return self.logits(x_NIW, palette_NV[:, None])
+        x_NX = self.told(state_ND, offset_N2) + around_NF @ weight
+        return self.logits(x_NX.unflatten(-1, (-1, self.width)), palette_NV[:, None])
+
+    def told(self, state: Tensor, offset_N2: Tensor) -> Tensor:
+        """What all pixels are told of the patch, from the states (..., N, D): (..., N, I * W)."""
+        x = self.state(state)
+        return x if self.corner is None else x + self.corner(offset_N2)
 
     def logits(self, x: Tensor, palette: Tensor) -> Tensor:
         """Logits (..., V) from the summed inputs (..., W) and the palette (..., V)."""

@@ -2,7 +2,8 @@
 
 Shapes: B images, K particles an image, R = B * K rows, A rows in the cache, X the cache's batch
 (2A with guidance: class, then null class; else A), N rows that draw in this step, G = X / A,
-P patches, S slots of a neighbourhood, I pixels of a patch, C gates drawn ahead, V grey levels.
+T tokens of the text before an image, P patches, S slots of a neighbourhood, I pixels of a patch,
+C gates drawn ahead, V grey levels.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import guide, with_null
+from mnist_transformer.conditioning import guide
+from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.particles import Particles
 from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical, log_prob
 from mnist_transformer.transformer import KVCache
@@ -49,11 +51,15 @@ class PatchSampler:
         )
         self.next_R = self.padded_R.new_full((num_rows,), -1)  # the next patch with ink, P if none
 
-        cond_R = cond.repeat_interleave(num_particles)
-        self.class_XD = model.classes(with_null(cond_R, model.classes.null_class, how.guidance))
+        cond_X = model.with_null(cond.repeat_interleave(num_particles, 0), how.guidance)
+        self.class_XD = model.class_vectors(cond_X)
         self.num_passes = len(self.class_XD) // num_rows
         self.rows_A = torch.arange(num_rows, device=model.device)
-        self.cache = KVCache(model.transformer, len(self.class_XD), device=model.device)
+        num_tokens = cond_X[0].numel() + self.num_patches + 1  # as many as it can be
+        self.cache = KVCache(
+            model.transformer, len(cond_X), num_tokens=num_tokens, device=model.device
+        )
+        self.text_XT = model.read_text(cond_X, self.cache)
         # A row that waits leaves a place in the cache that it must not see.
         self.seen_RL = blank.new_zeros(num_rows, self.num_patches + 1, dtype=torch.bool)
         weight_SEIW = model.head.window_weight()
@@ -82,7 +88,11 @@ class PatchSampler:
             slots_AS = self.around.slot_index[patch_A, : self.around.num_before]
             before_AS = self.padded_R[self.rows_A].gather(1, slots_AS)
             palette_AV = self.counts_RV[self.rows_A].log1p()
-            x_AD = self.model.tokens(before_AS, self.previous_RI[self.rows_A], palette_AV)
+            corner_A2 = first_ink(self.around.crop(self.padded_R[self.rows_A])[:, 0])
+            offset_A2 = self.model.offsets(patch_A, corner_A2)
+            x_AD = self.model.tokens(
+                before_AS, self.previous_RI[self.rows_A], palette_AV, offset_A2
+            )
             state_GAD = self._read(x_AD.repeat(self.num_passes, 1), patch_A, drawn_A)
             self._draw_pixels(
                 self.rows_A[drawn_A],
@@ -90,6 +100,7 @@ class PatchSampler:
                 state_GAD[:, drawn_A],
                 before_AS[drawn_A],
                 palette_AV[drawn_A],
+                offset_A2[drawn_A],
             )
         yield self._canvas(self.particles.choose())
 
@@ -98,12 +109,14 @@ class PatchSampler:
 
     def _read(self, x_XD: Tensor, at_A: Tensor, drawn_A: Tensor) -> Tensor:
         """States (G, A, D) of one more token each, without its class, at these positions."""
-        self.seen_RL[self.rows_A, self.cache.length] = drawn_A
+        place = self.cache.length - self.text_XT.shape[1]
+        self.seen_RL[self.rows_A, place] = drawn_A
         mask = None
-        if self.particles.num_particles > 1:
-            seen_AL = self.seen_RL[self.rows_A, : self.cache.length + 1]
+        if self.particles.num_particles > 1 or self.text_XT.shape[1]:
+            seen_AL = self.seen_RL[self.rows_A, : place + 1]
             seen_AL[:, -1] = True  # a row that waits needs something to see
-            mask = seen_AL.repeat(self.num_passes, 1)[:, None, None]
+            seen_XL = torch.cat([self.text_XT, seen_AL.repeat(self.num_passes, 1)], 1)
+            mask = seen_XL[:, None, None]
         at_X1 = at_A.repeat(self.num_passes)[:, None]
         x_X1D = (x_XD + self.class_XD)[:, None]
         state_X1D = self.model.transformer(x_X1D, self.cache, at=at_X1, mask=mask)
@@ -114,7 +127,7 @@ class PatchSampler:
         if going_A.sum() < 0.8 * len(going_A):
             self.rows_A = self.rows_A[going_A]
             going_X = going_A.repeat(self.num_passes)
-            self.class_XD = self.class_XD[going_X]
+            self.class_XD, self.text_XT = self.class_XD[going_X], self.text_XT[going_X]
             self.cache.select(going_X)
 
     def _resample(self) -> None:
@@ -176,6 +189,7 @@ class PatchSampler:
         state_GND: Tensor,
         before_NS: Tensor,
         palette_NV: Tensor,
+        offset_N2: Tensor,
     ) -> None:
         """Draw one patch with ink in each of these rows, pixel by pixel."""
         head, own_slots_NI = (
@@ -184,7 +198,7 @@ class PatchSampler:
         )
         kept_NI = self.kept_R[rows_N[:, None], own_slots_NI]
         around_NX = self.around.embed(before_NS) @ self.before_weight
-        x_GNIW = (head.state(state_GND) + around_NX).unflatten(-1, (-1, head.width))
+        x_GNIW = (head.told(state_GND, offset_N2) + around_NX).unflatten(-1, (-1, head.width))
         own_NI = torch.zeros_like(kept_NI)
         for i in range(head.num_pixels):
             # The weights of pixels not yet drawn are zero.

@@ -171,7 +171,7 @@ class VQVAE(Model):
         """What is left of images uint8 (B, C, H, W) when they are coded and decoded again."""
         return self.decode(self.encode(images))
 
-    def figures(self, images: Tensor) -> dict[str, float]:
+    def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """``code_usage`` of every scale over all these images."""
         coded = [self.encode(part) for part in images.split(BATCH)]
         figures = {}

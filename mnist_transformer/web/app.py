@@ -12,6 +12,7 @@ NUM_RUNNING, NUM_WAITING = 2, 16  # drawings at a time, and in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """
+#pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)) }
 .drawn img, .restored img { image-rendering: pixelated }
 .figures { overflow-x: auto; font-size: 0.85em }
 .figures th, .figures td {

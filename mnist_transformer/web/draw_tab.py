@@ -33,7 +33,7 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 start = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="draw-cancel", min_width=80)
         with gr.Column(scale=3):
-            with gr.Row():
+            with gr.Row(elem_id="pictures"):
                 pictures = [
                     gr.Image(
                         label=name,

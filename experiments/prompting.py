@@ -1,0 +1,291 @@
+"""From a sentence to a number: one model from scratch, or a pretrained language model's states?
+
+    mnist-transformer train mnist-prompt-scratch
+    mnist-transformer prompts encode && mnist-transformer train mnist-prompt-smollm2
+    python -m experiments.prompting                # measures both
+    python -m experiments.prompting --sizes        # trains both on fewer prompts, too
+
+A prompt is answered rightly if the judge reads every drawn digit as the answer's, in order, and
+no other number of them was drawn; one that is out of scope, if it is refused. ``read right`` asks
+the same of the digits that the system meant to draw.
+"""
+
+import itertools
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+import mnist_transformer
+from experiments.common import (
+    Figures,
+    Quality,
+    command_line,
+    is_done,
+    record,
+    results,
+    run_cell,
+    save_plot,
+)
+from mnist_transformer import asking, checkpoint, llm, prompt_corpus, prompt_grammar, trials
+from mnist_transformer.data import Dataset, load_dataset
+from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, written_prompts
+from mnist_transformer.evaluate import SEEDS_APART
+from mnist_transformer.metrics import in_batches
+from mnist_transformer.models.base import Model
+from mnist_transformer.models.reader import Reader
+from mnist_transformer.prompts import Prompt
+from mnist_transformer.recipes import RECIPES
+from mnist_transformer.sampling import Sampling
+
+SCRATCH, SMOLLM2 = "mnist-prompt-scratch", "mnist-prompt-smollm2"
+SPLITS = {
+    "seen templates": "train",
+    "held-out templates": "held_out_templates",
+    "held-out sums": "held_out_sums",
+    "typos": "typos",
+    "out of scope": "out_of_scope",
+}
+WRITTEN = "LLM-written"
+BATCH = 64  # prompts drawn at once
+
+
+def main(
+    data: Path | None = None,
+    models: tuple[str, ...] = (),
+    num_prompts: int = 1000,
+    guidances: tuple[float, ...] = (1.0, 2.0),
+    corpus: Path | None = None,
+    seed: int = 0,
+    sizes: bool = False,
+    numbers: tuple[int, ...] = (1_000, 5_000, 20_000),
+    max_seconds: float = 600.0,
+) -> None:
+    """Measure what the ledger does not have yet, then draw the plot.
+
+    Args:
+        data: The folder with MNIST's four files; otherwise as for training.
+        models: Trained systems; otherwise the shipped ones, else those in runs/.
+        num_prompts: How many prompts of each kind.
+        guidances: Guidance scales to draw with.
+        corpus: Prompts that a language model wrote, from `prompts write`; otherwise the shipped
+            ones. Those kept for testing are asked.
+        seed: Decides the prompts and the digits drawn.
+        sizes: Instead, train both systems on fewer prompts.
+        numbers: How many prompts these are.
+        max_seconds: How long each of those is trained.
+    """
+    dataset = load_dataset("mnist", data)
+    asked_for = kinds(num_prompts, seed, corpus)
+    if sizes:
+        by_number(dataset, asked_for, numbers, max_seconds, seed)
+    else:
+        quality = Quality(dataset, num_prompts)
+        for model in models or tuple(filter(None, map(trained, (SCRATCH, SMOLLM2)))):
+            measure(model, asked_for, quality, guidances, seed)
+    save_plot(plot(), "prompting")
+
+
+def kinds(num_prompts: int, seed: int, corpus: Path | None) -> dict[str, list[Prompt]]:
+    """Prompts by kind; those of a language model only where there are some."""
+    found = {}
+    for kind, split in SPLITS.items():
+        stream = prompt_grammar.prompts(split, SEEDS["test"] + seed)
+        if split == "train":
+            stream = (prompt for prompt in stream if prompt.answer is not None)
+        found[kind] = list(itertools.islice(stream, num_prompts))
+    written = prompt_corpus.read_corpus(corpus) if corpus else written_prompts()
+    for_testing = [prompt for prompt in written if prompt_corpus.is_for_testing(prompt)]
+    return found | ({WRITTEN: for_testing[:num_prompts]} if for_testing else {})
+
+
+def trained(name: str) -> str | None:
+    """Where a recipe's weights are: shipped, or in runs/."""
+    if name in mnist_transformer.shipped():
+        return name
+    return f"runs/{name}" if (Path("runs") / name / "model.safetensors").is_file() else None
+
+
+def measure(
+    model: str,
+    asked_for: dict[str, list[Prompt]],
+    quality: Quality,
+    guidances: tuple[float, ...],
+    seed: int,
+) -> None:
+    """Accuracy by kind of prompt and guidance, and what the system costs."""
+    notes = checkpoint.read_notes(mnist_transformer.find_weights(model))
+    name = notes.get("recipe", Path(model).stem)
+    cells = [
+        {"system": name, "prompts": kind, "guidance": guidance}
+        for kind in asked_for
+        for guidance in guidances
+    ]
+    todo = [cell for cell in cells if not is_done("prompting", cell, seed)]
+    costs = [{"system": name, "guidance": guidance} for guidance in guidances]
+    costs_todo = [cell for cell in costs if not is_done("prompting-systems", cell, seed)]
+    if not todo and not costs_todo:
+        return
+    asked = asking.load(model)
+    for cell in todo:
+        figures = accuracy(asked, asked_for[cell["prompts"]], quality, cell["guidance"], seed)
+        record_row("prompting", cell, figures, asked, notes, seed)
+    for cell in costs_todo:
+        figures = cost(asked, quality, cell["guidance"], seed)
+        record_row("prompting-systems", cell, figures, asked, notes, seed)
+
+
+def record_row(
+    experiment: str,
+    settings: trials.Settings,
+    figures: Figures,
+    asked: asking.Asked,
+    notes: dict[str, str],
+    seed: int,
+) -> None:
+    seconds = float(notes["seconds"]) if "seconds" in notes else None
+    if experiment == "prompting-systems":
+        figures = {"training, minutes": None if seconds is None else seconds / 60, **figures}
+    row = trials.make_row(
+        experiment,
+        settings,
+        figures,
+        seed=seed,
+        parameters=sum(part.num_parameters for part in parts(asked)),
+        device=str(asked.drawer.device),
+        images_seen=int(notes["images"]) if "images" in notes else None,
+        seconds=seconds,
+        command=command_line("prompting"),
+    )
+    record(row)
+
+
+def parts(asked: asking.Asked) -> list[Model]:
+    """The project's own models of a system."""
+    return [asked.drawer, *([asked.reader] if isinstance(asked, asking.ThroughLLM) else [])]
+
+
+def accuracy(
+    asked: asking.Asked, prompts: list[Prompt], quality: Quality, guidance: float, seed: int
+) -> Figures:
+    """The share of prompts answered rightly, in what was meant and in what was drawn."""
+    how, read_right, drawn_right = Sampling(guidance=guidance), 0, 0
+    for first in range(0, len(prompts), BATCH):
+        part = prompts[first : first + BATCH]
+        texts = [prompt.text for prompt in part]
+        answers = asked.read(texts)
+        count = sum(map(len, answers))
+        start = seed * SEEDS_APART + 2 * first  # two digits a prompt at most
+        images = asked.draw(texts, answers, range(start, start + count), how)
+        seen = in_batches(quality.judge, quality.judge.logits, images) if count else torch.empty(0)
+        digits = iter(seen.argmax(-1).tolist() if count else ())
+        for prompt, answer in zip(part, answers, strict=True):
+            drawn = tuple(itertools.islice(digits, len(answer)))
+            read_right += answer == prompt.digits
+            drawn_right += drawn == prompt.digits
+    total = len(prompts)
+    return {
+        "prompts": total,
+        "read right, %": 100 * read_right / total,
+        "drawn right, %": 100 * drawn_right / total,
+    }
+
+
+def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> Figures:
+    """Size on disk, seconds to a picture when warm, and what single digits look like."""
+    how, weights = Sampling(guidance=guidance), sum(2 * p.num_parameters for p in parts(asked))
+    if isinstance(asked, asking.ThroughLLM):
+        weights += llm.weights(asked.reader.config.llm).stat().st_size
+
+    def answer(text: str) -> float:
+        start = time.perf_counter()
+        answers = asked.read([text])
+        asked.draw([text], answers, range(len(answers[0])), how)
+        return time.perf_counter() - start
+
+    answer("Draw a 7")
+    seconds = [answer(text) for text in ["Show me 2 + four", "Imagine one plus three"] * 3]
+    labels = torch.arange(quality.num_samples) % 10
+    images = []
+    for batch in labels.split(4 * BATCH):
+        texts = [f"Draw {'an' if digit == 8 else 'a'} {digit}" for digit in batch.tolist()]
+        first = seed * SEEDS_APART + sum(map(len, images))
+        seeds = range(first, first + len(batch))
+        images.append(asked.draw(texts, [(digit,) for digit in batch.tolist()], seeds, how))
+    return {
+        "weights, MB": weights / 1e6,
+        "first picture warm, s": median(seconds),
+        **quality.judged(torch.cat(images), labels),
+    }
+
+
+def by_number(
+    dataset: Dataset,
+    asked_for: dict[str, list[Prompt]],
+    numbers: tuple[int, ...],
+    max_seconds: float,
+    seed: int,
+) -> None:
+    """Train both systems for equally long on fewer prompts; how many are read rightly then."""
+    states = load_dataset("smollm2-states") if Path("runs/smollm2-states").is_dir() else None
+    model: llm.LLM | None = None
+
+    def reading(trained: Model) -> Figures:
+        nonlocal model
+        if isinstance(trained, Reader):
+            model = model or llm.LLM(trained.config.llm, trained.config.layer)
+            generator = mnist_transformer.load(trained.config.generator)
+            asked: asking.Asked = asking.ThroughLLM(generator, trained, model)
+        else:
+            asked = asking.ByItself(trained)
+        return {f"{kind}, %": read_right(asked, some) for kind, some in asked_for.items()}
+
+    for number in numbers:
+        cells: list[tuple[str, Dataset]] = [(SCRATCH, with_prompts(dataset, Prompts(number)))]
+        if states is not None and len(states.train) >= number:
+            cells.append((SMOLLM2, replace(states, train=states.train.part(0, number))))
+        for name, part in cells:
+            settings = {"system": name, "training prompts": number, "seconds": max_seconds}
+            recipe = replace(RECIPES[name], name="trial", max_seconds=max_seconds)
+            run_cell("prompting-size", settings, recipe, part, seed, reading, exact=None)
+
+
+def read_right(asked: asking.Asked, prompts: list[Prompt]) -> float:
+    answers = asked.read([prompt.text for prompt in prompts])
+    right = (a == prompt.digits for a, prompt in zip(answers, prompts, strict=True))
+    return 100 * sum(right) / len(prompts)
+
+
+def plot() -> Figure:
+    """Accuracy by kind of prompt; a colour a system, guided as most."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    groups = trials.by_settings(results("prompting"))
+    names: list[str] = []
+    for group in groups:
+        settings = group[0]["metrics"]["settings"]
+        label = f"{settings['system']}, guidance {settings['guidance']:g}"
+        color = f"C{names.index(label) if label in names else len(names)}"
+        values = trials.figures_of(group, "drawn right, %")
+        axes.plot(
+            values,
+            [settings["prompts"]] * len(values),
+            "o",
+            color=color,
+            alpha=0.7,
+            label=None if label in names else label,
+        )
+        names += [label] if label not in names else []
+    axes.set(xlabel="drawn right, %")
+    axes.grid(alpha=0.3)
+    if groups:
+        axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

