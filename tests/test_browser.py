@@ -13,14 +13,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+import test_ask
+import torch
 from PIL import Image, ImageDraw
+
+from mnist_transformer import checkpoint
 
 pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -61,7 +65,10 @@ def until(true: Callable[[], Any], seconds: float, what: str) -> Any:
 
 @contextmanager
 def served(
-    command: list[str], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
 ) -> Iterator[str]:
     """The address of a demo that runs meanwhile, and writes what it says to a file."""
 
@@ -72,7 +79,7 @@ def served(
 
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, *command, "demo", "--port", "0"],
+            [sys.executable, *command, "demo", "--port", "0", *arguments],
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -268,7 +275,8 @@ def test_two_draw_at_once_a_third_waits_and_cancelling_stops_the_model(
     def num_steps() -> int:
         return log.read_text().count("step\n")
 
-    with served([str(tmp_path / "slow.py")], log, {"GRADIO_TEMP_DIR": str(tmp_path)}) as address:
+    command, models = [str(tmp_path / "slow.py")], ["--models", str(tiny_checkpoint)]
+    with served(command, log, arguments=models) as address:
         first, second, third = [Visit(browser, address) for _ in range(3)]
         for visit in (first, second):
             visit.page.click("#draw")
@@ -287,6 +295,26 @@ def test_two_draw_at_once_a_third_waits_and_cancelling_stops_the_model(
         for visit in (first, second):
             visit.check()
             visit.context.close()
+
+
+def test_a_sentence_is_answered_where_a_model_reads_them(browser: Any, tmp_path: Path) -> None:
+    model = test_ask.TINY.build()
+    with torch.no_grad():
+        model.answer.bias[7] = 5.0  # it reads 77 in everything
+    checkpoint.save(model, tmp_path / "reads.safetensors")
+    command = ["-m", "mnist_transformer.cli"]
+    models = ["--models", str(tmp_path / "reads.safetensors")]
+    with served(command, tmp_path / "log.txt", arguments=models) as address:
+        visit = Visit(browser, address)
+        visit.open("Ask")
+        visit.page.click("#ask")
+        visit.page.get_by_text("reads 77.").wait_for()
+        visit.page.locator(".drawn img").first.wait_for()
+        visit.check()
+        visit.page.fill("#prompt textarea, #prompt input", "")
+        visit.page.click("#ask")
+        visit.page.get_by_text("is empty").wait_for()
+        visit.context.close()
 
 
 def test_nothing_has_left_the_machine(address: str, trap: socket.socket) -> None:

@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_ask
+import torch
 from PIL import Image, ImageDraw
 
-from mnist_transformer import cli, ledger
+from mnist_transformer import checkpoint, cli, ledger
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 
-from mnist_transformer.web import draw_tab, models_tab, restore_tab, shelf  # noqa: E402
+from mnist_transformer.web import ask_tab, draw_tab, models_tab, restore_tab, shelf  # noqa: E402
 
 
 def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: Path) -> None:
@@ -52,6 +54,21 @@ def test_one_digit_many_times_makes_a_square(tiny_checkpoint: Path) -> None:
 def test_there_is_a_plot_without_a_source_tree(tmp_path: Path) -> None:
     row = ledger.latest()["mnist-patch"]
     assert models_tab.loss_plot(row, tmp_path).size == (1000, 400)
+
+
+def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path) -> None:
+    for name, symbol in [("seven", 7), ("nothing", test_ask.END)]:
+        model = test_ask.TINY.build()
+        with torch.no_grad():
+            model.answer.bias[symbol] = 5.0
+        checkpoint.save(model, tmp_path / name)
+    filled = shelf.fill({name: tmp_path / name for name in ("seven", "nothing")})
+    *_, (note, pictures) = ask_tab.answer(filled.asked, "Draw 77", 1.0, 2.0, 0, 0)
+    assert note.startswith("seven reads 77. nothing refuses. Ask for a number")
+    assert pictures[0].width == 2 * pictures[0].height
+    assert pictures[1] is None
+    with pytest.raises(ValueError, match="empty"):
+        next(ask_tab.answer(filled.asked, " ", 1.0, 2.0, 0, 0))
 
 
 def test_red_on_the_pad_is_the_hole() -> None:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import gradio as gr
 
-from mnist_transformer.web import draw_tab, models_tab, restore_tab, shelf
+from mnist_transformer.web import ask_tab, draw_tab, models_tab, restore_tab, shelf
 
 QUEUE = "models"
 NUM_RUNNING, NUM_WAITING = 2, 16  # drawings at a time, and in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """
-#pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)) }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)) }
 .drawn img, .restored img { image-rendering: pixelated }
-.figures { overflow-x: auto; font-size: 0.85em }
+.figures { overflow-x: auto; font-size: 0.78em }
 .figures th, .figures td {
     padding: 0.4em 0.6em !important; text-align: right; word-break: normal; overflow-wrap: normal
 }
@@ -39,6 +39,9 @@ def build(models: Mapping[str, Path]) -> gr.Blocks:
             draw_tab.build(filled, QUEUE, NUM_RUNNING)
         with gr.Tab("Erase and restore"):
             restore_tab.build(filled, QUEUE, NUM_RUNNING)
+        if filled.asked:
+            with gr.Tab("Ask"):
+                ask_tab.build(filled.asked, QUEUE, NUM_RUNNING)
         with gr.Tab("Models"):
             models_tab.build(filled)
     return page.queue(max_size=NUM_WAITING)

@@ -12,6 +12,7 @@ from mnist_transformer.web.shelf import (
     Shelf,
     dials,
     options,
+    picture,
     shown_to_visitor,
     together,
     whole,
@@ -33,18 +34,8 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 start = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="draw-cancel", min_width=80)
         with gr.Column(scale=3):
-            with gr.Row(elem_id="pictures"):
-                pictures = [
-                    gr.Image(
-                        label=name,
-                        interactive=False,
-                        format="png",
-                        buttons=["download"],
-                        min_width=240,
-                        elem_classes="drawn",
-                    )
-                    for name in shelf.models
-                ]
+            with gr.Row(elem_classes="pictures"):
+                pictures = [picture(name, "drawn") for name in shelf.models]
             notes = gr.Markdown()
 
     def run(digits: str, *numbers: float | None) -> Iterator[list[object]]:

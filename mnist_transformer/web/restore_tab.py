@@ -20,6 +20,7 @@ from mnist_transformer.web.shelf import (
     dials,
     honoured,
     options,
+    picture,
     shown_to_visitor,
     together,
     whole,
@@ -68,13 +69,7 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 start = gr.Button("Restore", variant="primary", elem_id="restore", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="restore-cancel", min_width=80)
     notes = gr.Markdown(elem_id="posterior")
-    picture = gr.Image(
-        label=f"The digit, what was erased, {NUM_COMPLETIONS} completions",
-        interactive=False,
-        format="png",
-        buttons=["download"],
-        elem_classes="restored",
-    )
+    sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
     def run(
         pad: dict | None, hole: str, label: str, chosen: str, *numbers: float | None
@@ -95,7 +90,7 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
     event = start.click(
         run,
         [pad, hole, label, chosen, *knobs],
-        [notes, picture],
+        [notes, sheet],
         concurrency_id=queue,
         concurrency_limit=limit,
         show_progress="hidden",

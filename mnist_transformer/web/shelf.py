@@ -11,8 +11,10 @@ from typing import TypeVar
 import gradio as gr
 
 import mnist_transformer
-from mnist_transformer import checkpoint
+from mnist_transformer import asking, checkpoint
 from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.prompted import Prompted
+from mnist_transformer.models.reader import Reader
 from mnist_transformer.sampling import Sampling
 
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
@@ -23,9 +25,10 @@ Canvas = TypeVar("Canvas")
 
 @dataclass(frozen=True)
 class Shelf:
-    """Models that draw, by name, and one sentence about each that does not load."""
+    """Models that draw and that can be asked, by name; a sentence about each that won't load."""
 
     models: dict[str, GenerativeModel]
+    asked: dict[str, asking.Asked] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
 
 
@@ -35,17 +38,19 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
     Raises:
         ValueError: none of the models can draw.
     """
-    models, complaints = {}, []
+    models, asked, complaints = {}, {}, []
     for name, path in paths.items():
         try:
             model = checkpoint.load(path)
             if isinstance(model, GenerativeModel):
                 models[name] = mnist_transformer.to_device(model)
+            if isinstance(model, Prompted | Reader):
+                asked[name] = asking.load(path)
         except ValueError as error:
             complaints.append(f"{name} is left out: {error}")
     if not models:
         raise ValueError(f"no model to draw with: {'; '.join(complaints) or 'none is shipped'}")
-    return Shelf(models, complaints)
+    return Shelf(models, asked, complaints)
 
 
 @contextmanager
@@ -57,12 +62,19 @@ def shown_to_visitor() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def dials(models: Iterable[GenerativeModel]) -> list[gr.Component]:
+def picture(label: str, kind: str) -> gr.Image:
+    """A place for a drawing that a model makes; ``kind`` is its class in app.CSS."""
+    return gr.Image(
+        label=label, interactive=False, format="png", buttons=["download"], elem_classes=kind
+    )
+
+
+def dials(models: Iterable[GenerativeModel], guidance: float = 1) -> list[gr.Component]:
     """Temperature, guidance, steps and seed, in ``options``' order, as far as a model has them."""
     used = honoured(models)
     return [
         gr.Slider(0.1, 2, 1, step=0.05, label="Temperature", visible="temperature" in used),
-        gr.Slider(0, 5, 1, step=0.25, label="Guidance", visible="guidance" in used),
+        gr.Slider(0, 5, guidance, step=0.25, label="Guidance", visible="guidance" in used),
         gr.Slider(
             *(0, MAX_STEPS, 0),
             step=1,
