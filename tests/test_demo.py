@@ -107,6 +107,16 @@ def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> Non
     assert f"port {port} is taken" in capsys.readouterr().err
 
 
+def test_two_models_of_one_name_are_refused(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / tiny_checkpoint.name
+    other.write_bytes(tiny_checkpoint.read_bytes())
+    command = ["demo", "--port", "0", "--models", str(tiny_checkpoint), str(other)]
+    assert cli.main(command) == 2
+    assert "expected a name for each" in capsys.readouterr().err
+
+
 def test_without_the_extra_it_names_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

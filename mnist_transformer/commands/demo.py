@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from pathlib import PurePath
 
 import mnist_transformer
 from mnist_transformer.terminal import say
@@ -27,8 +28,12 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
     from mnist_transformer.web import app
 
-    names = models or mnist_transformer.shipped()
-    page = app.build({name: mnist_transformer.find_weights(name) for name in names})
+    models = models or tuple(mnist_transformer.shipped())
+    # By their last part: visitors need not know this machine's folders.
+    paths = {PurePath(model).name: mnist_transformer.find_weights(model) for model in models}
+    if len(paths) < len(models):
+        raise ValueError(f"models are {' '.join(models)}, expected a name for each")
+    page = app.build(paths)
     app.launch(page, host, port)
     say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
     page.block_thread()

@@ -14,9 +14,10 @@ THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 CSS = """
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)) }
 .drawn img, .restored img { image-rendering: pixelated }
-.figures { overflow-x: auto; font-size: 0.78em }
+.figures { overflow-x: auto }
 .figures th, .figures td {
-    padding: 0.4em 0.6em !important; text-align: right; word-break: normal; overflow-wrap: normal
+    padding: 0.4em 0.6em !important; font-size: 12px !important;
+    text-align: right; word-break: normal; overflow-wrap: normal;
 }
 .figures td { white-space: nowrap }
 .figures th:first-child, .figures td:first-child { text-align: left; white-space: nowrap }
