@@ -97,8 +97,9 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
         api_visibility="private",
     )
     cancel.click(None, cancels=[event], api_visibility="private")
-    upload.upload(show, upload, pad, api_visibility="private")
-    chosen.change(fit, chosen, knobs[:3], api_visibility="private")
+    # Shown progress would end, after a bad upload, as an error that covers the pad.
+    upload.upload(show, upload, pad, show_progress="hidden", api_visibility="private")
+    chosen.change(fit, chosen, knobs[:3], show_progress="hidden", api_visibility="private")
 
 
 def read_upload(path: Path) -> Image.Image:
