@@ -139,7 +139,8 @@ def list_models() -> None:
             does = "draws" if isinstance(model, GenerativeModel) else "encodes"
         table.add_row(
             name,
-            f"{model.num_parameters / 1e6:.1f}M",
+            # Of the model that was measured: its recipe may have changed since.
+            f"{(row['parameters'] if row else model.num_parameters) / 1e6:.1f}M",
             f"{'' if row['exact'] else '≤ '}{bits:.3f}" if row and bits else "",
             f"{does}, likelihood" if isinstance(model, HasLikelihood) else does,
             " ".join(sorted(getattr(model, "honours", ()))),
