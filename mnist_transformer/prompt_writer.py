@@ -225,5 +225,8 @@ def _messages(
 
 
 def _order(tasks: list[Prompt], voice: str) -> str:
-    wanted = "; ".join(_SIGNS[task.operation].format(*task.operands) for task in tasks)
+    # Small models are bad at arithmetic, and it is their words that are wanted.
+    wanted = "; ".join(
+        f"{_SIGNS[task.operation].format(*task.operands)}, answer {task.answer}" for task in tasks
+    )
     return f"In the words of {voice}: {wanted}"

@@ -170,11 +170,11 @@ def copies_table(rows: Mapping[str, Row]) -> str:
 
 
 def curve_table(rows: Mapping[str, Row]) -> str:
-    """Validation bits/dim on the way: the first figure after each of some lengths, and the last."""
+    """Exact validation bits/dim on the way: the first after each of some lengths, and the last."""
     body = []
     for row in _drawing(rows):
-        if "bits_per_dim" not in row["metrics"]:
-            continue  # its curve is of another loss
+        if "bits_per_dim" not in row["metrics"] or not row["exact"]:
+            continue  # its curve is of another loss, or of a bound
         curve = row["metrics"].get("curve", [])
         chosen = {
             next((i for i, x in enumerate(curve) if x[0] >= 60 * m), -1) for m in _CURVE_MINUTES

@@ -173,9 +173,10 @@ class MAR(GenerativeModel):
         self.head = DiffusionHead(config, self.num_pixels)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Mean over the masked patches (B,): nats of the gate, and the head's error a pixel.
+        """Of each masked patch the gate's nats and the head's error a pixel; their sum over P (B,).
 
-        In eval mode masks, times and noise are always the same.
+        All masked patches weigh alike, so an image of which little is known weighs most: what a
+        digit looks like is decided there. In eval mode masks, times and noise stay the same.
         """
         generator = None if self.training else torch.Generator().manual_seed(0)
         patches_BPI = self._patches(to_signed(images))
@@ -194,7 +195,7 @@ class MAR(GenerativeModel):
             errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N], generator)
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)
-        return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / masked_BP.sum(1)
+        return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / self.num_patches
 
     def _head_loss(self, z_ND: Tensor, x0_NI: Tensor, generator: torch.Generator | None) -> Tensor:
         """(N,), mean over ``num_draws`` times and noises a patch."""
