@@ -22,7 +22,7 @@ from mnist_transformer import evaluate, inpaint, ledger, trials
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.images import grid, save_png
 from mnist_transformer.metrics import class_agreement
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats
+from mnist_transformer.models.base import GenerativeModel, HasPixelNats
 from mnist_transformer.sampling import Keep
 from mnist_transformer.terminal import stages
 
@@ -71,11 +71,8 @@ def complete_all(model: GenerativeModel, split: Split, keep: Tensor, *, use_labe
 
 
 @torch.inference_mode()
-def hidden_nats(model: GenerativeModel, split: Split, keep: Tensor) -> float | None:
-    """Mean nats of what is hidden, given what is seen; only where that comes first."""
-    if not isinstance(model, HasPixelNats):
-        return None
-    model.eval()
+def hidden_nats(model: HasPixelNats, split: Split, keep: Tensor) -> float:
+    """Mean nats of what is hidden, given what is seen, where that comes first in raster order."""
     nats = torch.cat(
         [
             model.pixel_nats(images, labels)
@@ -96,7 +93,7 @@ def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[F
         "digit inferred right, %": None,
         "nats of the hidden half": None,
     }
-    if isinstance(model, HasLikelihood):
+    if isinstance(model, HasPixelNats):  # an exact likelihood, where others have a slow bound
         guess = inpaint.class_posterior(model, unknown).argmax(1)
         figures["digit inferred right, %"] = 100 * float((guess == split.labels).double().mean())
         if num_quadrants == 2:
@@ -121,14 +118,15 @@ def run(options: Options) -> None:
             figures, completed = measure(model, split, num_quadrants)
             _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
             _record(model, settings, figures)
+        if not isinstance(model, HasPixelNats):
+            continue
         settings = {"model": name, "seen": "all, classified"}
-        if isinstance(model, HasLikelihood) and not is_done("inpainting", settings):
+        if not is_done("inpainting", settings):
             whole = spaced(test, options.num_classified)
             guess = inpaint.class_posterior(model, whole.images).argmax(1)
             right = 100 * float((guess == whole.labels).double().mean())
             _record(model, settings, {"digit inferred right, %": right})
-        if isinstance(model, HasPixelNats):
-            plot_nats(name, model, test)
+        plot_nats(name, model, test)
 
 
 def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures) -> None:
@@ -138,7 +136,7 @@ def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures)
             settings,
             figures,
             parameters=model.num_parameters,
-            exact=isinstance(model, HasLikelihood),
+            exact=isinstance(model, HasPixelNats),
             command=command_line("inpainting"),
         )
     )
