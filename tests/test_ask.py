@@ -69,6 +69,14 @@ def test_lines_are_answered_until_they_end(
     assert "the prompt has 199 bytes, expected at most 128" in said.err
 
 
+def test_numbers_out_of_range_are_refused_whatever_was_read(
+    seven: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("Draw 250", "what is 3.5 + 4", "a 100"):
+        assert cli.main(["ask", text, "--model", seven]) == 2
+        assert "a number from 0 to 99" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -52,7 +52,7 @@ def ask(
     asked = asking.load(model, device)
 
     def answer(text: str) -> None:
-        (digits,) = asked.read([text])
+        digits = asked.answer(text)
         if not digits:
             raise ValueError(f"{text!r} asks for nothing that I can draw: {SCOPE}")
         number = "".join(map(str, digits))

@@ -73,7 +73,7 @@ def answer(
     streams, remarks = [], []
     for name, one in asked.items():
         how, ignored = options(one.drawer, temperature, guidance, steps)
-        (digits,) = one.read([text.strip()])
+        digits = one.answer(text.strip())
         remark = f"{name} reads {''.join(map(str, digits))}." if digits else f"{name} refuses."
         remarks.append(f"{remark} It does not use {', '.join(ignored)}." if ignored else remark)
         num = len(digits)
