@@ -52,6 +52,14 @@ SPLITS = {
 }
 WRITTEN = "LLM-written"
 BATCH = 64  # prompts drawn at once
+EXAMPLES = (
+    "Show me 2 + four",
+    "What's a 9 look like?",
+    "Imagine one plus three",
+    "pls drw twenty-one minus 8",
+    "six times seven",
+    "Draw a cat",
+)
 
 
 def main(
@@ -87,6 +95,7 @@ def main(
         quality = Quality(dataset, num_prompts)
         for model in models or tuple(filter(None, map(trained, (SCRATCH, SMOLLM2)))):
             measure(model, asked_for, quality, guidances, seed)
+            save_plot(examples(asking.load(model), seed), f"prompting/{Path(model).stem}")
     save_plot(plot(), "prompting")
 
 
@@ -258,6 +267,21 @@ def read_right(asked: asking.Asked, prompts: list[Prompt]) -> float:
     answers = asked.read([prompt.text for prompt in prompts])
     right = (a == prompt.digits for a, prompt in zip(answers, prompts, strict=True))
     return 100 * sum(right) / len(prompts)
+
+
+def examples(asked: asking.Asked, seed: int) -> Figure:
+    """What a system answers to a few sentences, the first drawing of each, guided."""
+    figure = Figure(figsize=(9, 1.9), layout="constrained")
+    for axes, text in zip(figure.subplots(1, len(EXAMPLES)), EXAMPLES, strict=True):
+        digits = asked.answer(text)
+        drawn = asked.draw([text], [digits], range(seed, seed + len(digits)), Sampling(guidance=2))
+        if digits:
+            axes.imshow(torch.cat([image[0] for image in drawn], 1), cmap="gray")
+        else:
+            axes.text(0.5, 0.5, "refused", ha="center", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(text, fontsize=8)
+    return figure
 
 
 def plot() -> Figure:

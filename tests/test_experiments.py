@@ -171,7 +171,7 @@ def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(config.build(), folder / "model.safetensors", seconds="6", images="8")
 
     def script() -> None:
-        prompting.main(num_prompts=20, guidances=(1.0,))
+        prompting.main(models=(str(folder),), num_prompts=20, guidances=(1.0,))
 
     rows = run_twice(script, small_world)
     asked, costs = rows[:-1], rows[-1]
