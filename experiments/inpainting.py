@@ -20,7 +20,7 @@ import mnist_transformer
 from experiments.common import Figures, command_line, is_done, record, save_plot
 from mnist_transformer import evaluate, inpaint, ledger, trials
 from mnist_transformer.data import Split, load_dataset
-from mnist_transformer.images import grid, save_png
+from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.metrics import class_agreement
 from mnist_transformer.models.base import GenerativeModel, HasPixelNats
 from mnist_transformer.sampling import Keep
@@ -151,7 +151,7 @@ def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadra
         completed[first].expand(-1, 3, -1, -1),
     ]
     path = ledger.results_folder() / "inpainting" / f"{name}-{quadrants}.png"
-    save_png(grid(torch.cat(rows), columns=10, gap=2), path)
+    save_png(enlarge(grid(torch.cat(rows), columns=10, gap=2), 2), path)
     print(f"saved {path}")
 
 

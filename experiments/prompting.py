@@ -56,7 +56,7 @@ EXAMPLES = (
     "Show me 2 + four",
     "What's a 9 look like?",
     "Imagine one plus three",
-    "pls drw twenty-one minus 8",
+    "pls drw twenty minus 8",
     "six times seven",
     "Draw a cat",
 )
@@ -279,7 +279,7 @@ def examples(asked: asking.Asked, seed: int) -> Figure:
             axes.imshow(torch.cat([image[0] for image in drawn], 1), cmap="gray")
         else:
             axes.text(0.5, 0.5, "refused", ha="center", va="center")
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], aspect="equal")
         axes.set_title(text, fontsize=8)
     return figure
 
