@@ -95,7 +95,6 @@ def main(
         quality = Quality(dataset, num_prompts)
         for model in models or tuple(filter(None, map(trained, (SCRATCH, SMOLLM2)))):
             measure(model, asked_for, quality, guidances, seed)
-            save_plot(examples(asking.load(model), seed), f"prompting/{Path(model).stem}")
     save_plot(plot(), "prompting")
 
 
@@ -126,7 +125,7 @@ def measure(
     guidances: tuple[float, ...],
     seed: int,
 ) -> None:
-    """Accuracy by kind of prompt and guidance, and what the system costs."""
+    """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
     notes = checkpoint.read_notes(mnist_transformer.find_weights(model))
     name = notes.get("recipe", Path(model).stem)
     cells = [
@@ -146,6 +145,7 @@ def measure(
     for cell in costs_todo:
         figures = cost(asked, quality, cell["guidance"], seed)
         record_row("prompting-systems", cell, figures, asked, notes, seed)
+    save_plot(examples(asked, seed), f"prompting/{name}")
 
 
 def record_row(
