@@ -141,7 +141,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "mnist-mar",
-            MARConfig(dropout=0.1),
+            MARConfig(),
             adamw_lr=1e-3,
             max_seconds=100 * 60,
             ema=0.1,

@@ -142,10 +142,13 @@ class KVCache:
         self._values[layer][:, :, self.length : stop] = v_BNTK
         return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
-    def select(self, keep_B: Tensor) -> None:
-        """Forget the sequences of the batch where bool ``keep`` (B,) is false."""
-        self._keys = [keys[keep_B] for keys in self._keys]
-        self._values = [values[keep_B] for values in self._values]
+    def select(self, rows: Tensor) -> None:
+        """Go on with these sequences of the batch, as many as there are or fewer: int64 (B,)."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                chosen = buffer[:, :, : self.length].index_select(0, rows)
+                buffers[layer] = buffer[: len(rows)]
+                buffers[layer][:, :, : self.length] = chosen
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:

@@ -6,7 +6,9 @@ from test_contract import TINY, moved
 
 from mnist_transformer.conditioning import turn
 from mnist_transformer.models.patch_head import first_ink
+from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.packing import Packing
+from mnist_transformer.sampling import Noise, Sampling
 
 
 @pytest.fixture
@@ -61,11 +63,25 @@ def test_drawing_with_images_dropped_from_the_cache_is_drawing_them_alone(model)
     assert torch.equal(together, alone)
 
 
-def test_first_ink_is_the_corner_of_what_is_drawn():
-    images = torch.zeros(3, 5, 5, dtype=torch.uint8)
-    images[0, 1, 4] = images[0, 3, 2] = 9
-    images[1, 0, 0] = 1
-    assert first_ink(images).tolist() == [[1, 2], [0, 0], [5, 5]]
+def test_first_ink_is_the_corner_of_each_patch_on_the_canvas():
+    patches = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    patches[0, 1, 3] = patches[0, 3, 2] = 9
+    patches[1, 0, 0] = 1
+    start = torch.tensor([[4, 8], [0, 4], [4, 4]])
+    assert first_ink(patches.flatten(1), start, edge=28).tolist() == [[5, 10], [0, 4], [28, 28]]
+
+
+@torch.no_grad()
+def test_drawing_knows_the_corner_of_the_ink_so_far(model):
+    sampler = PatchSampler(model, torch.tensor([0]), Noise([1]), Sampling(), None)
+    edge = model.config.image_size
+    num_canvases = 0
+    for canvas in sampler.steps():
+        inked = [(canvas[0, 0] > 0).any(dim) for dim in (1, 0)]
+        corner = [line.int().argmax().item() if line.any() else edge for line in inked]
+        assert sampler.corner_R2[0].tolist() == corner
+        num_canvases += 1
+    assert num_canvases > 2
 
 
 def test_all_eight_orientations_are_reached_and_told():

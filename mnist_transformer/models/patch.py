@@ -17,7 +17,6 @@ sequence (P + 1), S slots of a neighbourhood, I = s*s pixels of a patch, E featu
 value, W width of the head, V grey levels, D dim.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -101,9 +100,7 @@ def _palettes(own_BPI: Tensor, inked_BP: Tensor, num_levels: int) -> Tensor:
 
 def _corners(own_BPI: Tensor, start_P2: Tensor, edge: int) -> Tensor:
     """First row and first column with ink in the patches before: int64 (B, P, 2); edge if none."""
-    size = math.isqrt(own_BPI.shape[-1])
-    first_BP2 = first_ink(own_BPI.unflatten(-1, (size, size)))
-    first_BP2 = torch.where(first_BP2 < size, start_P2 + first_BP2, edge)
+    first_BP2 = first_ink(own_BPI, start_P2, edge)
     return F.pad(first_BP2.cummin(1).values[:, :-1], (0, 0, 1, 0), value=edge)
 
 

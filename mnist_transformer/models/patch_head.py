@@ -105,12 +105,18 @@ class Corner(nn.Module):
         return self.below(below_N) + self.right(right_N)
 
 
-def first_ink(images: Tensor) -> Tensor:
-    """First row and first column with ink of images (..., H, W), int64 (..., 2); H, W if none."""
-    ink = images > 0
+def first_ink(own_I: Tensor, start_2: Tensor, edge: int) -> Tensor:
+    """First row and first column of the canvas with ink of patches: int64 (..., 2), edge if none.
+
+    Args:
+        own_I: the patches' pixels (..., I).
+        start_2: row and column of each patch's first pixel (..., 2).
+    """
+    size = math.isqrt(own_I.shape[-1])
+    ink = own_I.unflatten(-1, (size, size)) > 0
     found = []
-    for lines in (ink.any(-1), ink.any(-2)):
-        found.append(torch.where(lines.any(-1), lines.int().argmax(-1), lines.shape[-1]))
+    for start, lines in zip(start_2.unbind(-1), (ink.any(-1), ink.any(-2)), strict=True):
+        found.append(torch.where(lines.any(-1), start + lines.int().argmax(-1), edge))
     return torch.stack(found, -1)
 
 
