@@ -1,5 +1,7 @@
 """What the patch model promises beyond the contract: packing, blank patches, batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_contract import TINY, moved
@@ -102,3 +104,33 @@ def test_training_turns_images_and_likelihood_does_not(model):
     assert (losses.std(0) > 0).all()
     upright = model.eval().loss(images, labels)
     assert torch.isclose(losses, upright).any(0).all()
+
+
+def test_contrast_tells_classes_apart_in_training_only():
+    torch.manual_seed(0)
+    plain = moved(replace(TINY["patch"], turned=0.0)).train()
+    model = replace(TINY["patch"], turned=0.0, contrast=5.0).build().train()
+    model.load_state_dict(plain.state_dict())
+    images = torch.randint(0, 16, (64, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(64) % 3
+    for each in (plain, model):
+        each.classes.drop = 0.0
+    nats = torch.stack([plain.loss(images, torch.full_like(labels, c)) for c in range(3)], 1)
+    torch.manual_seed(1)
+    doubt = (model.loss(images, labels) - plain.loss(images, labels)) / 5
+    every = torch.nn.functional.softplus(nats.gather(1, labels[:, None]) - nats)
+    others = torch.stack([(labels + step) % 3 for step in (1, 2)], 1)
+    nearest = (every.gather(1, others) - doubt[:, None]).abs().amin(1)
+    assert nearest.max() < 1e-3  # each with one of the other classes
+    model.eval()
+    assert torch.equal(model.loss(images, labels), plain.eval().loss(images, labels))
+    model.train().classes.drop = 0.999  # nearly all without a class: nobody to confuse it with
+    torch.manual_seed(2)
+    nobody = torch.full_like(labels, 3)
+    torch.testing.assert_close(model.loss(images, labels), plain.loss(images, nobody))
+
+
+@pytest.mark.parametrize(("contrast", "num_classes"), [(-1.0, 3), (float("inf"), 3), (1.0, 1)])
+def test_a_contrast_that_cannot_be(contrast, num_classes):
+    with pytest.raises(ValueError, match=f"contrast is {contrast}"):
+        replace(TINY["patch"], contrast=contrast, num_classes=num_classes)

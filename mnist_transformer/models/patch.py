@@ -17,6 +17,7 @@ sequence (P + 1), S slots of a neighbourhood, I = s*s pixels of a patch, E featu
 value, W width of the head, V grey levels, D dim.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -54,6 +55,7 @@ class PatchConfig:
         class_drop: share of training images that are shown without their class.
         corner: whether a patch is told where it lies, seen from the corner of the ink so far.
         turned: share of training images that are shown in another orientation, and told so.
+        contrast: weight, in training, of telling an image's class from another: see ``loss``.
     """
 
     image_size: int = 28
@@ -75,11 +77,16 @@ class PatchConfig:
     class_drop: float = 0.1
     corner: bool = False
     turned: float = 0.0
+    contrast: float = 0.0
 
     def __post_init__(self) -> None:
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
         check_patch_size(self.image_size, self.patch_size)
+        if not 0 <= self.contrast < math.inf:
+            raise ValueError(f"contrast is {self.contrast}, expected a finite number of 0 or more")
+        if self.contrast and self.num_classes < 2:
+            raise ValueError(f"contrast is {self.contrast}, expected 0 where there is one class")
 
     @property
     def num_text_tokens(self) -> int:
@@ -172,19 +179,38 @@ class Patch(GenerativeModel):
         self.head = PixelHead(config, self.around)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (B,)."""
-        told_BD = self.classes(cond)
+        """Negative log-likelihood in nats (B,); in training plus ``contrast`` times the doubt
+
+            -log(p(image | class) / (p(image | class) + p(image | another class)))
+
+        with one other class an image, drawn at random. Of the 500 nats of an image the class
+        decides 2.3, so that likelihood alone is slow to learn what makes a 4 of a 9. Both terms
+        are least at the true distribution (hybrids of generative and discriminative models,
+        Lasserre, Bishop and Minka, CVPR 2006).
+        """
+        classes_B = self.classes.with_drops(cond)
+        how_BD: Tensor | float = 0.0
         if self.training and self.orientation is not None:
-            images, orientation_BD = self.orientation(images)
-            told_BD = told_BD + orientation_BD
-        return self._pixel_nats(images, told_BD).flatten(1).sum(-1)
+            images, how_BD = self.orientation(images)
+        picture = self.lay_out(images)
+        nats_B = self._nats(picture, self.classes.table(classes_B) + how_BD)
+        if not self.training or not self.config.contrast:
+            return nats_B
+        # Drawn on the CPU, as class drops are; an image whose class is not told has no other.
+        step_B = torch.randint(1, self.num_classes, cond.shape).to(cond.device)
+        others_B = (cond + step_B) % self.num_classes
+        other_nats_B = self._nats(picture, self.classes.table(others_B) + how_BD)
+        doubt_B = F.softplus(nats_B - other_nats_B) * (classes_B != self.classes.null_class)
+        return nats_B + self.config.contrast * doubt_B
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W); a gate's are spread evenly over its patch."""
-        return self._pixel_nats(images, self.classes(cond))
+        return self._pixel_nats(self.lay_out(images), self.classes(cond))
 
-    def _pixel_nats(self, images: Tensor, told_BD: Tensor) -> Tensor:
-        picture = self.lay_out(images)
+    def _nats(self, picture: Picture, told_BD: Tensor) -> Tensor:
+        return self._pixel_nats(picture, told_BD).flatten(1).sum(-1)
+
+    def _pixel_nats(self, picture: Picture, told_BD: Tensor) -> Tensor:
         x_MD = picture.x_MD + told_BD.repeat_interleave(picture.length_B, 0)
         packing = Packing(picture.length_B, self.num_patches + 1)
         state_MD = packing.through(self.transformer, x_MD, picture.at_M)
