@@ -38,6 +38,7 @@ def main(
     data: Path | None = None,
     seeds: tuple[int, ...] = (0,),
     num_samples: int = 2560,
+    again: bool = False,
 ) -> None:
     """Measure what the ledger does not have yet, then draw the plot.
 
@@ -46,6 +47,7 @@ def main(
         head_steps: Steps of the head of mnist-mar; others have none.
         data: The folder with MNIST's four files; otherwise as for training.
         num_samples: Digits to draw in each setting.
+        again: Measure what the ledger has as well, as after a model was trained anew.
     """
     quality = Quality(load_dataset("mnist", data), num_samples)
     for path in models:
@@ -57,14 +59,20 @@ def main(
             if isinstance(model, MAR):
                 model.config = replace(model.config, head_steps=num_head_steps)
             how = Sampling(guidance=guidance, num_steps=num_steps, sampler=sampler)
-            measure(quality, model, name, how, num_head_steps, seed)
+            measure(quality, model, name, how, num_head_steps, seed, again)
     save_plot(plot(), EXPERIMENT)
 
 
 def measure(
-    quality: Quality, model: GenerativeModel, name: str, how: Sampling, head_steps: int, seed: int
+    quality: Quality,
+    model: GenerativeModel,
+    name: str,
+    how: Sampling,
+    head_steps: int,
+    seed: int,
+    again: bool,
 ) -> None:
-    """Draw and judge a setting, unless it was done before."""
+    """Draw and judge a setting, unless it was done before and is not to be done ``again``."""
     settings = {
         "model": name,
         "sampler": str(how.sampler),
@@ -72,7 +80,7 @@ def measure(
         "head steps": head_steps or trials.NOTHING,
         "steps": int(how.num_steps or 0),
     }
-    if is_done(EXPERIMENT, settings, seed):
+    if is_done(EXPERIMENT, settings, seed) and not again:
         return
     evaluate.draw_balanced(model, BATCH_SIZE, seed, how)  # a warm-up
     with stages() as report:

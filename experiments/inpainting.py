@@ -38,11 +38,13 @@ class Options:
         models: shipped models, checkpoints or runs; all that are shipped if none is given.
         num_images: test digits to complete, evenly spaced over the test set.
         num_classified: test digits to classify by Bayes' rule.
+        again: measure what the ledger has as well, as after a model was trained anew.
     """
 
     models: tuple[str, ...] = ()
     num_images: int = 500
     num_classified: int = 10_000
+    again: bool = False
 
 
 def observed(num_quadrants: int) -> Tensor:
@@ -113,7 +115,7 @@ def run(options: Options) -> None:
         split = spaced(test, options.num_images)
         for num_quadrants in (1, 2, 3):
             settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}
-            if is_done("inpainting", settings):
+            if is_done("inpainting", settings) and not options.again:
                 continue
             figures, completed = measure(model, split, num_quadrants)
             _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
@@ -121,7 +123,7 @@ def run(options: Options) -> None:
         if not isinstance(model, HasPixelNats):
             continue
         settings = {"model": name, "seen": "all, classified"}
-        if not is_done("inpainting", settings):
+        if options.again or not is_done("inpainting", settings):
             whole = spaced(test, options.num_classified)
             guess = inpaint.class_posterior(model, whole.images).argmax(1)
             right = 100 * float((guess == whole.labels).double().mean())

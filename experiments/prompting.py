@@ -72,6 +72,7 @@ def main(
     sizes: bool = False,
     numbers: tuple[int, ...] = (1_000, 5_000, 20_000),
     max_seconds: float = 600.0,
+    again: bool = False,
 ) -> None:
     """Measure what the ledger does not have yet, then draw the plot.
 
@@ -86,6 +87,7 @@ def main(
         sizes: Instead, train both systems on fewer prompts.
         numbers: How many prompts these are.
         max_seconds: How long each of those is trained.
+        again: Measure systems that the ledger has as well, as after one was trained anew.
     """
     dataset = load_dataset("mnist", data)
     asked_for = kinds(num_prompts, seed, corpus)
@@ -94,7 +96,7 @@ def main(
     else:
         quality = Quality(dataset, num_prompts)
         for model in models or tuple(filter(None, map(trained, (SCRATCH, SMOLLM2)))):
-            measure(model, asked_for, quality, guidances, seed)
+            measure(model, asked_for, quality, guidances, seed, again)
     save_plot(plot(), "prompting")
 
 
@@ -124,6 +126,7 @@ def measure(
     quality: Quality,
     guidances: tuple[float, ...],
     seed: int,
+    again: bool,
 ) -> None:
     """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
     notes = checkpoint.read_notes(mnist_transformer.find_weights(model))
@@ -133,9 +136,9 @@ def measure(
         for kind in asked_for
         for guidance in guidances
     ]
-    todo = [cell for cell in cells if not is_done("prompting", cell, seed)]
+    todo = [cell for cell in cells if again or not is_done("prompting", cell, seed)]
     costs = [{"system": name, "guidance": guidance} for guidance in guidances]
-    costs_todo = [cell for cell in costs if not is_done("prompting-systems", cell, seed)]
+    costs_todo = [cell for cell in costs if again or not is_done("prompting-systems", cell, seed)]
     if not todo and not costs_todo:
         return
     asked = asking.load(model)
