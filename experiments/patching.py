@@ -61,7 +61,7 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
-    flagship = RECIPES["mnist-patch"]
+    flagship = RECIPES["mnist-patch-speedrun"]
     for seed in seeds:
         for patch_size in patch_sizes:
             for pixels in (MASKED, INDEPENDENT) if patch_size > 1 else (MASKED,):

@@ -68,7 +68,7 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
-    flagship = RECIPES["mnist-patch"]
+    flagship = RECIPES["mnist-patch-speedrun"]
     for seed in seeds:
         for size in SIZES[first:]:
             config = make_config(flagship.model, size)

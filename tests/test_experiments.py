@@ -34,8 +34,8 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
-    tiny = replace(RECIPES["mnist-patch"], model=TINY_PATCH, batch_size=16)
-    monkeypatch.setitem(RECIPES, "mnist-patch", tiny)
+    tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_PATCH, batch_size=16)
+    monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
     for module in (positions, patching, prompting, smallest):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_dataset())
     for module in (patching, smallest):
@@ -80,12 +80,12 @@ def test_sizes_span_two_orders_of_magnitude() -> None:
     counts = []
     for size in smallest.SIZES:
         with torch.device("meta"):
-            model = smallest.make_config(RECIPES["mnist-patch"].model, size).build()
+            model = smallest.make_config(RECIPES["mnist-patch-speedrun"].model, size).build()
         counts.append(model.num_parameters)
     assert counts == sorted(counts)
     assert 0.08e6 < counts[0] < 0.2e6
     assert 8e6 < counts[-1] < 12e6
-    assert counts[5] == RECIPES["mnist-patch"].model.build().num_parameters
+    assert counts[5] == RECIPES["mnist-patch-speedrun"].model.build().num_parameters
 
 
 def run_twice(script: Callable[[], None], path: Path) -> list[ledger.Row]:
