@@ -183,7 +183,7 @@ class Patch(GenerativeModel):
 
             -log(p(image | class) / (p(image | class) + p(image | another class)))
 
-        with one other class an image, drawn at random. Of the 500 nats of an image the class
+        with one other class an image, drawn at random. Of the 580 nats of an image the class
         decides 2.3, so that likelihood alone is slow to learn what makes a 4 of a 9. Both terms
         are least at the true distribution (hybrids of generative and discriminative models,
         Lasserre, Bishop and Minka, CVPR 2006).
