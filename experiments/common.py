@@ -35,7 +35,12 @@ def results(experiment: str) -> list[Row]:
     return trials.of(experiment, ledger.latest(ledger.results_folder() / "ledger.jsonl"))
 
 
-def is_done(experiment: str, settings: trials.Settings, seed: int | None = None) -> bool:
+def is_done(
+    experiment: str, settings: trials.Settings, seed: int | None = None, *, again: bool = False
+) -> bool:
+    """Whether the ledger has this cell; ``again``: never, as it is to be measured anew."""
+    if again:
+        return False
     name = trials.name_of(experiment, settings, seed)
     return any(row["recipe"] == name for row in results(experiment))
 

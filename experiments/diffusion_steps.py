@@ -80,7 +80,7 @@ def measure(
         "head steps": head_steps or trials.NOTHING,
         "steps": int(how.num_steps or 0),
     }
-    if is_done(EXPERIMENT, settings, seed) and not again:
+    if is_done(EXPERIMENT, settings, seed, again=again):
         return
     evaluate.draw_balanced(model, BATCH_SIZE, seed, how)  # a warm-up
     with stages() as report:

@@ -115,7 +115,7 @@ def run(options: Options) -> None:
         split = spaced(test, options.num_images)
         for num_quadrants in (1, 2, 3):
             settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}
-            if is_done("inpainting", settings) and not options.again:
+            if is_done("inpainting", settings, again=options.again):
                 continue
             figures, completed = measure(model, split, num_quadrants)
             _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
@@ -123,7 +123,7 @@ def run(options: Options) -> None:
         if not isinstance(model, HasPixelNats):
             continue
         settings = {"model": name, "seen": "all, classified"}
-        if options.again or not is_done("inpainting", settings):
+        if not is_done("inpainting", settings, again=options.again):
             whole = spaced(test, options.num_classified)
             guess = inpaint.class_posterior(model, whole.images).argmax(1)
             right = 100 * float((guess == whole.labels).double().mean())

@@ -136,9 +136,11 @@ def measure(
         for kind in asked_for
         for guidance in guidances
     ]
-    todo = [cell for cell in cells if again or not is_done("prompting", cell, seed)]
+    todo = [cell for cell in cells if not is_done("prompting", cell, seed, again=again)]
     costs = [{"system": name, "guidance": guidance} for guidance in guidances]
-    costs_todo = [cell for cell in costs if again or not is_done("prompting-systems", cell, seed)]
+    costs_todo = [
+        cell for cell in costs if not is_done("prompting-systems", cell, seed, again=again)
+    ]
     if not todo and not costs_todo:
         return
     asked = asking.load(model)
