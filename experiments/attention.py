@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from experiments.common import command_line, is_done, record, results, save_plot
 from mnist_transformer import trials
-from mnist_transformer.bench import now
+from mnist_transformer.timing import now
 from mnist_transformer.transformer import fast_dtype, plain_attention
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

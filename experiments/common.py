@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer import checkpoint, evaluate, ledger, trials
+from mnist_transformer import checkpoint, evaluate, find_weights, ledger, to_device, trials
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.ledger import Row
 from mnist_transformer.metrics import class_agreement, fd_cnn, in_batches
@@ -33,6 +33,12 @@ Figures = dict[str, float | None]
 def results(experiment: str) -> list[Row]:
     """The latest row of each cell."""
     return trials.of(experiment, ledger.latest(ledger.results_folder() / "ledger.jsonl"))
+
+
+def model_name(name_or_path: str) -> str:
+    """What the ledger calls a model: the recipe of its weights, wherever they are."""
+    path = find_weights(name_or_path)
+    return checkpoint.read_notes(path).get("recipe", path.stem)
 
 
 def is_done(
@@ -91,7 +97,7 @@ def run_cell(
     name = trials.name_of(experiment, trained_as or settings, seed)
     with training(name) as report:
         weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report)
-    model = checkpoint.load(weights)
+    model = to_device(checkpoint.load(weights))
     change(model)
     notes = checkpoint.read_notes(weights)
     images, seconds = int(notes["images"]), float(notes["seconds"])
@@ -102,6 +108,7 @@ def run_cell(
         figures,
         seed=seed,
         parameters=model.num_parameters,
+        device=str(model.device),
         exact=exact,
         images_seen=images,
         seconds=seconds,
@@ -120,9 +127,7 @@ class Quality:
     def __init__(self, dataset: Dataset, num_samples: int) -> None:
         self.dataset, self.num_samples = dataset, num_samples
         self.judge = evaluate.load_judge()
-        count = min(num_samples, len(dataset.test.images))
-        chosen = torch.linspace(0, len(dataset.test.images) - 1, count).round().long()
-        self.reference = self._features(dataset.test.images[chosen])
+        self.reference = self._features(dataset.test.spaced(num_samples).images)
 
     def bits(self, model: GenerativeModel) -> Figures:
         """Bits/dim of the validation and test sets, given the class."""

@@ -15,8 +15,16 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import Quality, command_line, is_done, record, results, save_plot
-from mnist_transformer import evaluate, find_weights, load, trials
+from experiments.common import (
+    Quality,
+    command_line,
+    is_done,
+    model_name,
+    record,
+    results,
+    save_plot,
+)
+from mnist_transformer import evaluate, load, trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.mar import MAR
@@ -52,7 +60,7 @@ def main(
     quality = Quality(load_dataset("mnist", data), num_samples)
     for path in models:
         model = load(path)
-        name = path if Path(path).name == path else find_weights(path).parent.name
+        name = model_name(path)
         inner = head_steps if isinstance(model, MAR) else (0,)
         for cell in product(inner, seeds, samplers, guidances, steps):
             num_head_steps, seed, sampler, guidance, num_steps = cell

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import mnist_transformer
-from experiments.common import Figures, command_line, is_done, record, save_plot
+from experiments.common import Figures, command_line, is_done, model_name, record, save_plot
 from mnist_transformer import evaluate, inpaint, ledger, trials
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.images import enlarge, grid, save_png
@@ -72,16 +72,22 @@ def complete_all(model: GenerativeModel, split: Split, keep: Tensor, *, use_labe
     return torch.cat(done)
 
 
-@torch.inference_mode()
-def hidden_nats(model: HasPixelNats, split: Split, keep: Tensor) -> float:
+def hidden_nats(model: GenerativeModel, split: Split, keep: Tensor) -> float:
     """Mean nats of what is hidden, given what is seen, where that comes first in raster order."""
     nats = torch.cat(
         [
-            model.pixel_nats(images, labels)
-            for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True)
+            pixel_nats(model, *batch)
+            for batch in zip(split.images.split(250), split.labels.split(250), strict=True)
         ]
     )
     return float((nats * ~keep).double().sum((1, 2)).mean())
+
+
+@torch.inference_mode()
+def pixel_nats(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
+    """Nats of each pixel (B, H, W), on the CPU."""
+    assert isinstance(model, HasPixelNats)
+    return model.pixel_nats(images.to(model.device), labels.to(model.device)).cpu()
 
 
 def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[Figures, Tensor]:
@@ -103,28 +109,23 @@ def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[F
     return figures, given
 
 
-def spaced(split: Split, count: int) -> Split:
-    index = torch.linspace(0, len(split.images) - 1, min(count, len(split.images))).long()
-    return Split(split.images[index], split.labels[index])
-
-
 def run(options: Options) -> None:
     test = load_dataset("mnist").test
-    models = {name: mnist_transformer.load(name) for name in options.models}
+    models = {model_name(name): mnist_transformer.load(name) for name in options.models}
     for name, model in (models or mnist_transformer.load_shipped()).items():
-        split = spaced(test, options.num_images)
+        split = test.spaced(options.num_images)
         for num_quadrants in (1, 2, 3):
             settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}
             if is_done("inpainting", settings, again=options.again):
                 continue
             figures, completed = measure(model, split, num_quadrants)
-            _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
             _record(model, settings, figures)
+            _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
         if not isinstance(model, HasPixelNats):
             continue
         settings = {"model": name, "seen": "all, classified"}
         if not is_done("inpainting", settings, again=options.again):
-            whole = spaced(test, options.num_classified)
+            whole = test.spaced(options.num_classified)
             guess = inpaint.class_posterior(model, whole.images).argmax(1)
             right = 100 * float((guess == whole.labels).double().mean())
             _record(model, settings, {"digit inferred right, %": right})
@@ -138,6 +139,7 @@ def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures)
             settings,
             figures,
             parameters=model.num_parameters,
+            device=str(model.device),
             exact=isinstance(model, HasPixelNats),
             command=command_line("inpainting"),
         )
@@ -145,8 +147,8 @@ def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures)
 
 
 def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadrants: int) -> None:
-    """Ten digits, one a column: the original, what is seen of it, the completion."""
-    first = [int((split.labels == label).nonzero()[0]) for label in range(10)]
+    """A digit of each class, one a column: the original, what is seen of it, the completion."""
+    first = [int((split.labels == label).nonzero()[0]) for label in split.labels.unique()]
     rows = [
         split.images[first].expand(-1, 3, -1, -1),
         torch.stack([inpaint.show_hole(split.images[i], keep) for i in first]),
@@ -157,12 +159,11 @@ def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadra
     print(f"saved {path}")
 
 
-@torch.inference_mode()
-def plot_nats(name: str, model: HasPixelNats, test: Split) -> None:
+def plot_nats(name: str, model: GenerativeModel, test: Split) -> None:
     """Where a digit's bits are: nats a pixel beside the digits, and their mean over 1,000."""
     first = [int((test.labels == label).nonzero()[0]) for label in range(6)]
-    nats = model.pixel_nats(test.images[first], test.labels[first])
-    mean = model.pixel_nats(test.images[:1000], test.labels[:1000]).mean(0)
+    nats = pixel_nats(model, test.images[first], test.labels[first])
+    mean = pixel_nats(model, test.images[:1000], test.labels[:1000]).mean(0)
     figure = Figure(figsize=(9, 2.9), layout="constrained")
     axes = figure.subplots(2, 7)
     for column, (image, found) in enumerate(zip(test.images[first], nats, strict=True)):

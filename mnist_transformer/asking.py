@@ -132,13 +132,17 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
             model comes with is not installed.
     """
     model = checkpoint.load(mnist_transformer.find_weights(name_or_path))
+    if not isinstance(model, Prompted | Reader):
+        raise ValueError(
+            f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
+            "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
+        )
+    return system_of(mnist_transformer.to_device(model, device))
+
+
+def system_of(model: Prompted | Reader) -> Asked:
+    """The system that a loaded model is, or is part of; errors as in ``load``."""
     if isinstance(model, Prompted):
-        return ByItself(mnist_transformer.to_device(model, device))
-    if isinstance(model, Reader):
-        reader = mnist_transformer.to_device(model, device)
-        llm = LLM(model.config.llm, model.config.layer, reader.device)
-        return ThroughLLM(mnist_transformer.load(model.config.generator, device), reader, llm)
-    raise ValueError(
-        f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, expected "
-        "a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
-    )
+        return ByItself(model)
+    llm = LLM(model.config.llm, model.config.layer, model.device)
+    return ThroughLLM(mnist_transformer.load(model.config.generator, str(model.device)), model, llm)

@@ -1,203 +1,218 @@
-"""How fast: drawn images a second, training images a second, and the machine's own best.
+"""How fast drawing gets: models in several settings, raced in one run (the verb ``bench``).
 
-The share of the peak is images/s times the floating-point operations of an image (drawn, or
-trained forward and backward; matrix products, convolutions and attention, counted as they run),
-over what one large matrix product reaches on the same machine in the same run.
+A *subject* draws in one setting: plain (eager, float32, with the key-value cache), compiled, in
+bfloat16, or the old way, without a cache, where every pixel costs a pass over all before it.
+Batches of several sizes show what batching brings. Where a drawing would take too long, a part
+of it that costs as much as any other is timed, and the rest extrapolated; the setting says so.
 """
 
 import copy
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from statistics import median
+from functools import partial
+from itertools import count, islice
+from pathlib import PurePath
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import optim
-from mnist_transformer.data import Split
-from mnist_transformer.metrics import Progress, quiet
-from mnist_transformer.models.base import GenerativeModel, Model
-from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_dtype
+from mnist_transformer import load, load_shipped, shipped, to_device, trials
+from mnist_transformer.ledger import Row
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.pixel import Pixel
+from mnist_transformer.recipes import RECIPES
+from mnist_transformer.sampling import Sampling, draw_categorical
+from mnist_transformer.timing import count_flops, matmul_peak, now
+from mnist_transformer.transformer import Transformer, fast_dtype
 
+OLD_MODEL = "mnist-pixel-3.5m"
+NUM_COUNTED = 10  # images whose operations are counted: one a class
+MAX_DRAWINGS = 200
+NUM_PASSES = 8  # timed of the old way's one a pixel
+THE_OLD_WAY = "no cache"
 
-def now(device: torch.device) -> float:
-    """Seconds of a clock, once everything asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return time.perf_counter()
-
-
-def sampling_speed(
-    model: GenerativeModel, batch_size: int, *, repeats: int = 3, report: Progress = quiet
-) -> float:
-    """Images a second drawn plainly in batches of that size: the median after a warm-up."""
-    labels = torch.arange(batch_size) % model.num_classes
-    seconds = []
-    for repeat in range(repeats + 1):
-        start = now(model.device)
-        model.sample(labels, range(batch_size))
-        seconds.append(now(model.device) - start)
-        report(f"speed at batch {batch_size}", repeat + 1, repeats + 1)
-    return batch_size / median(seconds[1:])
+Draw = Callable[[int], object]
+Tell = Callable[[str], None]
 
 
-def matmul_peak(device: torch.device | str = "cpu", size: int = 2048) -> tuple[float, str]:
-    """Floating-point operations a second of a size x size matrix product, and its dtype.
-
-    The better of float32 and, where the device has it in hardware, bfloat16.
-    """
-    device = torch.device(device)
-    dtypes = {torch.float32, fast_dtype(device)}
-    rates = [(_matmul_rate(size, d, device), str(d).removeprefix("torch.")) for d in dtypes]
-    return max(rates)
-
-
-def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
-    seconds = []
-    for _ in range(repeats + 1):
-        start = now(device)
-        a @ b
-        seconds.append(now(device) - start)
-    return 2 * size**3 / min(seconds[1:])
-
-
-def _attention_forward(
-    q: torch.Size,
-    k: torch.Size,
-    v: torch.Size,
-    dropout: float = 0.0,
-    causal: bool = False,
-    **unused: object,
-) -> int:
-    """Two matrix products a head; a causal kernel skips half of either."""
-    batch, heads, num_queries, head_dim = q
-    return 4 * batch * heads * num_queries * k[2] * head_dim // (2 if causal else 1)
-
-
-def _attention_backward(
-    gradient: torch.Size,
-    q: torch.Size,
-    k: torch.Size,
-    v: torch.Size,
-    out: torch.Size,
-    logsumexp: torch.Size,
-    dropout: float,
-    causal: bool,
-    **unused: object,
-) -> int:
-    """Five: the scores again, and the gradients of weights, values, queries and keys."""
-    return _attention_forward(q, k, v, dropout, causal) * 5 // 2
-
-
-# torch counts its fused attention on GPUs, but not the kernel for CPUs.
-_ATTENTION_FLOPS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-def count_flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of what runs in ``work``: products, convolutions, attention."""
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION_FLOPS) as counter:
-        work()
-    return int(counter.get_total_flops())
-
-
-class Throughput(NamedTuple):
-    """Training speed of a model on this machine.
+class Subject(NamedTuple):
+    """Something that draws, in one setting.
 
     Attributes:
-        images_per_second: forward, backward and optimizer step.
-        flops_per_image: operations of one image's forward and backward pass.
-        peak_flops: operations a second of the best large matrix product, in ``peak_dtype``.
-        share_of_peak: images_per_second * flops_per_image / peak_flops.
+        draw: draws a batch of that many images, or ``share`` of the work of it.
+        plain: a function like ``draw`` whose operations are counted in its place, as they
+            are hidden in compiled code.
+        share: in (0, 1]; each further share of a drawing costs as much.
+        largest_batch: the most images that it is asked to draw at once.
+        warm_up: drop the first drawing however long it takes, as it compiles.
     """
 
-    batch_size: int
-    images_per_second: float
-    flops_per_image: float
-    peak_flops: float
-    peak_dtype: str
-    share_of_peak: float
+    model: str
+    setting: str
+    parameters: int
+    draw: Draw
+    plain: Draw
+    share: float = 1.0
+    largest_batch: int = 2**20
+    warm_up: bool = False
 
 
-def throughput(
-    model: Model,
-    recipe: Recipe,
-    split: Split,
-    *,
-    batch_size: int | None = None,
-    num_steps: int = 10,
-    peak_size: int = 2048,
-    report: Progress = quiet,
-) -> Throughput:
-    """Train a copy of the model for a few steps, as the recipe does, and count.
+def load_models(names: Sequence[str], device: str | None) -> dict[str, GenerativeModel]:
+    """Models by name: the old way's first, with random weights where it is not shipped.
 
     Args:
-        split: real images, because what a step costs may depend on them.
-        batch_size: images a step; the recipe's by default.
-        peak_size: rows and columns of the product that measures the peak.
+        names: as ``load`` takes them; none stand for all models that are shipped and draw.
 
     Raises:
-        ValueError: the split holds less than a batch.
+        ValueError: as in ``load``.
     """
-    batch_size = batch_size or recipe.batch_size
-    if len(split) < batch_size:
-        raise ValueError(f"got {len(split)} images, expected {batch_size} or more")
-    device = model.device
-    model = copy.deepcopy(model).train()
-    optimizers = optim.build_optimizers(model, recipe)
-    optim.set_rates(optimizers, 0.0)  # the work of a step, and the same weights after it
-    batches = [
-        split.batch(torch.arange(batch_size) + first)
-        for first in range(0, len(split) - batch_size + 1, batch_size)[:num_steps]
-    ]
+    models = {PurePath(name).name: load(name, device) for name in names}
+    if not names:
+        models = load_shipped(device)
+    if OLD_MODEL in shipped():
+        old = {OLD_MODEL: models.get(OLD_MODEL) or load(OLD_MODEL, device)}
+    else:
+        untrained = to_device(RECIPES[OLD_MODEL].model.build(), device)
+        old = {f"{OLD_MODEL} (random weights)": untrained}
+    return old | models
 
-    def gradients(images: Tensor, labels: Tensor) -> None:
-        fast = fast_dtype(device)
-        autocast = torch.autocast(device.type, fast) if fast != torch.float32 else nullcontext()
-        with autocast:
-            loss = model(images.to(device), labels.to(device)).mean()
-        loss.backward()
 
-    def every_gradient() -> None:
-        for batch in batches:
-            gradients(*batch)
+def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
+    """A model with one switch after the other turned on; ``tell`` hears which cannot be."""
+    draw = _drawer(model)
+    subjects = [Subject(name, "plain", model.num_parameters, draw, draw)]
+    if isinstance(model, Pixel):
+        subjects.insert(0, _full_passes(name, model))
+    if fast_dtype(model.device) == torch.bfloat16:
+        rounded = _drawer(model, torch.bfloat16)
+        subjects.append(Subject(name, "bfloat16", model.num_parameters, rounded, draw))
+    else:
+        tell(f"{name} in bfloat16: not measured, {model.device} has no instructions for it")
+    compiled = copy.deepcopy(model)
+    transformer = getattr(compiled, "transformer", None)
+    if isinstance(transformer, Transformer):
+        transformer.compile(dynamic=True)
+        fast = _drawer(compiled)
+        subjects.append(Subject(name, "compiled", model.num_parameters, fast, draw, warm_up=True))
+    return subjects
 
-    def step(images: Tensor, labels: Tensor) -> None:
-        gradients(images, labels)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
 
-    peaks = [matmul_peak(device, peak_size)]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        step(*batches[0])  # warm-up: buffers, kernels
-        seconds = []
-        for done, batch in enumerate(batches):
-            start = now(device)
-            step(*batch)
-            seconds.append(now(device) - start)
-            report("training speed", done + 1, len(batches))
-        flops = count_flops(every_gradient)
-    peaks.append(matmul_peak(device, peak_size))
-    peak_flops, peak_dtype = max(peaks)
-    images_per_second = batch_size * len(batches) / sum(seconds)
-    flops_per_image = flops / (batch_size * len(batches))
-    return Throughput(
-        batch_size,
-        images_per_second,
-        flops_per_image,
-        peak_flops,
-        peak_dtype,
-        images_per_second * flops_per_image / peak_flops,
+def _drawer(model: GenerativeModel, dtype: torch.dtype = torch.float32) -> Draw:
+    """Draws other images at every call, all classes in turn."""
+    seeds = count()
+
+    def draw(num_images: int) -> None:
+        mine = list(islice(seeds, num_images))
+        kind = model.device.type
+        with nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype):
+            model.sample([seed % model.num_classes for seed in mine], mine)
+
+    return draw
+
+
+def _full_passes(name: str, model: Pixel, num_passes: int = NUM_PASSES) -> Subject:
+    """The old way: every pixel by a pass over the class and all pixels before it.
+
+    Timed are passes of evenly spread lengths, each standing for those around it.
+    """
+    num_passes = min(num_passes, model.num_pixels)
+    lengths = [1 + int((i + 0.5) * model.num_pixels / num_passes) for i in range(num_passes)]
+
+    @torch.inference_mode()
+    def draw(num_images: int) -> None:
+        values = torch.randint(
+            model.config.num_levels, (num_images, model.num_pixels), device=model.device
+        )
+        cond = torch.arange(num_images, device=model.device) % model.num_classes
+        uniform = torch.rand(num_images, device=model.device)
+        for length in lengths:
+            logits = model.logits(values[:, :length], cond)
+            draw_categorical(logits[:, -1], uniform, Sampling())
+
+    return Subject(
+        name,
+        f"{THE_OLD_WAY}, {num_passes} of {model.num_pixels} passes timed",
+        model.num_parameters,
+        draw,
+        draw,
+        share=num_passes / model.num_pixels,
+        largest_batch=16,
     )
+
+
+def measure(
+    subject: Subject, batch_size: int, device: torch.device, seconds: float
+) -> dict[str, float]:
+    """Seconds of a batch from request to image (percentiles), and images a second (the median).
+
+    Drawings are repeated for about ``seconds``, two or more after one to warm up; one that
+    takes longer than that by itself is the only one, and no warm-up.
+    """
+    times: list[float] = []
+    started = now(device)
+    while len(times) < 3 or (now(device) - started < seconds and len(times) < MAX_DRAWINGS):
+        start = now(device)
+        subject.draw(batch_size)
+        times.append(now(device) - start)
+        if len(times) == 1 and times[0] > seconds and not subject.warm_up:
+            break
+    latency = torch.tensor(times[1:] or times, dtype=torch.float64) / subject.share
+    p50, p90, p99 = latency.quantile(torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)).tolist()
+    return {
+        "images/s": batch_size / p50,
+        "p50, s": p50,
+        "p90, s": p90,
+        "p99, s": p99,
+        "drawings": len(latency),
+    }
+
+
+def race(
+    subjects: Iterable[Subject],
+    batch_sizes: Sequence[int],
+    device: torch.device,
+    *,
+    seconds: float = 10.0,
+    command: str = "",
+    tell: Tell,
+) -> Iterator[Row]:
+    """Measure every subject at every batch size: a row for ``ledger.append`` each.
+
+    Args:
+        seconds: about how long each measurement takes.
+        tell: hears what could not be measured, and why.
+    """
+    peak_flops, _ = matmul_peak(device)
+    counted: dict[Draw, float] = {}
+    old: float | None = None
+    for subject in subjects:
+        for batch_size in batch_sizes:
+            if batch_size > subject.largest_batch:
+                continue
+            try:
+                figures: dict[str, float | None] = {**measure(subject, batch_size, device, seconds)}
+            except TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                tell(f"{subject.model}, {subject.setting}: not measured, {reason}")
+                break
+            if subject.plain not in counted:
+                num_counted = min(NUM_COUNTED, subject.largest_batch)
+                flops = count_flops(partial(subject.plain, num_counted))
+                counted[subject.plain] = flops / num_counted / subject.share
+            flops_per_image = counted[subject.plain]
+            rate = figures["images/s"]
+            assert rate is not None
+            if batch_size == 1 and old is None and subject.setting.startswith(THE_OLD_WAY):
+                old = rate
+            figures["times the old way"] = rate / old if old else None
+            figures["GFLOP an image"] = flops_per_image / 1e9
+            figures["share of matmul peak, %"] = 100 * rate * flops_per_image / peak_flops
+            yield trials.make_row(
+                "bench",
+                {"model": subject.model, "setting": subject.setting, "batch": batch_size},
+                figures,
+                parameters=subject.parameters,
+                device=str(device),
+                command=command,
+            )

@@ -78,6 +78,14 @@ def with_null(cond_B: Tensor, null_class: int, guidance: float) -> Tensor:
     return torch.cat([cond_B, torch.full_like(cond_B, null_class)])
 
 
+def ramp(guidance: float, step: int, num_steps: int) -> float:
+    """Guidance that grows with the steps, from near 1 to its full scale at the last one.
+
+    From 0 to 1, where it says how much the class counts, it is the same at every step.
+    """
+    return guidance if guidance <= 1 else 1 + (guidance - 1) * (step + 1) / num_steps
+
+
 def guide(output: Tensor, guidance: float) -> Tensor:
     """null + guidance * (conditional - null), of outputs for ``with_null``'s batch."""
     if guidance == 1:

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer import checkpoint, find_weights, ledger
-from mnist_transformer.bench import sampling_speed, throughput
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.metrics import (
     Progress,
@@ -33,8 +32,10 @@ from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model,
 from mnist_transformer.models.classifier import Classifier
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.sampling import Sampling
+from mnist_transformer.timing import sampling_speed, throughput
 
 JUDGE = "mnist-cnn"
+SEEDS = (0, 1, 2)  # a set of drawn images each
 SEEDS_APART = 2**20  # image seeds of one evaluation seed; torch uses only the lowest 32 bits
 Metrics = dict[str, Any]
 
@@ -132,11 +133,8 @@ class _Judgement:
     def __init__(self, judge: Classifier, test: Split, num_samples: int, report: Progress) -> None:
         self.judge = judge
         self.report = report
-        # Sets of equal size; a smaller test set is spread over the whole, which is not
-        # in random order (its second half is the harder one).
-        count = min(num_samples, len(test.images))
-        index = torch.linspace(0, len(test.images) - 1, count).round().long()
-        self.reference = in_batches(judge, judge.features, test.images[index])
+        # Sets of equal size.
+        self.reference = in_batches(judge, judge.features, test.spaced(num_samples).images)
 
     def measure(self, sets: Sequence[tuple[Tensor, Tensor]], stage: str) -> Metrics:
         """Mean and standard deviation over the (images, labels) sets, one a seed."""
@@ -160,7 +158,7 @@ def evaluate(
     recipe_name: str,
     dataset: Dataset,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = SEEDS,
     num_samples: int = 10_000,
     guidances: Sequence[float] = (1.0, 2.0),
     report: Progress = quiet,
@@ -184,17 +182,13 @@ def evaluate(
         command: what the user typed, for the record.
 
     Raises:
-        ValueError: too few samples or seeds, or a missing judge.
+        ValueError: as in ``check_measurable``, or a missing judge.
     """
+    check_measurable(model, num_samples, seeds)
     exact = None
     if isinstance(model, Classifier):
         metrics = classifier_figures(model, dataset)
     elif isinstance(model, GenerativeModel):
-        if num_samples < 2 * model.num_classes or not seeds:
-            raise ValueError(
-                f"got {num_samples} samples and {len(seeds)} seeds, "
-                f"expected {2 * model.num_classes} samples or more and a seed or more"
-            )
         judge = judge or load_judge()
         if isinstance(model, HasLikelihood):
             exact = _is_exact(model, dataset.test)
@@ -213,13 +207,12 @@ def evaluate(
                 report=report,
             ),
         }
-    elif isinstance(model, Tokenizer):
+    else:
+        assert isinstance(model, Tokenizer)
         judge = judge or load_judge()
         metrics = tokenizer_figures(
             model, dataset, judge, seeds=seeds, num_samples=num_samples, report=report
         )
-    else:
-        raise ValueError(f"{type(model).__name__} neither draws, nor encodes, nor classifies")
     if recipe_name in RECIPES and not isinstance(model, Classifier):
         speed = throughput(model, RECIPES[recipe_name], dataset.train, report=report)
         metrics["throughput"] = speed._asdict()
@@ -235,6 +228,21 @@ def evaluate(
         seconds=seconds,
         command=command,
     )
+
+
+def check_measurable(model: Model, num_samples: int, seeds: Sequence[int]) -> None:
+    """Raises ValueError for a model of no kind that is measured, or too few samples or seeds."""
+    if not isinstance(model, Classifier | GenerativeModel | Tokenizer):
+        raise ValueError(
+            f"a {type(model).__name__.lower()} neither draws, nor encodes, nor classifies: what "
+            "it reads is measured by `python -m experiments.prompting`"
+        )
+    least = 2 * model.num_classes if isinstance(model, GenerativeModel) else 2
+    if num_samples < least or not seeds:
+        raise ValueError(
+            f"got {num_samples} samples and {len(seeds)} seeds, "
+            f"expected {least} samples or more and a seed or more"
+        )
 
 
 def likelihood_figures(model: Model, dataset: Dataset, report: Progress = quiet) -> Metrics:

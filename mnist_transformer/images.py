@@ -1,4 +1,4 @@
-"""Pictures of images: grids, PNG and GIF files, and the terminal.
+"""Pictures of images: grids, PNG and GIF files.
 
 Shapes: B images, C channels (1 grey, 3 colour), H x W pixels.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
-from rich.console import Console
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +64,8 @@ def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None =
     """
     info = PngImagePlugin.PngInfo()
     for key, value in {"Software": SOFTWARE, **(notes or {})}.items():
-        info.add_itxt(key, value)
+        # Half of a surrogate pair, as a terminal may send it, is no character.
+        info.add_itxt(key, value.encode(errors="replace").decode())
     content = io.BytesIO()
     picture.save(content, "PNG", pnginfo=info, optimize=True)
     _write(path, content)
@@ -106,18 +106,6 @@ def is_ours(path: Path) -> bool:
     except (UnidentifiedImageError, OSError):
         return False
     return mark in (SOFTWARE, SOFTWARE.encode())
-
-
-def show(picture: Image.Image, console: Console | None = None) -> None:
-    """Draw in the terminal, as finely as it can; nothing where the output is no terminal."""
-    console = console or Console()
-    if not console.is_terminal:
-        return
-    # Importing it asks the terminal what it can show.
-    from textual_image.renderable import Image as TerminalImage
-
-    # A pixel a column: half blocks then show every pixel as a square.
-    console.print(TerminalImage(picture, width=min(picture.width, console.width), height="auto"))
 
 
 def _write(path: Path, content: io.BytesIO) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mnist_transformer.images import grid
@@ -27,7 +27,7 @@ def hole(name: str, size: int, seed: int = 0) -> Tensor:
     """The mask of a named hole, one of ``HOLES``; ``random:0.5`` hides half of the pixels.
 
     Raises:
-        ValueError: an unknown name, or a share outside (0, 1].
+        ValueError: an unknown name, or a share outside (0, 1] or of no pixel.
     """
     keep = torch.ones(1, size, size, dtype=torch.bool)
     half, quarter = size // 2, size // 4
@@ -51,6 +51,8 @@ def hole(name: str, size: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(size * size, generator=generator)
         keep.view(-1)[order[: round(hidden * size * size)]] = False
+        if keep.all():
+            raise ValueError(f"hole is {name!r}, which hides no pixel of {size}x{size}")
     else:
         raise ValueError(f"hole is {name!r}, expected one of {', '.join(HOLES)}")
     return keep
@@ -67,7 +69,10 @@ def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
 
 
 def to_image(picture: Image.Image, size: int) -> tuple[Tensor, list[str]]:
-    """A picture as an image uint8 (1, size, size), light on black; and what was changed."""
+    """A picture as an image uint8 (1, size, size), light on black; and what was changed.
+
+    A picture of another size is brought to full contrast, and its paper made black.
+    """
     changes = []
     grey = _grey(picture)
     levels = np.asarray(grey)
@@ -77,8 +82,14 @@ def to_image(picture: Image.Image, size: int) -> tuple[Tensor, list[str]]:
         changes.append("inverted, since the paper is white")
     if grey.size != (size, size):
         changes.append(f"scaled from {grey.width}x{grey.height} to {size}x{size}")
-        grey = ImageOps.autocontrast(_square(grey).resize((size, size), Image.Resampling.BOX))
-        grey = grey.point(lambda level: level if level >= INK else 0)
+        scaled = _square(grey).resize((size, size), Image.Resampling.BOX)
+        # What was enlarged pixel by pixel, as our own drawings are, comes back as it was.
+        if ImageChops.difference(
+            scaled.resize(grey.size, Image.Resampling.NEAREST), grey
+        ).getbbox():
+            scaled = ImageOps.autocontrast(scaled)
+            scaled = scaled.point(lambda level: level if level >= INK else 0)
+        grey = scaled
     return torch.tensor(np.array(grey))[None], changes
 
 
@@ -120,7 +131,7 @@ def complete(
 
 @torch.inference_mode()
 def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 100) -> Tensor:
-    """p(class | image), float32 (N, C), by Bayes' rule with equal priors.
+    """p(class | image), float32 (N, C) on the CPU, by Bayes' rule with equal priors.
 
     Averaged over completions that were drawn without a class, it is p(class | kept pixels).
 
@@ -132,7 +143,7 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
     columns = []
     for label in range(model.num_classes):
         nats = [model.nll(batch, [label] * len(batch)).nats for batch in images.split(batch_size)]
-        columns.append(-torch.cat(nats))
+        columns.append(-torch.cat(nats).cpu())
     return torch.stack(columns, dim=1).softmax(-1)
 
 

@@ -52,16 +52,19 @@ def describe_device(device: str = "cpu") -> str:
     if info.exists():
         found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         name = found.group(1).strip() if found else name
-    return f"{name}, {cores} cores"
+    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def current_commit() -> str | None:
     """Short name of the source tree's commit, with "-dirty" when files differ from it."""
-    command = ["git", "-C", str(_PACKAGE.parent), "describe", "--always", "--dirty"]
+    root = _PACKAGE.parent
+    if not (root / "pyproject.toml").exists():
+        return None  # installed, maybe below a repository of something else
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # installed without its history
+        return None  # a source tree without its history
     return done.stdout.strip() or None
 
 

@@ -110,14 +110,14 @@ class Muon(torch.optim.Muon):
                 p.add_(x.to(p.dtype), alpha=-lr * math.sqrt(max(1, rows / columns)))
 
 
-def param_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters as (hidden matrices, the rest).
 
     A hidden matrix is the weight of an ``nn.Linear``, outside the modules that the model
     names in ``adamw_modules``, a tuple of name prefixes such as ("embed", "head.output"):
     inputs and outputs do not profit from orthogonal updates.
     """
-    excluded = tuple(getattr(model, "adamw_modules", ()))
+    excluded = model.adamw_modules
     hidden_ids = {
         id(module.weight)
         for name, module in model.named_modules()
@@ -129,7 +129,7 @@ def param_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return hidden, [p for p in trainable if id(p) not in hidden_ids]
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon and AdamW over the model's parameters, at the recipe's peak rates.
 
     Weight decay reaches what multiplies: matrices and kernels, not biases, gains or any

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
+from mnist_transformer.bench import Draw, Subject
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.speed import Draw, Subject
 
 PACKAGES = ("transformers", "x_transformers", "diffusers")
 NUM_TIMED = 10  # denoising steps

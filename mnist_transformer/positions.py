@@ -9,6 +9,7 @@ raster order: position = row * width + column.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 At = slice | Tensor
 
 
-class NoPositions(nn.Module):
-    """The causal mask is the only position signal (NoPE, arXiv 2305.19466)."""
+class Positions(nn.Module):
+    """The interface, and by itself no positions at all: the causal mask is the only signal of
+    them (NoPE, arXiv 2305.19466)."""
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD
@@ -26,7 +28,7 @@ class NoPositions(nn.Module):
         return x_BNTK
 
 
-class Learned(NoPositions):
+class Learned(Positions):
     """One learned vector a position."""
 
     def __init__(self, dim: int, num_tokens: int) -> None:
@@ -37,7 +39,7 @@ class Learned(NoPositions):
         return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
-class Sinusoidal(NoPositions):
+class Sinusoidal(Positions):
     """Fixed sines and cosines of the position (arXiv 1706.03762, section 3.5)."""
 
     table: Tensor
@@ -53,7 +55,7 @@ class Sinusoidal(NoPositions):
         return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
-class Rope(NoPositions):
+class Rope(Positions):
     """Rotary embedding of the 1-D position (arXiv 2104.09864, equation 34).
 
     Pairs (i, i + K/2) of each head's queries and keys turn by position * frequency_i, so that
@@ -86,7 +88,7 @@ class AxialRope(Rope):
     def __init__(
         self, head_dim: int, num_tokens: int, grid_width: int, base: float = 100.0
     ) -> None:
-        NoPositions.__init__(self)
+        Positions.__init__(self)
         _check_head_dim(head_dim, 4)
         position = torch.arange(num_tokens)
         row = _angles(position // grid_width, head_dim // 4, base)
@@ -116,36 +118,25 @@ class LearnedAxialRope(AxialRope):
         return self.learned.add(x_BTD, at)
 
 
-POSITIONS = (
-    "learned",
-    "sinusoidal",
-    "rope",
-    "axial_rope",
-    "learned_rope",
-    "learned_axial_rope",
-    "none",
-)
+# How each scheme is made from (dim, head_dim, num_tokens, grid_width), by name.
+POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
+    "learned": lambda dim, head_dim, tokens, width: Learned(dim, tokens),
+    "sinusoidal": lambda dim, head_dim, tokens, width: Sinusoidal(dim, tokens),
+    "rope": lambda dim, head_dim, tokens, width: Rope(head_dim, tokens),
+    "axial_rope": lambda dim, head_dim, tokens, width: AxialRope(head_dim, tokens, width),
+    "learned_rope": lambda dim, head_dim, tokens, width: LearnedRope(dim, head_dim, tokens),
+    "learned_axial_rope": LearnedAxialRope,
+    "none": lambda dim, head_dim, tokens, width: Positions(),
+}
 
 
 def make_positions(
     scheme: str, *, dim: int, head_dim: int, num_tokens: int, grid_width: int
-) -> NoPositions:
+) -> Positions:
     """The scheme by name, for ``num_tokens`` tokens on a grid ``grid_width`` wide."""
-    if scheme == "learned":
-        return Learned(dim, num_tokens)
-    if scheme == "sinusoidal":
-        return Sinusoidal(dim, num_tokens)
-    if scheme == "rope":
-        return Rope(head_dim, num_tokens)
-    if scheme == "axial_rope":
-        return AxialRope(head_dim, num_tokens, grid_width)
-    if scheme == "learned_rope":
-        return LearnedRope(dim, head_dim, num_tokens)
-    if scheme == "learned_axial_rope":
-        return LearnedAxialRope(dim, head_dim, num_tokens, grid_width)
-    if scheme == "none":
-        return NoPositions()
-    raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
+    if scheme not in POSITIONS:
+        raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
+    return POSITIONS[scheme](dim, head_dim, num_tokens, grid_width)
 
 
 def _angles(position_T: Tensor, num_frequencies: int, base: float) -> Tensor:

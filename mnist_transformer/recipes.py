@@ -56,16 +56,17 @@ _patch = Recipe(
     PatchConfig(dropout=0.1, corner=True, turned=0.3, contrast=20.0),
     batch_size=32,
     max_seconds=150 * 60,
+    about="patch by patch, pixel by pixel inside a patch",
 )
 
-# The superseded project's sizes. Small batches make the most of few images.
+# The sizes of an earlier project. Small batches make the most of few images.
 _pixel = Recipe(
     "mnist-pixel-3.5m",
     # With learned vectors alone, a few thousand steps must find out which pixel is above which.
     PixelConfig(positions="learned_axial_rope"),
     batch_size=16,
     epochs=1,
-    about="3,480,576 parameters; one step a pixel",
+    about="one step a pixel; 3,480,576 parameters, as an earlier project had",
 )
 
 _vqvae = Recipe(
@@ -104,15 +105,22 @@ RECIPES: dict[str, Recipe] = {
             name="mnist-patch-speedrun",
             model=replace(_patch.model, turned=0.0, contrast=0.0),
             max_seconds=20 * 60,
+            about="the same, to reach a figure soon",
         ),
         # 4,000 real digits that a package carries: to try training with no MNIST at hand.
-        replace(_patch, name="mnist-patch-5k", dataset="mnist-5k", max_seconds=10 * 60),
+        replace(
+            _patch,
+            name="mnist-patch-5k",
+            dataset="mnist-5k",
+            max_seconds=10 * 60,
+            about="the same on 4,000 images",
+        ),
         _pixel,
         replace(
             _pixel,
             name="mnist-pixel-6.9m",
             model=PixelConfig(dim=300, depth=6, num_heads=6, mlp_dim=1200),
-            about="6,872,356 parameters; heads of 50, which the axial RoPEs refuse",
+            about="the same with 6,872,356 parameters; heads of 50, which refuse axial RoPE",
         ),
         replace(
             _pixel,
@@ -128,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
             batch_size=128,
             adamw_lr=1e-3,
             epochs=15,
-            about="57,627,136 parameters; to be trained on a GPU",
+            about="the same with 57,627,136 parameters; to be trained on a GPU",
         ),
         _vqvae,
         replace(

@@ -9,13 +9,12 @@ A page marks the place of a table; everything between the marks is replaced:
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnist_transformer import ledger, trials
+from mnist_transformer import checkpoint, ledger, trials
 from mnist_transformer.ledger import Row
 from mnist_transformer.runlog import read_metrics
 
@@ -66,17 +65,18 @@ def _drawing(rows: Mapping[str, Row]) -> list[Row]:
 
 
 def results_table(rows: Mapping[str, Row]) -> str:
-    """Quality of every model that draws, and of training images in their place (the floor)."""
+    """Quality of every model that draws, and of as many training images in their place."""
     head = [
         "model",
         "parameters",
         "test bits/dim",
+        "samples a seed",
         "class agreement, %",
-        "guided, %",
+        "guided: agreement, %",
         "fd_cnn",
-        "guided",
+        "guided: fd_cnn",
         "precision / recall, %",
-        "guided, %",
+        "guided: precision / recall, %",
     ]
     body = []
     for row in _drawing(rows):
@@ -88,6 +88,7 @@ def results_table(rows: Mapping[str, Row]) -> str:
                 row["recipe"],
                 _size(row["parameters"]),
                 bound + _number(bits, 3),
+                _number(row["metrics"].get("num_samples"), 0),
                 _percent(plain.get("agreement")),
                 _percent(guided.get("agreement")),
                 _plus_minus(plain.get("fd_cnn")),
@@ -96,13 +97,14 @@ def results_table(rows: Mapping[str, Row]) -> str:
                 _pair(guided),
             ]
         )
-    if body:
-        floor = _drawing(rows)[-1]["metrics"]["floor"]
+    floors = {row["metrics"].get("num_samples"): row["metrics"]["floor"] for row in _drawing(rows)}
+    for num_samples, floor in floors.items():
         body.append(
             [
-                "training images (floor)",
+                "training images",
                 NOTHING,
                 NOTHING,
+                _number(num_samples, 0),
                 _percent(floor["agreement"]),
                 NOTHING,
                 _plus_minus(floor["fd_cnn"]),
@@ -176,10 +178,11 @@ def curve_table(rows: Mapping[str, Row]) -> str:
         if "bits_per_dim" not in row["metrics"] or not row["exact"]:
             continue  # its curve is of another loss, or of a bound
         curve = row["metrics"].get("curve", [])
+        last = len(curve) - 1
         chosen = {
-            next((i for i, x in enumerate(curve) if x[0] >= 60 * m), -1) for m in _CURVE_MINUTES
+            next((i for i, x in enumerate(curve) if x[0] >= 60 * m), last) for m in _CURVE_MINUTES
         }
-        for index in sorted(i % len(curve) for i in chosen) if curve else ():
+        for index in sorted(chosen) if curve else ():
             seconds, images, bits = curve[index]
             body.append([row["recipe"], f"{seconds / 60:.0f}", f"{images:,.0f}", f"{bits:.3f}"])
     return _table(["model", "minutes", "images seen", "validation bits/dim"], body)
@@ -303,21 +306,33 @@ def thin(records: list[dict[str, Any]], most: int = _MAX_RECORDS) -> list[dict[s
     return [records[index] for index in sorted(keep)]
 
 
-def collect(recipe: str, run: Path, results: Path) -> list[Path]:
-    """Copy a run's loss plot and its thinned log to results/<recipe>; return what was written."""
-    folder = results / recipe
+def collect(row: Row, run: Path, results: Path) -> list[Path]:
+    """Copy the loss plot and the thinned log of the run that a row was measured on.
+
+    Args:
+        run: its folder, if it is still there; another run of the recipe, or one that is not
+            finished, is left alone.
+        results: the copies go to ``results/<recipe>``.
+
+    Returns:
+        The files that changed.
+    """
+    weights, metrics, plot = (run / n for n in ("model.safetensors", "metrics.jsonl", "loss.png"))
+    if not weights.is_file() or not metrics.is_file():
+        return []
+    if checkpoint.read_notes(weights).get("images") != str(row["images_seen"]):
+        return []
+    kept = "".join(json.dumps(record) + "\n" for record in thin(read_metrics(metrics)))
+    contents = {"log.jsonl": kept.encode()}
+    if plot.is_file():
+        contents["loss.png"] = plot.read_bytes()
     written = []
-    metrics, plot = run / "metrics.jsonl", run / "loss.png"
-    if metrics.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "log.jsonl"
-        kept = thin(read_metrics(metrics))
-        log.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        written.append(log)
-    if plot.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(plot, folder / "loss.png")
-        written.append(folder / "loss.png")
+    for name, content in contents.items():
+        path = results / row["recipe"] / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            written.append(path)
     return written
 
 
@@ -344,6 +359,6 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
         if after != before:
             page.write_text(after, encoding="utf-8")
             written.append(page)
-    for recipe in rows:
-        written += collect(recipe, runs / recipe, root / "results")
+    for recipe, row in rows.items():
+        written += collect(row, runs / recipe, root / "results")
     return written

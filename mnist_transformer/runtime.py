@@ -20,7 +20,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
-from mnist_transformer import checkpoint, find_weights
+from mnist_transformer import checkpoint, find_device, find_weights
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.transformer import fast_dtype
@@ -128,11 +128,7 @@ def _check_device(name: str) -> None:
         raise ValueError(
             f"device is {name!r}, expected none: the launcher gives each process its own"
         )
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
+    find_device(name)
 
 
 def compile_model(model: Model) -> str | None:

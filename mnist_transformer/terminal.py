@@ -1,4 +1,4 @@
-"""What the command line shows while it works: sentences, progress bars, a training run.
+"""What the command line shows: sentences, pictures, progress bars, a training run.
 
 Results go to standard output; progress and complaints to standard error, bars only where that
 is a terminal.
@@ -22,6 +22,8 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mnist_transformer.runlog import Record
 
 LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
@@ -37,6 +39,17 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """A line on standard error, as it is."""
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(picture: "Image") -> None:
+    """Draw a picture, as finely as the terminal can; nothing where the output is no terminal."""
+    if not screen.is_terminal:
+        return
+    # Importing it asks the terminal what it can show.
+    from textual_image.renderable import Image as TerminalImage
+
+    # A pixel a column: half blocks then show every pixel as a square.
+    screen.print(TerminalImage(picture, width=min(picture.width, screen.width), height="auto"))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.positions import At, NoPositions, make_positions
+from mnist_transformer.positions import At, Positions, make_positions
 
 # Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
 PLAIN_ATTENTION_MAX_KEYS = 256
@@ -183,7 +183,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x_BTD: Tensor, positions: NoPositions, run: Pass, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
         q_BNTK, k_BNTK, v_BNTK = (
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
@@ -247,7 +247,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
         self.modulation = Modulation(cond_dim, dim, 6) if cond_dim is not None else None
 
-    def forward(self, x_BTD: Tensor, positions: NoPositions, run: Pass, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
         if self.modulation is None:
             attended = self.attention(rms_norm(x_BTD), positions, run, layer)
             x_BTD = x_BTD + self.dropout(attended)

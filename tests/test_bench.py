@@ -9,7 +9,7 @@ import torch
 from test_contract import TINY
 from torch.nn import functional as F
 
-from mnist_transformer import bench, checkpoint, cli, ledger, peers, report, speed, trials
+from mnist_transformer import bench, checkpoint, cli, ledger, peers, report, timing, trials
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.transformer import fast_dtype
 
@@ -18,65 +18,65 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "matmul_peak", lambda device: bench.matmul_peak(device, 64))
+    monkeypatch.setattr(bench, "matmul_peak", lambda device: timing.matmul_peak(device, 64))
 
 
 @pytest.fixture
 def small_old_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = replace(RECIPES[speed.OLD_MODEL], model=TINY["pixel"])
-    monkeypatch.setitem(RECIPES, speed.OLD_MODEL, recipe)
+    recipe = replace(RECIPES[bench.OLD_MODEL], model=TINY["pixel"])
+    monkeypatch.setitem(RECIPES, bench.OLD_MODEL, recipe)
 
 
-def subject(draw: Callable[[int], object], share: float = 1.0) -> speed.Subject:
-    return speed.Subject("a model", "plain", 10, draw, draw, share)
+def subject(draw: Callable[[int], object], share: float = 1.0) -> bench.Subject:
+    return bench.Subject("a model", "plain", 10, draw, draw, share)
 
 
 def test_operations_are_counted_attention_too() -> None:
     a, b = torch.randn(3, 4), torch.randn(4, 5)
-    assert bench.count_flops(lambda: a @ b) == 2 * 3 * 4 * 5
+    assert timing.count_flops(lambda: a @ b) == 2 * 3 * 4 * 5
     q, k, v = torch.randn(3, 2, 3, 8, 16, requires_grad=True).unbind()
     square = 2 * 2 * 3 * 8 * 8 * 16  # one product of scores, all heads
 
     def attend(causal: bool) -> torch.Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
-    assert bench.count_flops(lambda: attend(False)) == 2 * square
-    assert bench.count_flops(lambda: attend(True)) == square
-    assert bench.count_flops(lambda: attend(False).sum().backward()) == 7 * square
+    assert timing.count_flops(lambda: attend(False)) == 2 * square
+    assert timing.count_flops(lambda: attend(True)) == square
+    assert timing.count_flops(lambda: attend(False).sum().backward()) == 7 * square
     with torch.inference_mode():
-        assert bench.count_flops(lambda: attend(True)) == square
-        assert bench.count_flops(lambda: F.linear(a, b.T)) == 2 * 3 * 4 * 5
+        assert timing.count_flops(lambda: attend(True)) == square
+        assert timing.count_flops(lambda: F.linear(a, b.T)) == 2 * 3 * 4 * 5
 
 
 def test_the_rest_of_a_drawing_is_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(speed, "now", lambda device: next(clock))  # a second between two looks
-    figures = speed.measure(subject(lambda num_images: None, share=0.25), 8, CPU, seconds=20)
+    monkeypatch.setattr(bench, "now", lambda device: next(clock))  # a second between two looks
+    figures = bench.measure(subject(lambda num_images: None, share=0.25), 8, CPU, seconds=20)
     assert figures["p50, s"] == figures["p90, s"] == figures["p99, s"] == 4
     assert figures["images/s"] == 2
     assert figures["drawings"] > 2
     # A drawing that is longer than the time for all is the only one.
-    assert speed.measure(subject(lambda num_images: None), 1, CPU, 0.5)["drawings"] == 1
+    assert bench.measure(subject(lambda num_images: None), 1, CPU, 0.5)["drawings"] == 1
 
 
 def test_the_old_way_passes_over_all_pixels_before() -> None:
     """Without a share left to extrapolate, operations are those of every single pass."""
     model = TINY["pixel"].build().eval()
-    old = speed._full_passes("tiny", model, num_passes=model.num_pixels)
+    old = bench._full_passes("tiny", model, num_passes=model.num_pixels)
     assert old.share == 1
-    few = speed._full_passes("tiny", model)
-    assert few.share == speed.NUM_PASSES / 64
+    few = bench._full_passes("tiny", model)
+    assert few.share == bench.NUM_PASSES / 64
     assert "8 of 64 passes" in few.setting
-    every, some = bench.count_flops(lambda: old.draw(2)), bench.count_flops(lambda: few.draw(2))
+    every, some = timing.count_flops(lambda: old.draw(2)), timing.count_flops(lambda: few.draw(2))
     assert some / few.share == pytest.approx(every, rel=0.03)
 
 
 def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     model = TINY["pixel"].build()
     said: list[str] = []
-    subjects = speed.settings_of("tiny", model, said.append)
+    subjects = bench.settings_of("tiny", model, said.append)
     settings = [s.setting for s in subjects]
-    assert settings[0].startswith(speed.THE_OLD_WAY)
+    assert settings[0].startswith(bench.THE_OLD_WAY)
     assert settings[1] == "plain"
     assert settings[-1] == "compiled"
     assert ("bfloat16" in settings) == (fast_dtype("cpu") == torch.bfloat16) == (not said)
@@ -85,7 +85,7 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
         raise torch._dynamo.exc.TorchDynamoException("no compiler\nat all")
 
     subjects = [*subjects[:2], subjects[-1]._replace(draw=broken)]
-    rows = list(speed.race(subjects, (1, 3, 20), CPU, seconds=0.01, tell=said.append))
+    rows = list(bench.race(subjects, (1, 3, 20), CPU, seconds=0.01, tell=said.append))
     assert said[-1] == "tiny, compiled: not measured, no compiler"
     assert [row["metrics"]["settings"]["batch"] for row in rows] == [1, 3, 1, 3, 20]
     assert len({row["recipe"] for row in rows}) == 5
@@ -124,7 +124,7 @@ def test_the_verb_records_its_rows(
     assert cli.main(["bench", str(weights), *flags]) == 0
     assert "tiny.safetensors, plain, 2: " in capsys.readouterr().out
     rows = ledger.latest(tmp_path / "results" / "ledger.jsonl")
-    assert f"bench/{speed.OLD_MODEL} (random weights)/plain/1" in rows
+    assert f"bench/{bench.OLD_MODEL} (random weights)/plain/1" in rows
     assert "bench/tiny.safetensors/compiled/2" in rows
     table = report.TABLES["bench"](rows)
     assert "| tiny.safetensors | plain | 2 |" in table
@@ -164,7 +164,7 @@ def test_peers_that_read_draw_every_pixel(peer: str) -> None:
 
 def test_peers_that_denoise_have_their_share_timed() -> None:
     pytest.importorskip("diffusers")
-    config = RECIPES[speed.OLD_MODEL].model
+    config = RECIPES[bench.OLD_MODEL].model
     ddpm, ddim = peers.unet(CPU, config)
     assert (ddpm.share, ddim.share) == (0.01, 0.2)
     assert ddpm.parameters == ddim.parameters == pytest.approx(3.5e6, rel=0.2)
@@ -176,7 +176,7 @@ def test_peers_are_measured_as_models_are() -> None:
         pytest.importorskip(package)
     said: list[str] = []
     config = replace(TINY["pixel"], num_classes=10)
-    rows = list(speed.race(peers.peers(CPU, config), (2,), CPU, seconds=0.01, tell=said.append))
+    rows = list(bench.race(peers.peers(CPU, config), (2,), CPU, seconds=0.01, tell=said.append))
     assert not said
     assert len({row["recipe"] for row in rows}) == 4
     assert all(row["metrics"]["figures"]["GFLOP an image"] > 0 for row in rows)

@@ -177,7 +177,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --top-p 0", "top_p is 0"),
         ("draw 3 --guidance -1", "guidance is -1"),
         ("draw 3 --model {tiny} --seed -1", "seed is -1"),
-        ("draw 3 --model {tiny} --device nonsense", "device 'nonsense' cannot be used"),
+        ("draw 3 --model {tiny} --device nonsense", "device is 'nonsense', expected"),
         ("draw 3 --model {tiny} --out x.jpg", "expected a name in .png"),
         ("draw 3 --model {tiny} --out a_file/x.png", "a_file"),
         ("draw 3 --model {tiny} --out /proc/x.png", "/proc/x.png: "),

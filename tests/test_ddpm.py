@@ -96,4 +96,4 @@ def test_senseless_options_are_refused(options, message):
 
 def test_more_steps_than_levels_are_refused(ddpm):
     with pytest.raises(ValueError, match="num_steps is 1001, expected 1 to 1000"):
-        ddpm.sample([0], [0], Sampling(num_steps=1001))
+        ddpm.steps([0], [0], Sampling(num_steps=1001))

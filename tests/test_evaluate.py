@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer import bench, evaluate, metrics
+from mnist_transformer import evaluate, metrics, timing
 from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.models.base import NLL, GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
@@ -244,7 +244,7 @@ def test_throughput_counts_operations_and_leaves_the_model_alone() -> None:
     config = ClassifierConfig(image_size=8, width=2)
     model = config.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = bench.throughput(
+    found = timing.throughput(
         model, Recipe("tiny", config, epochs=1), make_split(64, 0), batch_size=16, peak_size=256
     )
     assert found.images_per_second > 0

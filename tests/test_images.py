@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mnist_transformer import images
+from mnist_transformer import images, terminal
 
 
 def some(num: int, channels: int = 1) -> torch.Tensor:
@@ -76,9 +76,11 @@ def test_enlarge_keeps_pixels_square() -> None:
     assert images.enlarge(Image.new("L", (2000, 10))).size == (2000, 10)
 
 
-def test_show_draws_in_a_terminal_only() -> None:
+def test_show_draws_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = Image.new("L", (8, 8), 255)
     for is_terminal in (False, True):
         file = io.StringIO()
-        images.show(picture, Console(file=file, force_terminal=is_terminal, width=40))
+        screen = Console(file=file, force_terminal=is_terminal, width=40)
+        monkeypatch.setattr(terminal, "screen", screen)
+        terminal.show(picture)
         assert bool(file.getvalue()) == is_terminal

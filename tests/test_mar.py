@@ -97,7 +97,7 @@ def test_the_order_differs_between_seeds(model):
 
 def test_too_many_steps_are_refused(model):
     with pytest.raises(ValueError, match="num_steps is 10, expected 1 to 9"):
-        model.sample([0], [0], Sampling(num_steps=10))
+        model.steps([0], [0], Sampling(num_steps=10))  # at once, before the first step
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "euler", "heun"])
@@ -193,6 +193,7 @@ def test_the_head_learns_from_ink_only():
         ({"image_size": 10}, "image_size is 10, expected a multiple of patch_size 4"),
         ({"sampler": "dpm"}, "sampler is 'dpm', expected one of"),
         ({"num_steps": 0}, "num_steps is 0, expected 1 or more"),
+        ({"num_steps": 10}, "num_steps is 10, expected 1 to 9"),
         ({"prediction": "y"}, "prediction is 'y', expected one of"),
     ],
 )

@@ -23,6 +23,7 @@ from mnist_transformer import cli
 from mnist_transformer import report as pages
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"#.*\b(takes|needs|not run here)\b")
 SET_UP = (
@@ -129,19 +130,18 @@ def needs_weights(name: str) -> None:
 
 
 def test_tables_are_the_ledgers() -> None:
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        if page.exists():
-            text = page.read_text(encoding="utf-8")
-            assert pages.render(text) == text, f"{page.name} is out of date: run `report`"
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert pages.render(text) == text, f"{page.name} is out of date: run `report`"
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text)
     for link in links:
         if "://" not in link and not link.startswith("mailto:"):
-            assert (ROOT / link).exists(), f"README.md links to {link}, which is not there"
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which is not there"
 
 
 def test_parse_checks_words_without_running() -> None:

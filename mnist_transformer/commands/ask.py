@@ -8,8 +8,8 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mnist_transformer.commands.common import OptionalInt, OptionalPath, OptionalStr
-from mnist_transformer.commands.draw import picture_files
-from mnist_transformer.terminal import complain, say, screen
+from mnist_transformer.commands.draw import check_picture, picture_files
+from mnist_transformer.terminal import complain, say, show
 
 
 def ask(
@@ -48,7 +48,7 @@ def ask(
 
     how = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
     Noise([seed])  # a seed that is none is known before the model is loaded
-    picture_files("0", out, gif=False)
+    check_picture(out)
     asked = asking.load(model, device)
 
     def answer(text: str) -> None:
@@ -61,7 +61,7 @@ def ask(
         picture = images.grid(drawn, len(digits))
         notes = {"Description": f"{text} drawn by {Path(model).name}, seed {seed}, {how}"}
         images.save_png(images.enlarge(picture), png, notes)
-        images.show(picture, screen)
+        show(picture)
         say(f"{number}: saved {png}")
 
     if prompt is not None:

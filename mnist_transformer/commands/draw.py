@@ -9,7 +9,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import mnist_transformer
 from mnist_transformer.commands.common import PROG, OptionalInt, OptionalPath, OptionalStr
-from mnist_transformer.terminal import say, screen, stages
+from mnist_transformer.terminal import say, show, stages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def draw(
     if gif:
         frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases]
         images.save_gif(frames, movie)
-    images.show(picture, screen)
+    show(picture)
     for path in (png, movie) if gif else (png,):
         say(f"saved {path}")
 
@@ -127,9 +127,10 @@ def inpaint(
     png, movie = picture_files(f"{image.stem}-inpainted", out, gif)
     from mnist_transformer import images
     from mnist_transformer import inpaint as around
-    from mnist_transformer.models.base import HasLikelihood
-    from mnist_transformer.sampling import Sampling
+    from mnist_transformer.models.base import HasPixelNats
+    from mnist_transformer.sampling import Noise, Sampling
 
+    Noise([seed])  # a seed that is none is known before the model is loaded
     how = Sampling(temperature=temperature, guidance=guidance, num_steps=num_steps)
     if num_particles is not None:
         how = replace(how, num_particles=num_particles)
@@ -151,14 +152,14 @@ def inpaint(
                 frames.append(images.enlarge(around.sheet(original, keep, canvas, columns=10)))
             num_canvases += 1
             report("drawing", num_canvases, None)
-    if label is None and isinstance(drawer, HasLikelihood):
+    if label is None and isinstance(drawer, HasPixelNats):  # others have a bound at best
         say(f"it may be a {around.likeliest(drawer, canvas)}")
     picture = around.sheet(original, keep, canvas, columns=10)
     notes = {"Description": f"{image.name} completed by {Path(model).name}, seed {seed}, {how}"}
     images.save_png(images.enlarge(picture), png, notes)
     if gif:
         images.save_gif(frames, movie)
-    images.show(picture, screen)
+    show(picture)
     for path in (png, movie) if gif else (png,):
         say(f"saved {path}")
 
@@ -186,19 +187,23 @@ def _draw(
     return torch.cat(done), canvases
 
 
+def check_picture(out: Path | None) -> None:
+    """Raises ValueError for a file that is not to be a PNG."""
+    if out is not None and not out.is_dir() and out.suffix.lower() != ".png":
+        raise ValueError(f"out is {str(out)!r}, expected a name in .png (--gif adds the GIF)")
+
+
 def picture_files(stem: str, out: Path | None, gif: bool) -> tuple[Path, Path]:
     """Where the PNG and the GIF go. A name that the user did not choose never costs a file."""
+    check_picture(out)
     chosen = out is not None and not out.is_dir()
     png = out if out is not None and chosen else (out or Path()) / f"{stem}.png"
-    if png.suffix.lower() != ".png":
-        raise ValueError(f"out is {str(png)!r}, expected a name in .png (--gif adds the GIF)")
     movie = png.with_suffix(".gif")
-    if not chosen:
+    for path in ([] if chosen else [png]) + ([movie] if gif else []):
         from mnist_transformer.images import is_ours
 
-        for path in (png, movie) if gif else (png,):
-            if path.exists() and not is_ours(path):
-                raise ValueError(
-                    f"{path} exists and was not drawn by {PROG}: name another file with --out"
-                )
+        if path.exists() and not is_ours(path):
+            raise ValueError(
+                f"{path} exists and was not drawn by {PROG}: name another file with --out"
+            )
     return png, movie

@@ -36,14 +36,15 @@ def evaluate(
     """
     from mnist_transformer import checkpoint, images, ledger
     from mnist_transformer.data import load_dataset
+    from mnist_transformer.evaluate import SEEDS, check_measurable, sample_sheet
     from mnist_transformer.evaluate import evaluate as measure
-    from mnist_transformer.evaluate import sample_sheet
     from mnist_transformer.models.base import GenerativeModel
 
     path = mnist_transformer.find_weights(model)
     notes = checkpoint.read_notes(path)
     name = notes.get("recipe", path.stem)
     subject = mnist_transformer.to_device(checkpoint.load(path), device)
+    check_measurable(subject, num_samples, SEEDS)
     with stages() as report:
         row = measure(
             subject,
@@ -91,15 +92,16 @@ def bench(
             raise ValueError(f"a batch size is {size}, expected 1 or more")
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds are {seconds}, expected a finite number above 0")
-    from mnist_transformer import ledger, speed
+    from mnist_transformer import bench as racing
+    from mnist_transformer import ledger
     from mnist_transformer import peers as others
 
     if peers:
         others.check_installed()
-    loaded = speed.load_models(models, device)
+    loaded = racing.load_models(models, device)
     place = next(iter(loaded.values())).device
-    ours = (speed.settings_of(name, model, complain) for name, model in loaded.items())
-    rows = speed.race(
+    ours = (racing.settings_of(name, model, complain) for name, model in loaded.items())
+    rows = racing.race(
         itertools.chain(*ours, others.peers(place) if peers else ()),
         batch_sizes,
         place,
@@ -116,37 +118,55 @@ def bench(
 
 
 def list_models() -> None:
-    """List the models: size, figures, what they can do, and whether they are shipped."""
+    """List the models: size, figures, what they can do and how, and whether they are shipped."""
+    from collections import defaultdict
+
     import torch
     from rich.table import Column, Table
 
     from mnist_transformer import ledger
     from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Tokenizer
     from mnist_transformer.models.classifier import Classifier
+    from mnist_transformer.models.prompted import Prompted
+    from mnist_transformer.models.reader import Reader
     from mnist_transformer.recipes import RECIPES
 
     measured = ledger.latest()
     shipped = mnist_transformer.shipped()
-    rest = ("size", "test bits/dim", "does", "options", "weights")
+    rest = ("size", "test bits/dim", "weights", "does", "about")
     table = Table(Column("model", no_wrap=True), *rest, box=None)
+    drawn_with = defaultdict(list)  # by the options that they use
     for name, recipe in RECIPES.items():
         with torch.device("meta"):  # only its size is wanted
             model = recipe.model.build()
         row = measured.get(name)
         bits = row and row["metrics"].get("bits_per_dim")
-        does = "reads digits" if isinstance(model, Classifier) else "reads prompts"
-        if isinstance(model, GenerativeModel | Tokenizer):
-            does = "draws" if isinstance(model, GenerativeModel) else "encodes"
+        does = [
+            word
+            for word, kind in (
+                ("reads digits", Classifier),
+                ("reads prompts", Prompted | Reader),
+                ("encodes", Tokenizer),
+                ("draws", GenerativeModel),
+                ("likelihood", HasLikelihood),
+            )
+            if isinstance(model, kind)
+        ]
         table.add_row(
             name,
             # Of the model that was measured: its recipe may have changed since.
             f"{(row['parameters'] if row else model.num_parameters) / 1e6:.1f}M",
             f"{'' if row['exact'] else '≤ '}{bits:.3f}" if row and bits else "",
-            f"{does}, likelihood" if isinstance(model, HasLikelihood) else does,
-            " ".join(sorted(getattr(model, "honours", ()))),
             "shipped" if name in shipped else "to be trained",
+            ", ".join(does),
+            recipe.about,
         )
+        if isinstance(model, GenerativeModel):
+            drawn_with[", ".join(sorted(model.honours))].append(name)
     screen.print(table)
+    say("\nHow they can be told to draw:")
+    for options, names in drawn_with.items():
+        say(f"  {options}: {', '.join(names)}")
 
 
 def report() -> None:

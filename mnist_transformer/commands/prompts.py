@@ -95,13 +95,12 @@ def encode(
         raise ValueError(f"n is {n}, expected 1 or more")
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
-    import torch
-
+    from mnist_transformer import find_device
     from mnist_transformer.data import states
     from mnist_transformer.llm import LAYER, LLM, MODEL
 
-    folder = out or states.FOLDER
-    llm = LLM(MODEL, LAYER, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder, place = out or states.FOLDER, find_device(device)
+    llm = LLM(MODEL, LAYER, place)
     with stages() as report:
         states.encode_prompts(
             folder,

@@ -29,7 +29,8 @@ class Model(nn.Module, ABC):
         config: the family's frozen dataclass; ``config.build()`` makes the model.
     """
 
-    loss_is_nll: ClassVar[bool] = False  # then it is worth showing in bits/dim
+    loss_is_nll: bool = False  # then it is worth showing in bits/dim
+    adamw_modules: ClassVar[tuple[str, ...]] = ()  # whose matrices are no hidden ones, see optim.py
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -80,6 +81,7 @@ class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that do something
+    max_steps: int = 1  # refinement steps of a drawing, in a family that honours num_steps
 
     @property
     def num_classes(self) -> int:
@@ -116,6 +118,8 @@ class GenerativeModel(Model):
                 f"{type(self).__name__} does not use {', '.join(sorted(ignored))}; "
                 f"it uses {', '.join(sorted(self.honours)) or 'no options'}"
             )
+        if how.num_steps is not None and how.num_steps > self.max_steps:
+            raise ValueError(f"num_steps is {how.num_steps}, expected 1 to {self.max_steps}")
         if keep is not None:
             keep = self._check_keep(keep, len(noise))
         return self._run(cond, noise, how, keep)

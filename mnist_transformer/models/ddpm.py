@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
+from mnist_transformer.diffusion import (
+    NUM_LEVELS,
+    Diffusion,
+    time_features,
+    to_signed,
+    to_uint8,
+)
 from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
 from mnist_transformer.samplers import sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
@@ -89,7 +95,8 @@ class DDPM(GenerativeModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
-    adamw_modules = ("embed", "classes", "time", "output")
+    max_steps = NUM_LEVELS
+    adamw_modules = ("embed", "time", "output")
 
     def __init__(self, config: DDPMConfig) -> None:
         super().__init__(config)

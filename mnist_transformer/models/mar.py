@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
 from mnist_transformer.models.base import GenerativeModel, check_patch_size
 from mnist_transformer.samplers import Normal, sample
@@ -95,6 +95,9 @@ class MARConfig:
                 f"min_mask_ratio is {self.min_mask_ratio}, expected a number in [0, 1)"
             )
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
+        num_patches = (self.image_size // self.patch_size) ** 2
+        if self.num_steps > num_patches:
+            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {num_patches}")
         _ = self.diffusion
 
     @property
@@ -147,13 +150,13 @@ class MAR(GenerativeModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     honours = frozenset({"guidance", "num_steps", "sampler", "temperature"})
-    adamw_modules = ("embed", "classes", "gate", "head.input", "head.time", "head.output")
+    adamw_modules = ("embed", "gate", "head.input", "head.time", "head.output")
 
     def __init__(self, config: MARConfig) -> None:
         super().__init__(config)
         self.diffusion = config.diffusion
         grid = config.image_size // config.patch_size
-        self.num_patches = grid**2
+        self.num_patches = self.max_steps = grid**2  # one a step at least
         self.num_pixels = config.channels * config.patch_size**2
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
@@ -264,8 +267,6 @@ class MAR(GenerativeModel):
         noise. Guidance rises over the steps, from near 1 to its full scale at the last.
         """
         num_steps = how.num_steps or self.config.num_steps
-        if num_steps > self.num_patches:
-            raise ValueError(f"num_steps is {num_steps}, expected 1 to {self.num_patches}")
         shape = (len(noise), *self.image_shape)
         patches_BPI = self._patches(torch.full(shape, -1.0, device=self.device))
         fixed_BPI = torch.zeros_like(patches_BPI, dtype=torch.bool)
@@ -284,7 +285,7 @@ class MAR(GenerativeModel):
             known_BL = place_L < first_B[:, None]
             row_N, place_N = (~known_BL & (place_L < last_B[:, None])).nonzero(as_tuple=True)
             chosen_N = row_N, order_BL[row_N, place_N]  # N patches of the batch
-            scale = 1 + (how.guidance - 1) * (step + 1) / num_steps
+            scale = ramp(how.guidance, step, num_steps)
             reading = with_null(cond, self.classes.null_class, scale)
             states_GBLD = self._states(patches_BPI, order_BL, known_BL, reading).unflatten(
                 0, (-1, len(noise))

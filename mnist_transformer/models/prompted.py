@@ -88,11 +88,11 @@ class Prompted(Patch):
     """See the module's docstring. Conditions: labels (B,), rows (B, 1 + T) of prompt_tokens.py,
     or (B, R, 1 + T), of which the first row is of the image and the others are only read."""
 
-    loss_is_nll = False
     adamw_modules = (*Patch.adamw_modules, "answer")
 
     def __init__(self, config: PromptedConfig) -> None:
         super().__init__(config)
+        self.loss_is_nll = False
         self.vocabulary_size = ASK + 1 + config.num_classes
         # Bytes, ASK, digits, and what is before the first byte, for each place in the window.
         self.text = nn.Embedding(config.window * (self.vocabulary_size + 1), config.dim)

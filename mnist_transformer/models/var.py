@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
 from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical
@@ -82,7 +82,7 @@ class Var(GenerativeModel):
 
     config: VarConfig
     honours = frozenset({"temperature", "top_k", "top_p", "guidance"})
-    adamw_modules = ("tokenizer", "embed", "classes", "outputs")
+    adamw_modules = ("embed", "outputs")
     mask_TT: Tensor
 
     def __init__(self, config: VarConfig) -> None:
@@ -205,9 +205,7 @@ class Var(GenerativeModel):
 
         Theirs has ten scales and starts with none; here the first of a few decides the class.
         """
-        if self.raster or how.guidance <= 1:
-            return how.guidance
-        return 1 + (how.guidance - 1) * (step + 1) / len(self.spans)
+        return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
         """Where a drawing starts, (1, G, C): nothing; in raster order the codes of black."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 import gradio as gr
 from PIL import Image
 
-from mnist_transformer import images
 from mnist_transformer.asking import Asked
 from mnist_transformer.prompts import SCOPE
 from mnist_transformer.web.shelf import (
@@ -13,6 +12,7 @@ from mnist_transformer.web.shelf import (
     dials,
     options,
     picture,
+    shown,
     shown_to_visitor,
     together,
     whole,
@@ -27,7 +27,7 @@ def build(asked: Mapping[str, Asked], queue: str, limit: int) -> None:
         with gr.Column(scale=1, min_width=260):
             text = gr.Textbox(EXAMPLES[0], label="Ask for a number", max_lines=1, elem_id="prompt")
             gr.Examples(EXAMPLES, text, label="For example")
-            knobs = dials((one.drawer for one in asked.values()), guidance=2)
+            knobs = dials([one.drawer for one in asked.values()], guidance=2)
             with gr.Row():
                 start = gr.Button("Ask", variant="primary", elem_id="ask", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="ask-cancel", min_width=80)
@@ -84,10 +84,4 @@ def answer(
     note = " ".join(remarks)
     yield note, [None] * len(streams)
     for canvases in together(streams):
-        yield (
-            note,
-            [
-                None if canvas is None else images.enlarge(images.grid(canvas, len(canvas)))
-                for canvas in canvases
-            ],
-        )
+        yield note, shown(canvases)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import gradio as gr
 from PIL import Image
 
-from mnist_transformer import images
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Shelf,
     dials,
     options,
     picture,
+    shown,
     shown_to_visitor,
     together,
     whole,
@@ -29,7 +29,7 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 "7", label="Digits", info="one, or a number", max_lines=1, elem_id="digits"
             )
             times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times")
-            knobs = dials(shelf.models.values())
+            knobs = dials(list(shelf.models.values()))
             with gr.Row():
                 start = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="draw-cancel", min_width=80)
@@ -85,10 +85,4 @@ def draw(
         if ignored:
             remarks.append(f"{name} does not use {', '.join(ignored)}.")
     for canvases in together(streams):
-        yield (
-            " ".join(remarks),
-            [
-                None if canvas is None else images.enlarge(images.grid(canvas, columns))
-                for canvas in canvases
-            ],
-        )
+        yield " ".join(remarks), shown(canvases, columns)

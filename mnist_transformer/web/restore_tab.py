@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_transformer import images, inpaint
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood
+from mnist_transformer.models.base import GenerativeModel, HasPixelNats
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Shelf,
     dials,
-    honoured,
+    max_steps,
     options,
     picture,
     shown_to_visitor,
@@ -82,10 +82,10 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
             return read_upload(Path(path))
 
     def fit(chosen: str) -> list[dict]:
-        used = honoured([shelf.models[chosen]])
-        return [
-            gr.update(visible=name in used) for name in ("temperature", "guidance", "num_steps")
-        ]
+        model = shelf.models[chosen]
+        shown = [gr.update(visible=n in model.honours) for n in ("temperature", "guidance")]
+        steps = gr.update(visible="num_steps" in model.honours, maximum=max_steps([model]), value=0)
+        return [*shown, steps]
 
     event = start.click(
         run,
@@ -169,6 +169,6 @@ def restore(
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, sheet
-    if digit is None and isinstance(model, HasLikelihood):
+    if digit is None and isinstance(model, HasPixelNats):  # others have a bound at best
         assert canvas is not None
         yield f"{note}It may be a {inpaint.likeliest(model, canvas)}", sheet

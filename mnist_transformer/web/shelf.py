@@ -1,7 +1,7 @@
 """The models that the demo draws with, loaded once, and what its tabs share."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import gradio as gr
+from PIL import Image
+from torch import Tensor
 
 import mnist_transformer
-from mnist_transformer import asking, checkpoint
+from mnist_transformer import asking, checkpoint, images
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
@@ -41,11 +43,11 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
     models, asked, complaints = {}, {}, []
     for name, path in paths.items():
         try:
-            model = checkpoint.load(path)
+            model = mnist_transformer.to_device(checkpoint.load(path))
             if isinstance(model, GenerativeModel):
-                models[name] = mnist_transformer.to_device(model)
+                models[name] = model
             if isinstance(model, Prompted | Reader):
-                asked[name] = asking.load(path)
+                asked[name] = asking.system_of(model)
         except ValueError as error:
             complaints.append(f"{name} is left out: {error}")
     if not models:
@@ -69,14 +71,24 @@ def picture(label: str, kind: str) -> gr.Image:
     )
 
 
-def dials(models: Iterable[GenerativeModel], guidance: float = 1) -> list[gr.Component]:
+def shown(
+    canvases: Iterable[Tensor | None], columns: int | None = None
+) -> list[Image.Image | None]:
+    """A picture a model, for ``picture``: by default one row; none where nothing is drawn yet."""
+    return [
+        None if canvas is None else images.enlarge(images.grid(canvas, columns or len(canvas)))
+        for canvas in canvases
+    ]
+
+
+def dials(models: Sequence[GenerativeModel], guidance: float = 1) -> list[gr.Component]:
     """Temperature, guidance, steps and seed, in ``options``' order, as far as a model has them."""
     used = honoured(models)
     return [
         gr.Slider(0.1, 2, 1, step=0.05, label="Temperature", visible="temperature" in used),
         gr.Slider(0, 5, guidance, step=0.25, label="Guidance", visible="guidance" in used),
         gr.Slider(
-            *(0, MAX_STEPS, 0),
+            *(0, max_steps(models), 0),
             step=1,
             label="Steps",
             info="0: the model's own",
@@ -86,7 +98,12 @@ def dials(models: Iterable[GenerativeModel], guidance: float = 1) -> list[gr.Com
     ]
 
 
-def honoured(models: Iterable[GenerativeModel]) -> set[str]:
+def max_steps(models: Sequence[GenerativeModel]) -> int:
+    """As many steps as all of the models that draw in steps can take."""
+    return min([MAX_STEPS, *(m.max_steps for m in models if "num_steps" in m.honours)])
+
+
+def honoured(models: Sequence[GenerativeModel]) -> set[str]:
     """Names of the sampling options that one of the models uses, or more."""
     return set().union(*(model.honours for model in models))
 
