@@ -188,7 +188,7 @@ RECIPES: dict[str, Recipe] = {
             dataset="smollm2-states",
             batch_size=128,
             adamw_lr=1e-3,
-            max_seconds=15 * 60,
+            max_seconds=25 * 60,
             about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw",
         ),
         Recipe(

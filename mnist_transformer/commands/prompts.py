@@ -78,7 +78,7 @@ def write(
 
 
 def encode(
-    n: int = 20_000,
+    n: int = 60_000,
     out: OptionalPath = None,
     seed: int = 0,
     device: OptionalStr = None,

@@ -22,8 +22,8 @@ from mnist_transformer.prompt_tokens import encode, stack, targets
 FOLDER = Path("runs") / "smollm2-states"
 COMMAND = "mnist-transformer prompts encode"
 MAX_DIGITS = 2
-NUM_PROMPTS, NUM_VAL = 20_000, 2_000
-SOURCE = f"{MODEL}, layer {LAYER}"
+NUM_PROMPTS, NUM_VAL = 60_000, 2_000
+SOURCE = f"{MODEL}, layer {LAYER}, answers with the ones first"
 
 Encoder = Callable[[Sequence[str]], list[Tensor]]  # texts to states (T, F) each
 
@@ -79,12 +79,18 @@ def encode_prompts(
         "val": Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False),
     }
     for name, source in parts.items():
-        prompts, states = source.written(), []
-        for first in range(0, len(prompts), batch_size):
-            states += encoder([p.text for p in prompts[first : first + batch_size]])
-            report(f"{name} prompts", len(states), len(prompts))
+        prompts = source.written()
+        texts = [prompt.text for prompt in prompts]
+        states: list[Tensor] = [torch.empty(0)] * len(texts)
+        # By length, so that little of a batch is padding.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        for first in range(0, len(order), batch_size):
+            batch = order[first : first + batch_size]
+            for index, found in zip(batch, encoder([texts[i] for i in batch]), strict=True):
+                states[index] = found.half()
+            report(f"{name} prompts", first + len(batch), len(order))
         tree = {
-            "states": torch.cat(states).half(),
+            "states": torch.cat(states),
             "ends": torch.tensor([len(x) for x in states]).cumsum(0),
             "answers": answers([p.digits for p in prompts]),
             "source": SOURCE,

@@ -1,13 +1,13 @@
 """From a sentence to a number: one decoder-only transformer over a prompt, its answer, a digit.
 
     "Show me 2 + four" | ASK 6 | start, patches with ink       of the digit 6
-    "twice 21"         | ASK 4 2 | start, patches with ink     of the digit 4, then of the 2
+    "twice 21"         | ASK 2 4 | start, patches with ink     of the digit 4, then of the 2
 
     p(answer, images | prompt) = prod_k p(symbol_k | prompt, symbols < k)
                                * prod_k p(image_k | prompt, answer, digit k)
 
-Every token sees those before it. Bytes are only read; the state at ASK says the first digit of
-the answer, the state of a digit the next one, or END: that a number has one digit or two, and
+Every token sees those before it. Bytes are only read; the state at ASK says the ones of the
+answer, the state of a digit the one before it, or END: that a number has one digit or two, and
 that a request is refused (END at once), is learned as the digits are. Behind the answer stands
 the image of one of its digits, as the patch model draws it: whose tokens, gate and pixel head
 these are. The digits of a number are independent of one another given their classes, so each

@@ -3,9 +3,9 @@
     p(answer | prompt) = prod_k p(symbol_k | states of the prompt, symbols < k)
 
 A small causal transformer over the language model's states, normalised and projected, then ASK
-and the digits answered so far, as in prompted.py. A digit is a class of a frozen generator, which
-draws it; no digit refuses. The class is handed on and not a mixture of class vectors: a generator
-has never seen a mixture, and its likelihood stays what it is.
+and the digits answered so far, ones first, as in prompted.py. A digit is a class of a frozen
+generator, which draws it; no digit refuses. The class is handed on and not a mixture of class
+vectors: a generator has never seen a mixture, and its likelihood stays what it is.
 
 Its examples are (states, answer) in the place of (image, label): states are (B, T, F), zeros
 before those of a shorter prompt; answers int64 (B, K) hold digits, END and IGNORED.
@@ -121,7 +121,7 @@ class Reader(Model):
 
         def logits(so_far: list[tuple[int, ...]]) -> Tensor:
             size = self.config.max_digits
-            known = [[*digits, *[0] * (size - len(digits))] for digits in so_far]
+            known = [[*reversed(digits), *[0] * (size - len(digits))] for digits in so_far]
             return self.logits(states_BTF, torch.tensor(known, device=self.device))
 
         return read_greedily(logits, len(states_BTF), self.config.max_digits)
