@@ -62,9 +62,12 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 [PAINTED, *inpaint.HOLES[:-1]], value=PAINTED, label="Erase", elem_id="hole"
             )
         with gr.Column(min_width=320):
-            chosen = gr.Dropdown(list(shelf.models), label="Model")
+            # One that can also say which digit it may be, where there is one.
+            exact = [n for n, model in shelf.models.items() if isinstance(model, HasPixelNats)]
+            default = [*exact, *shelf.models][0]
+            chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
             label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")
-            knobs = dials([next(iter(shelf.models.values()))])
+            knobs = dials([shelf.models[default]])
             with gr.Row():
                 start = gr.Button("Restore", variant="primary", elem_id="restore", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="restore-cancel", min_width=80)
