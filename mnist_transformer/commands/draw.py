@@ -127,7 +127,6 @@ def inpaint(
     png, movie = picture_files(f"{image.stem}-inpainted", out, gif)
     from mnist_transformer import images
     from mnist_transformer import inpaint as around
-    from mnist_transformer.models.base import HasPixelNats
     from mnist_transformer.sampling import Noise, Sampling
 
     Noise([seed])  # a seed that is none is known before the model is loaded
@@ -152,8 +151,8 @@ def inpaint(
                 frames.append(images.enlarge(around.sheet(original, keep, canvas, columns=10)))
             num_canvases += 1
             report("drawing", num_canvases, None)
-    if label is None and isinstance(drawer, HasPixelNats):  # others have a bound at best
-        say(f"it may be a {around.likeliest(drawer, canvas)}")
+    if label is None and (guess := around.likeliest(drawer, canvas)):
+        say(f"it may be a {guess}")
     picture = around.sheet(original, keep, canvas, columns=10)
     notes = {"Description": f"{image.name} completed by {Path(model).name}, seed {seed}, {how}"}
     images.save_png(images.enlarge(picture), png, notes)

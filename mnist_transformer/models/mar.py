@@ -95,10 +95,13 @@ class MARConfig:
                 f"min_mask_ratio is {self.min_mask_ratio}, expected a number in [0, 1)"
             )
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
-        num_patches = (self.image_size // self.patch_size) ** 2
-        if self.num_steps > num_patches:
-            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {num_patches}")
+        if self.num_steps > self.num_patches:
+            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.num_patches}")
         _ = self.diffusion
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
 
     @property
     def diffusion(self) -> Diffusion:
@@ -156,7 +159,7 @@ class MAR(GenerativeModel):
         super().__init__(config)
         self.diffusion = config.diffusion
         grid = config.image_size // config.patch_size
-        self.num_patches = self.max_steps = grid**2  # one a step at least
+        self.num_patches = self.max_steps = config.num_patches  # one a step at least
         self.num_pixels = config.channels * config.patch_size**2
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)

@@ -172,6 +172,6 @@ def restore(
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, sheet
-    if digit is None and isinstance(model, HasPixelNats):  # others have a bound at best
-        assert canvas is not None
-        yield f"{note}It may be a {inpaint.likeliest(model, canvas)}", sheet
+    assert canvas is not None
+    if digit is None and (guess := inpaint.likeliest(model, canvas)):
+        yield f"{note}It may be a {guess}", sheet

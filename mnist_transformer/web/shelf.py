@@ -83,7 +83,7 @@ def shown(
 
 def dials(models: Sequence[GenerativeModel], guidance: float = 1) -> list[gr.Component]:
     """Temperature, guidance, steps and seed, in ``options``' order, as far as a model has them."""
-    used = honoured(models)
+    used = set().union(*(model.honours for model in models))
     return [
         gr.Slider(0.1, 2, 1, step=0.05, label="Temperature", visible="temperature" in used),
         gr.Slider(0, 5, guidance, step=0.25, label="Guidance", visible="guidance" in used),
@@ -101,11 +101,6 @@ def dials(models: Sequence[GenerativeModel], guidance: float = 1) -> list[gr.Com
 def max_steps(models: Sequence[GenerativeModel]) -> int:
     """As many steps as all of the models that draw in steps can take."""
     return min([MAX_STEPS, *(m.max_steps for m in models if "num_steps" in m.honours)])
-
-
-def honoured(models: Sequence[GenerativeModel]) -> set[str]:
-    """Names of the sampling options that one of the models uses, or more."""
-    return set().union(*(model.honours for model in models))
 
 
 def whole(name: str, value: float | None, low: int, high: int) -> int:
