@@ -20,7 +20,7 @@ from mnist_transformer.data import Split
 from mnist_transformer.metrics import Progress, quiet
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_autocast, fast_dtype
+from mnist_transformer.transformer import fast_autocast, fast_dtype, fork_rng
 
 
 def now(device: torch.device) -> float:
@@ -177,7 +177,7 @@ def throughput(
             optimizer.zero_grad()
 
     peaks = [matmul_peak(device, peak_size)]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with fork_rng(device):
         step(*batches[0])  # warm-up: buffers, kernels
         seconds = []
         for done, batch in enumerate(batches):

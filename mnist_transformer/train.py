@@ -32,6 +32,7 @@ from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models.base import HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate, validation_curve
+from mnist_transformer.transformer import fork_rng
 
 __all__ = ["Record", "train"]
 
@@ -87,8 +88,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
-    on_device = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=on_device):
+    with fork_rng(accelerator.device):
         run = _Run(recipe, out, dataset, accelerator, seed, report, started)
         if run.finished:
             run.tell(f"this run is finished: {run.weights_path}")

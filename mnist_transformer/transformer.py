@@ -10,6 +10,7 @@ scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
 Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,11 @@ def fast_autocast(device: torch.device) -> torch.autocast:
     """A context in which products run in ``fast_dtype``; it does nothing where that is float32."""
     fast = fast_dtype(device)
     return torch.autocast(device.type, fast, enabled=fast != torch.float32)
+
+
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
+    """A context after which random numbers, this device's too, go on as if it had not been."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def attend(

@@ -149,6 +149,11 @@ def test_a_file_of_somebody_else_is_not_overwritten_by_default(
     assert Path("3.png").read_bytes() == b"a photograph"
     assert cli.main([*command, "--out", "3.png"]) == 0  # the user said so
     assert cli.main([*command, "--seed", "1"]) == 0  # our own picture
+    # The name of the GIF follows from that of the PNG, so nobody chose it.
+    Path("3.gif").write_bytes(b"a film")
+    assert cli.main([*command, "--out", "3.png", "--gif"]) == 2
+    assert "3.gif exists and was not drawn" in capsys.readouterr().err
+    assert Path("3.gif").read_bytes() == b"a film"
 
 
 # --- mistakes ---

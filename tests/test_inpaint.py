@@ -52,6 +52,14 @@ def test_an_image_of_the_right_size_is_left_as_it_is():
     assert changes == []
 
 
+def test_a_digit_that_we_drew_comes_back_as_it_was(tiny_checkpoint):
+    assert cli.main(["draw", "7", "--model", str(tiny_checkpoint)]) == 0
+    image, changes = inpaint.read_picture(Path("7.png"), 28)
+    drawn = cli.mnist_transformer.load(tiny_checkpoint, "cpu").sample([7], [0])[0]
+    assert torch.equal(image, drawn)
+    assert [change.split()[0] for change in changes] == ["scaled"]
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_photograph_becomes_light_on_black(suffix):
     photograph().save(f"photo.{suffix}")

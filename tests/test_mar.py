@@ -145,6 +145,12 @@ def test_guidance_ramps_up(model):
     assert not torch.equal(full, model.sample([0], [0], Sampling(num_steps=1)))
 
 
+def test_without_guidance_s_class_is_the_null_class_at_every_step(model):
+    """Scale 0 leaves the null class alone; a ramp that began near 1 would begin with the class."""
+    drawn = model.sample([1], [0], Sampling(num_steps=9, guidance=0.0))
+    assert (drawn.int() - model.sample(None, [0], Sampling(num_steps=9)).int()).abs().max() <= 1
+
+
 def gated_model(logit: float):
     """A model whose gate does not look: every patch has ink with the same probability."""
     model = random_model(replace(CONFIG, blank_gate=True))

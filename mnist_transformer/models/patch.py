@@ -39,7 +39,7 @@ from mnist_transformer.models.patch_head import (
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.packing import Packing
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import KVCache, Transformer
+from mnist_transformer.transformer import KVCache, Transformer, fork_rng
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Patch(GenerativeModel):
         step_B = torch.randint(1, self.num_classes, cond.shape).to(cond.device)
         others_B = (cond + step_B) % self.num_classes
         # The same dropout in both readings: two different ones differ by more than two classes.
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with fork_rng(self.device):
             other_nats_B = self._nats(picture, self.classes.table(others_B) + how_BD)
         nats_B = self._nats(picture, told_BD)
         doubt_B = F.softplus(nats_B - other_nats_B) * (classes_B != self.classes.null_class)
