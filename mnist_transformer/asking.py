@@ -19,7 +19,7 @@ from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.prompted import READ_AT_ONCE, Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompt_tokens import encode, stack
-from mnist_transformer.prompts import find_numbers
+from mnist_transformer.prompts import is_out_of_range
 from mnist_transformer.sampling import Sampling
 
 Digits = tuple[int, ...]
@@ -44,7 +44,7 @@ class Asked(ABC):
         """
 
     def answer(self, text: str) -> Digits:
-        """The digits to draw for a text: as read, but a number in it that is out of range refuses.
+        """The digits to draw for a text: as read, but what is plainly out of range is refused.
 
         A model misreads some of those, and which numbers a text holds can be told by rule.
 
@@ -52,7 +52,7 @@ class Asked(ABC):
             ValueError: as in ``read``.
         """
         (digits,) = self.read([text])
-        return () if None in find_numbers(text)[1] else digits
+        return () if is_out_of_range(text) else digits
 
     @abstractmethod
     def conditions(

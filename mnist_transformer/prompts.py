@@ -50,6 +50,9 @@ _CHANGES = re.compile(
     r"triple|thrice|multiply|multiplied|product|difference|half|third|quarter|dozen|divided|"
     r"squared?|cubed?|root|power|percent|hundred|thousand|million|billion|negative|point)\b"
 )
+_LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
+# A negative number: its sign is written against it, and no other number stands before that.
+_MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"[^#] [-−–] #|^ [-−–] #")
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,32 @@ def parse(text: str) -> int | None:
     numbers = [number for number in found if number is not None]
     if len(numbers) < len(found):
         return None
-    answers = {
-        compute(operation, [2, *numbers] if len(numbers) < 2 else numbers[::order])
-        for phrase, operation, order in _phrases()
-        if phrase.count("#") == len(numbers) and phrase in f" {marked} "
-    }
+    answers = _results(marked, numbers)
     if len(answers) == 1:
         return answers.pop()
     if answers or len(numbers) != 1 or _CHANGES.search(marked):
         return None
     return numbers[0]
+
+
+def is_out_of_range(text: str) -> bool:
+    """Whether a number in the text, or what a phrase in it surely comes to, is not from 0 to 99."""
+    marked, found = find_numbers(text)
+    numbers = [number for number in found if number is not None]
+    below_zero = _MINUS.search(text) and _NO_OPERAND.search(f" {marked}")
+    if len(numbers) < len(found) or below_zero or _LARGE.search(marked):
+        return True
+    # "The difference between" does not say which of the two is to be the larger one.
+    return "difference" not in marked and _results(marked, numbers) == {None}
+
+
+def _results(marked: str, numbers: Sequence[int]) -> set[int | None]:
+    """What each phrase of the templates in a marked text comes to; None: out of range."""
+    return {
+        compute(operation, [2, *numbers] if len(numbers) < 2 else numbers[::order])
+        for phrase, operation, order in _phrases()
+        if phrase.count("#") == len(numbers) and phrase in f" {marked} "
+    }
 
 
 def _plain(marked: str) -> str:

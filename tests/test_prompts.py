@@ -19,6 +19,7 @@ from mnist_transformer.prompts import (
     compute,
     find_numbers,
     is_held_out,
+    is_out_of_range,
     number_words,
     parse,
 )
@@ -120,6 +121,35 @@ def test_nothing_held_out_leaks_into_training() -> None:
     # Nor does a refusal show a held-out pair, as "3 minus 8" would of 3 + 8.
     refused = (find_numbers(p.text)[1] for p in train if p.operation == "refused")
     assert not any(is_held_out(found) for found in refused if None not in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Show me 150", True),
+        ("7 minus nine", True),
+        ("Imagine sixty + 70", True),
+        ("twice sixty", True),
+        ("I had 3 apples and ate 5, how many are left?", True),
+        ("Draw -3", True),
+        ("-3", True),
+        ("Draw two hundred", True),
+        ("five -3", False),
+        ("9-7", False),
+        ("2 + four", False),
+        ("the difference between 3 and 7", False),  # who knows; a model does
+        ("3 minus 7 plus 9", False),
+        ("hello", False),
+    ],
+)
+def test_what_is_plainly_out_of_range_is_known_by_rule(text: str, expected: bool) -> None:
+    assert is_out_of_range(text) is expected
+
+
+def test_nothing_in_scope_is_refused_by_rule() -> None:
+    for split in ("train", "held_out_templates", "held_out_sums"):
+        wrong = [p.text for p in some(split) if p.answer is not None and is_out_of_range(p.text)]
+        assert not wrong
 
 
 def test_one_pair_in_eight_is_held_out_in_either_order() -> None:
