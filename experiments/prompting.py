@@ -71,7 +71,7 @@ def main(
     corpus: Path | None = None,
     seed: int = 0,
     sizes: bool = False,
-    numbers: tuple[int, ...] = (1_000, 5_000, 20_000),
+    numbers: tuple[int, ...] = (1_000, 5_000, 20_000, 60_000),
     max_seconds: float = 600.0,
     again: bool = False,
 ) -> None:
@@ -94,11 +94,12 @@ def main(
     asked_for = kinds(num_prompts, seed, corpus)
     if sizes:
         by_number(dataset, asked_for, numbers, max_seconds, seed)
+        save_plot(plot_by_number(), "prompting-size")
     else:
         quality = Quality(dataset, num_prompts)
         for model in models or tuple(filter(None, map(trained, (SCRATCH, SMOLLM2)))):
             measure(model, asked_for, quality, guidances, seed, again)
-    save_plot(plot(), "prompting")
+        save_plot(plot(), "prompting")
 
 
 def kinds(num_prompts: int, seed: int, corpus: Path | None) -> dict[str, list[Prompt]]:
@@ -314,6 +315,28 @@ def plot() -> Figure:
     axes.grid(alpha=0.3)
     if groups:
         axes.legend()
+    return figure
+
+
+def plot_by_number() -> Figure:
+    """Accuracy by the number of training prompts, a panel a kind of prompt, a line a system."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    rows = results("prompting-size")
+    kinds = list(rows[0]["metrics"]["figures"])[1:] if rows else ["seen templates, %"]
+    for place, kind in enumerate(kinds):
+        axes = figure.add_subplot(-(-len(kinds) // 3), 3, place + 1)
+        for system, marker in ((SCRATCH, "o-"), (SMOLLM2, "s-")):
+            own = [r for r in rows if r["metrics"]["settings"]["system"] == system]
+            numbers = [r["metrics"]["settings"]["training prompts"] for r in own]
+            points = sorted(zip(numbers, trials.figures_of(own, kind), strict=True))
+            if points:
+                axes.plot(*zip(*points, strict=True), marker, label=system)
+        axes.set(title=kind, xscale="log", ylim=(0, 100))
+        axes.grid(alpha=0.3)
+        if place >= len(kinds) - 3:
+            axes.set_xlabel("training prompts")
+        if rows and not place:
+            axes.legend(fontsize=8)
     return figure
 
 

@@ -31,7 +31,7 @@ from mnist_transformer.diffusion import (
 from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
 from mnist_transformer.samplers import sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import Transformer
+from mnist_transformer.transformer import Transformer, fast_autocast
 
 NUM_TIME_FEATURES = 64
 NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figure is 10
@@ -163,7 +163,8 @@ class DDPM(GenerativeModel):
             guidance = how.guidance if low < t.item() <= high else 1.0
             class_GD = self.classes(with_null(cond, self.classes.null_class, guidance))
             x_t = x_t.repeat(len(class_GD) // len(x_t), 1, 1, 1)
-            return guide(self._denoise(class_GD, x_t, t), guidance)
+            with fast_autocast(self.device):  # as in training
+                return guide(self._denoise(class_GD, x_t, t), guidance)
 
         normal = partial(noise.normal, *self.image_shape)
         kept = None if keep is None else (to_signed(keep.images), keep.mask)

@@ -31,7 +31,7 @@ from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_
 from mnist_transformer.models.base import GenerativeModel, check_patch_size
 from mnist_transformer.samplers import Normal, sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import MLP, Transformer, modulate, rms_norm
+from mnist_transformer.transformer import MLP, Transformer, fast_autocast, modulate, rms_norm
 
 NUM_TIME_FEATURES = 32
 UNMASKING = ("cosine", "linear")
@@ -290,10 +290,9 @@ class MAR(GenerativeModel):
             chosen_N = row_N, order_BL[row_N, place_N]  # N patches of the batch
             scale = ramp(how.guidance, step, num_steps)
             reading = with_null(cond, self.classes.null_class, scale)
-            states_GBLD = self._states(patches_BPI, order_BL, known_BL, reading).unflatten(
-                0, (-1, len(noise))
-            )
-            z_GND = states_GBLD[:, row_N, place_N]
+            with fast_autocast(self.device):  # as in training
+                states_MLD = self._states(patches_BPI, order_BL, known_BL, reading)
+            z_GND = states_MLD.unflatten(0, (-1, len(noise)))[:, row_N, place_N]
             if self.gate is not None:
                 gate_N = guide(self.gate(z_GND.flatten(0, 1)).squeeze(-1), scale)
                 inked_N = uniform_BP[chosen_N] < (gate_N / how.temperature).sigmoid()
@@ -332,11 +331,14 @@ class MAR(GenerativeModel):
         keep: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Pixels (N, I) of N patches by the head's diffusion, from their states."""
-        modulation = self.head.modulation(z_MD)
+        with fast_autocast(self.device):
+            modulation = self.head.modulation(z_MD)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             x_t = x_t.repeat(len(modulation) // max(len(x_t), 1), 1)
-            return guide(self.head(x_t[:, None], t, modulation)[:, 0], scale)
+            with fast_autocast(self.device):
+                predicted = self.head(x_t[:, None], t, modulation)[:, 0]
+            return guide(predicted.float(), scale)
 
         *_, x_NI = sample(
             self.diffusion, denoise, x_1_NI, self.config.head_steps, sampler, normal, keep
