@@ -53,7 +53,7 @@ class Recipe:
 
 _patch = Recipe(
     "mnist-patch",
-    PatchConfig(dropout=0.1, corner=True, turned=0.3, contrast=20.0),
+    PatchConfig(dropout=0.1, corner=True, turned=0.3),
     batch_size=32,
     max_seconds=150 * 60,
     about="patch by patch, pixel by pixel inside a patch",
@@ -103,7 +103,7 @@ RECIPES: dict[str, Recipe] = {
         replace(
             _patch,
             name="mnist-patch-speedrun",
-            model=replace(_patch.model, turned=0.0, contrast=0.0),
+            model=replace(_patch.model, turned=0.0),
             max_seconds=20 * 60,
             about="the same, to reach a figure soon",
         ),
