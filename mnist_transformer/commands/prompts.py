@@ -32,7 +32,7 @@ def show(
 
 def write(
     n: int,
-    out: Annotated[Path, arg(metavar="FILE.jsonl")],
+    out: Annotated[Path, arg(metavar="FILE.jsonl")] = Path("prompts.jsonl"),
     model: str = "gpt-4.1-nano",
     base_url: str = "https://api.openai.com/v1",
     per_request: int = 10,
