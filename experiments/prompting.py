@@ -322,20 +322,20 @@ def plot_by_number() -> Figure:
     """Accuracy by the number of training prompts, a panel a kind of prompt, a line a system."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     rows = results("prompting-size")
-    kinds = list(rows[0]["metrics"]["figures"])[1:] if rows else ["seen templates, %"]
-    for place, kind in enumerate(kinds):
-        axes = figure.add_subplot(-(-len(kinds) // 3), 3, place + 1)
+    titles = [name for name in rows[0]["metrics"]["figures"] if name.endswith(", %")]
+    for place, title in enumerate(titles):
+        axes = figure.add_subplot(-(-len(titles) // 3), 3, place + 1)
         for system, marker in ((SCRATCH, "o-"), (SMOLLM2, "s-")):
             own = [r for r in rows if r["metrics"]["settings"]["system"] == system]
             numbers = [r["metrics"]["settings"]["training prompts"] for r in own]
-            points = sorted(zip(numbers, trials.figures_of(own, kind), strict=True))
+            points = sorted(zip(numbers, trials.figures_of(own, title), strict=True))
             if points:
                 axes.plot(*zip(*points, strict=True), marker, label=system)
-        axes.set(title=kind, xscale="log", ylim=(0, 100))
+        axes.set(title=title, xscale="log", ylim=(0, 100))
         axes.grid(alpha=0.3)
-        if place >= len(kinds) - 3:
+        if place >= len(titles) - 3:
             axes.set_xlabel("training prompts")
-        if rows and not place:
+        if not place:
             axes.legend(fontsize=8)
     return figure
 

@@ -52,7 +52,7 @@ _CHANGES = re.compile(
 )
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
 # A negative number: its sign is written against it, and no other number stands before that.
-_MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"[^#] [-−–] #|^ [-−–] #")
+_MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
 
 
 @dataclass(frozen=True)
