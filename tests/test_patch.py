@@ -1,8 +1,5 @@
 """What the patch model promises beyond the contract: packing, blank patches, batches."""
 
-from dataclasses import replace
-from math import log
-
 import pytest
 import torch
 from test_contract import TINY, moved
@@ -105,66 +102,3 @@ def test_training_turns_images_and_likelihood_does_not(model):
     assert (losses.std(0) > 0).all()
     upright = model.eval().loss(images, labels)
     assert torch.isclose(losses, upright).any(0).all()
-
-
-def test_contrast_tells_classes_apart_in_training_only():
-    torch.manual_seed(0)
-    plain = moved(replace(TINY["patch"], turned=0.0)).train()
-    model = replace(TINY["patch"], turned=0.0, contrast=5.0, contrasted=1.0).build().train()
-    model.load_state_dict(plain.state_dict())
-    images = torch.randint(0, 16, (64, 1, 8, 8), dtype=torch.uint8)
-    labels = torch.arange(64) % 3
-    for each in (plain, model):
-        each.classes.drop = 0.0
-    nats = torch.stack([plain.loss(images, torch.full_like(labels, c)) for c in range(3)], 1)
-    torch.manual_seed(1)
-    doubt = (model.loss(images, labels) - plain.loss(images, labels)) / 5
-    every = torch.nn.functional.softplus(nats.gather(1, labels[:, None]) - nats)
-    others = torch.stack([(labels + step) % 3 for step in (1, 2)], 1)
-    nearest = (every.gather(1, others) - doubt[:, None]).abs().amin(1)
-    assert nearest.max() < 1e-3  # each with one of the other classes
-    model.eval()
-    assert torch.equal(model.loss(images, labels), plain.eval().loss(images, labels))
-    model.train().classes.drop = 0.999  # nearly all without a class: nobody to confuse it with
-    torch.manual_seed(2)
-    nobody = torch.full_like(labels, 3)
-    torch.testing.assert_close(model.loss(images, labels), plain.loss(images, nobody))
-
-
-def test_both_readings_of_contrast_have_the_same_dropout():
-    torch.manual_seed(0)
-    config = replace(TINY["patch"], turned=0.0, contrast=2.0, dropout=0.3, class_drop=0.0)
-    plain = moved(replace(config, contrast=0.0)).train()
-    model = replace(config, contrasted=1.0).build().train()
-    with torch.no_grad():
-        plain.classes.table.weight[:] = plain.classes.table.weight[0]  # classes all alike
-    model.load_state_dict(plain.state_dict())
-    images = torch.randint(0, 16, (16, 1, 8, 8), dtype=torch.uint8)
-    labels = torch.arange(16) % 3
-    torch.manual_seed(1)
-    losses = model.loss(images, labels)
-    torch.manual_seed(1)
-    torch.rand(()), torch.randint(1, 3, labels.shape)  # what choosing the other classes took
-    torch.testing.assert_close(losses - plain.loss(images, labels), torch.full((16,), 2 * log(2)))
-
-
-def test_contrast_counts_in_its_share_of_the_steps():
-    torch.manual_seed(0)
-    model = moved(replace(TINY["patch"], turned=0.0, contrast=5.0, class_drop=0.0)).train()
-    images = torch.randint(0, 16, (1, 1, 8, 8), dtype=torch.uint8)
-    least = model.eval().loss(images, torch.tensor([0])).item()
-    model.train()
-    counted = [model.loss(images, torch.tensor([0])).item() > least + 1e-3 for _ in range(400)]
-    assert 60 <= sum(counted) <= 140  # of 400, a quarter
-
-
-@pytest.mark.parametrize("contrasted", [0.0, 1.5])
-def test_a_share_of_contrast_that_cannot_be(contrasted):
-    with pytest.raises(ValueError, match=f"contrasted is {contrasted}"):
-        replace(TINY["patch"], contrasted=contrasted)
-
-
-@pytest.mark.parametrize(("contrast", "num_classes"), [(-1.0, 3), (float("inf"), 3), (1.0, 1)])
-def test_a_contrast_that_cannot_be(contrast, num_classes):
-    with pytest.raises(ValueError, match=f"contrast is {contrast}"):
-        replace(TINY["patch"], contrast=contrast, num_classes=num_classes)

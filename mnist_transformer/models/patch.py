@@ -17,7 +17,6 @@ sequence (P + 1), S slots of a neighbourhood, I = s*s pixels of a patch, E featu
 value, W width of the head, V grey levels, D dim.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -39,7 +38,7 @@ from mnist_transformer.models.patch_head import (
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.packing import Packing
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import KVCache, Transformer, fork_rng
+from mnist_transformer.transformer import KVCache, Transformer
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,6 @@ class PatchConfig:
         class_drop: share of training images that are shown without their class.
         corner: whether a patch is told where it lies, seen from the corner of the ink so far.
         turned: share of training images that are shown in another orientation, and told so.
-        contrast: weight, in training, of telling an image's class from another: see ``loss``.
-        contrasted: share of the training steps in which that counts, as it costs a second reading.
     """
 
     image_size: int = 28
@@ -78,19 +75,11 @@ class PatchConfig:
     class_drop: float = 0.1
     corner: bool = False
     turned: float = 0.0
-    contrast: float = 0.0
-    contrasted: float = 0.25
 
     def __post_init__(self) -> None:
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
         check_patch_size(self.image_size, self.patch_size)
-        if not 0 <= self.contrast < math.inf:
-            raise ValueError(f"contrast is {self.contrast}, expected a finite number of 0 or more")
-        if not 0 < self.contrasted <= 1:
-            raise ValueError(f"contrasted is {self.contrasted}, expected a number in (0, 1]")
-        if self.contrast and self.num_classes < 2:
-            raise ValueError(f"contrast is {self.contrast}, expected 0 where there is one class")
 
     @property
     def num_text_tokens(self) -> int:
@@ -141,13 +130,13 @@ class Picture(NamedTuple):
 class Patch(GenerativeModel):
     """See the module's docstring. Images uint8 (B, 1, H, W) with values below ``num_levels``."""
 
+    loss_is_nll = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     starts_P2: Tensor  # first row and column of each patch
     adamw_modules: ClassVar[tuple[str, ...]] = ("gate.output", "head.copy", "head.output")
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
-        self.loss_is_nll = not config.contrast
         self.grid = config.image_size // config.patch_size
         self.num_patches = self.grid**2
         starts = torch.arange(0, config.image_size, config.patch_size)
@@ -176,41 +165,17 @@ class Patch(GenerativeModel):
         self.head = PixelHead(config, self.around)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (B,); in training, in a share ``contrasted`` of the
-        steps, plus ``contrast`` times the doubt
-
-            -log(p(image | class) / (p(image | class) + p(image | another class)))
-
-        with one other class an image, drawn at random. Of the 400 nats of an image the class
-        decides 2.3, so that likelihood alone is slow to learn what makes a 4 of a 9. Both terms
-        are least at the true distribution (hybrids of generative and discriminative models,
-        Lasserre, Bishop and Minka, CVPR 2006).
-        """
-        classes_B = self.classes.with_drops(cond)
-        how_BD: Tensor | float = 0.0
+        """Negative log-likelihood in nats (B,); in training some images are turned, some lack
+        their class."""
+        told_BD = self.classes(cond)
         if self.training and self.orientation is not None:
             images, how_BD = self.orientation(images)
-        picture = self.lay_out(images)
-        told_BD = self.classes.table(classes_B) + how_BD
-        contrast = self.config.contrast if self.training else 0.0
-        if not contrast or torch.rand(()) >= self.config.contrasted:
-            return self._nats(picture, told_BD)
-        # Drawn on the CPU, as class drops are; an image whose class is not told has no other.
-        step_B = torch.randint(1, self.num_classes, cond.shape).to(cond.device)
-        others_B = (cond + step_B) % self.num_classes
-        # The same dropout in both readings: two different ones differ by more than two classes.
-        with fork_rng(self.device):
-            other_nats_B = self._nats(picture, self.classes.table(others_B) + how_BD)
-        nats_B = self._nats(picture, told_BD)
-        doubt_B = F.softplus(nats_B - other_nats_B) * (classes_B != self.classes.null_class)
-        return nats_B + contrast * doubt_B
+            told_BD = told_BD + how_BD
+        return self._pixel_nats(self.lay_out(images), told_BD).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W); a gate's are spread evenly over its patch."""
         return self._pixel_nats(self.lay_out(images), self.classes(cond))
-
-    def _nats(self, picture: Picture, told_BD: Tensor) -> Tensor:
-        return self._pixel_nats(picture, told_BD).flatten(1).sum(-1)
 
     def _pixel_nats(self, picture: Picture, told_BD: Tensor) -> Tensor:
         x_MD = picture.x_MD + told_BD.repeat_interleave(picture.length_B, 0)

@@ -70,11 +70,8 @@ class PromptedConfig(PatchConfig):
         super().__post_init__()
         if not 1 <= self.num_classes <= 10:
             raise ValueError(f"num_classes is {self.num_classes}, expected digits: 1 to 10")
-        if self.turned or self.contrast:
-            raise ValueError(
-                f"turned is {self.turned} and contrast {self.contrast}, expected 0: prompts ask "
-                "for upright digits and give no class"
-            )
+        if self.turned:
+            raise ValueError(f"turned is {self.turned}, expected 0: prompts ask for upright digits")
 
     @property
     def num_text_tokens(self) -> int:
@@ -88,11 +85,11 @@ class Prompted(Patch):
     """See the module's docstring. Conditions: labels (B,), rows (B, 1 + T) of prompt_tokens.py,
     or (B, R, 1 + T), of which the first row is of the image and the others are only read."""
 
+    loss_is_nll = False
     adamw_modules = (*Patch.adamw_modules, "answer")
 
     def __init__(self, config: PromptedConfig) -> None:
         super().__init__(config)
-        self.loss_is_nll = False
         self.vocabulary_size = ASK + 1 + config.num_classes
         # Bytes, ASK, digits, and what is before the first byte, for each place in the window.
         self.text = nn.Embedding(config.window * (self.vocabulary_size + 1), config.dim)
