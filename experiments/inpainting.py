@@ -140,7 +140,7 @@ def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures)
             figures,
             parameters=model.num_parameters,
             device=str(model.device),
-            exact=isinstance(model, HasPixelNats),
+            exact=True if isinstance(model, HasPixelNats) else None,
             command=command_line("inpainting"),
         )
     )
