@@ -20,7 +20,7 @@ from mnist_transformer import checkpoint, evaluate, find_weights, ledger, to_dev
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.ledger import Row
 from mnist_transformer.metrics import class_agreement, fd_cnn, in_batches
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.sampling import Sampling
 from mnist_transformer.terminal import stages, training
@@ -51,15 +51,27 @@ def is_done(
     return any(row["recipe"] == name for row in results(experiment))
 
 
-def record(row: Row) -> None:
-    """Append to the ledger, and say what was measured."""
+def record(
+    experiment: str,
+    settings: trials.Settings,
+    figures: Figures,
+    model: Model | None = None,
+    seed: int | None = None,
+    **details: Any,
+) -> None:
+    """Append what was measured to the ledger, and say it.
+
+    Args:
+        model: tells the row's parameters and device.
+        details: what else ``trials.make_row`` takes, or takes the place of what the model tells.
+    """
+    if model is not None:
+        details = {"parameters": model.num_parameters, "device": str(model.device)} | details
+    typed = ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+    command = ledger.clean_command(typed)
+    row = trials.make_row(experiment, settings, figures, seed, command=command, **details)
     ledger.append(row)
-    print(row["recipe"], *(f"{k} {v}" for k, v in row["metrics"]["figures"].items()), sep=" · ")
-
-
-def command_line(experiment: str) -> str:
-    """What the user typed, for the record."""
-    return ledger.clean_command(["python", "-m", f"experiments.{experiment}", *sys.argv[1:]])
+    print(row["recipe"], *(f"{k} {v}" for k, v in figures.items()), sep=" · ")
 
 
 def half_size(dataset: Dataset) -> Dataset:
@@ -102,19 +114,16 @@ def run_cell(
     notes = checkpoint.read_notes(weights)
     images, seconds = int(notes["images"]), float(notes["seconds"])
     figures: Figures = {"training images/s": images / seconds, **measure(model)}
-    row = trials.make_row(
+    record(
         experiment,
         settings,
         figures,
-        seed=seed,
-        parameters=model.num_parameters,
-        device=str(model.device),
+        model,
+        seed,
         exact=exact,
         images_seen=images,
         seconds=seconds,
-        command=command_line(experiment),
     )
-    record(row)
 
 
 class Quality:

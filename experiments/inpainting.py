@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import mnist_transformer
-from experiments.common import Figures, command_line, is_done, model_name, record, save_plot
-from mnist_transformer import evaluate, inpaint, ledger, trials
+from experiments.common import Figures, is_done, model_name, record, save_plot
+from mnist_transformer import evaluate, inpaint, ledger
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.metrics import class_agreement
@@ -119,7 +119,8 @@ def run(options: Options) -> None:
             if is_done("inpainting", settings, again=options.again):
                 continue
             figures, completed = measure(model, split, num_quadrants)
-            _record(model, settings, figures)
+            exact = True if isinstance(model, HasPixelNats) else None
+            record("inpainting", settings, figures, model, exact=exact)
             _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
         if not isinstance(model, HasPixelNats):
             continue
@@ -128,22 +129,9 @@ def run(options: Options) -> None:
             whole = test.spaced(options.num_classified)
             guess = inpaint.class_posterior(model, whole.images).argmax(1)
             right = 100 * float((guess == whole.labels).double().mean())
-            _record(model, settings, {"digit inferred right, %": right})
+            figures = {"digit inferred right, %": right}
+            record("inpainting", settings, figures, model, exact=True)
         plot_nats(name, model, test)
-
-
-def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures) -> None:
-    record(
-        trials.make_row(
-            "inpainting",
-            settings,
-            figures,
-            parameters=model.num_parameters,
-            device=str(model.device),
-            exact=True if isinstance(model, HasPixelNats) else None,
-            command=command_line("inpainting"),
-        )
-    )
 
 
 def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadrants: int) -> None:

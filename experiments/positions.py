@@ -26,7 +26,6 @@ from torch import Tensor
 from experiments.common import (
     Figures,
     Quality,
-    command_line,
     half_size,
     is_done,
     record,
@@ -89,8 +88,7 @@ def main(
     if not is_done("positions", settings):
         test = dataset.test
         figures = quality.judged(test.images, test.labels) | slant_figures(test.images)
-        command = command_line("positions")
-        record(trials.make_row("positions", settings, figures, command=command))
+        record("positions", settings, figures)
     for seed in seeds:
         for scheme in schemes:
             recipe = make_recipe(config, scheme, epochs)

@@ -24,7 +24,6 @@ import mnist_transformer
 from experiments.common import (
     Figures,
     Quality,
-    command_line,
     is_done,
     model_name,
     record,
@@ -166,18 +165,16 @@ def record_row(
     seconds = float(notes["seconds"]) if "seconds" in notes else None
     if experiment == "prompting-systems":
         figures = {"training, minutes": None if seconds is None else seconds / 60, **figures}
-    row = trials.make_row(
+    record(
         experiment,
         settings,
         figures,
-        seed=seed,
+        asked.drawer,
+        seed,
         parameters=sum(part.num_parameters for part in parts(asked)),
-        device=str(asked.drawer.device),
         images_seen=int(notes["images"]) if "images" in notes else None,
         seconds=seconds,
-        command=command_line("prompting"),
     )
-    record(row)
 
 
 def parts(asked: asking.Asked) -> list[Model]:

@@ -7,6 +7,7 @@ of the table is the mean over the seeds, and the standard deviation where there 
 
 from collections.abc import Iterable, Mapping
 from statistics import mean, stdev
+from typing import Any
 
 from mnist_transformer import ledger
 from mnist_transformer.ledger import Row
@@ -44,38 +45,28 @@ def make_row(
     experiment: str,
     settings: Settings,
     figures: Figures,
-    *,
     seed: int | None = None,
+    *,
     parameters: int = 0,
-    device: str = "cpu",
-    exact: bool | None = None,
-    images_seen: int | None = None,
-    seconds: float | None = None,
-    command: str = "",
+    **details: Any,
 ) -> Row:
     """A row for ``ledger.append``; measured again, it takes the place of the one before.
 
     Args:
         parameters: of the model; 0 where there is none.
+        details: what else ``ledger.make_row`` takes.
 
     Raises:
         ValueError: an unknown experiment.
     """
-    return ledger.make_row(
-        name_of(experiment, settings, seed),
-        {
-            "experiment": experiment,
-            "settings": dict(settings),
-            "seed": seed,
-            "figures": dict(figures),
-        },
-        parameters=parameters,
-        device=device,
-        exact=exact,
-        images_seen=images_seen,
-        seconds=seconds,
-        command=command,
-    )
+    metrics = {
+        "experiment": experiment,
+        "settings": dict(settings),
+        "seed": seed,
+        "figures": dict(figures),
+    }
+    name = name_of(experiment, settings, seed)
+    return ledger.make_row(name, metrics, parameters=parameters, **details)
 
 
 def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
