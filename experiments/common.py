@@ -37,8 +37,7 @@ def results(experiment: str) -> list[Row]:
 
 def model_name(name_or_path: str) -> str:
     """What the ledger calls a model: the recipe of its weights, wherever they are."""
-    path = find_weights(name_or_path)
-    return checkpoint.read_notes(path).get("recipe", path.stem)
+    return ledger.read_training(find_weights(name_or_path)).recipe
 
 
 def is_done(
@@ -111,8 +110,9 @@ def run_cell(
         weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report)
     model = to_device(checkpoint.load(weights))
     change(model)
-    notes = checkpoint.read_notes(weights)
-    images, seconds = int(notes["images"]), float(notes["seconds"])
+    _, images, seconds, _ = ledger.read_training(weights)
+    assert images is not None
+    assert seconds is not None
     figures: Figures = {"training images/s": images / seconds, **measure(model)}
     record(
         experiment,
