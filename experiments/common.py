@@ -89,7 +89,7 @@ def run_cell(
     recipe: Recipe,
     dataset: Dataset,
     seed: int,
-    measure: Callable[[Any], Figures],
+    measure: Callable[[Any, int], Figures],
     *,
     change: Callable[[Any], None] = lambda model: None,
     trained_as: trials.Settings | None = None,
@@ -98,7 +98,8 @@ def run_cell(
     """Train a cell's model, measure it and record the row, unless it was done before.
 
     Args:
-        measure: figures of the trained model, beside its parameters and training images/s.
+        measure: figures of the trained model, given the seed to draw with, beside its parameters
+            and training images/s.
         change: made to the trained model before it is measured, as a checkpoint holds weights
             and no code.
         trained_as: the settings of the cell that it shares its training with, if another's.
@@ -113,7 +114,7 @@ def run_cell(
     _, images, seconds, _ = ledger.read_training(weights)
     assert images is not None
     assert seconds is not None
-    figures: Figures = {"training images/s": images / seconds, **measure(model)}
+    figures: Figures = {"training images/s": images / seconds, **measure(model, seed)}
     record(
         experiment,
         settings,
@@ -150,6 +151,10 @@ class Quality:
         """Class-balanced images uint8 (N, C, H, W), plainly drawn, and their labels (N,)."""
         with stages() as report:
             return evaluate.draw_balanced(model, self.num_samples, seed, Sampling(), report=report)
+
+    def drawn(self, model: GenerativeModel, seed: int) -> Figures:
+        """Class agreement and fd_cnn of what the model plainly draws."""
+        return self.judged(*self.draw(model, seed))
 
     def judged(self, images: Tensor, labels: Tensor) -> Figures:
         """Class agreement and fd_cnn of drawn or real images."""

@@ -84,6 +84,12 @@ def main(
     if size == 14:
         dataset, config = half_size(dataset), SMALL
     quality = Quality(dataset, num_samples)
+
+    def measure(model: GenerativeModel, seed: int) -> Figures:
+        bits = quality.bits(model)
+        images, labels = quality.draw(model, seed)
+        return bits | quality.judged(images, labels) | slant_figures(images)
+
     settings = {"size": size, "positions": REAL, "dropout when drawing": "off", "epochs": epochs}
     if not is_done("positions", settings):
         test = dataset.test
@@ -100,7 +106,7 @@ def main(
                     recipe,
                     dataset,
                     seed,
-                    measuring(quality, seed),
+                    measure,
                     change=faults(scheme == OLD, dropout == "on"),
                     trained_as=trained_as,
                     exact=True if dropout == "off" else None,
@@ -128,15 +134,6 @@ def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
             keep_dropout_alive(model.transformer)
 
     return change
-
-
-def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
-    def measure(model: GenerativeModel) -> Figures:
-        bits = quality.bits(model)
-        images, labels = quality.draw(model, seed)
-        return bits | quality.judged(images, labels) | slant_figures(images)
-
-    return measure
 
 
 def slant(images: Tensor) -> Tensor:

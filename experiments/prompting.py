@@ -229,7 +229,7 @@ def by_number(
     encoded = load_dataset("smollm2-states") if states.FOLDER.is_dir() else None
     model: llm.LLM | None = None
 
-    def reading(trained: Model) -> Figures:
+    def reading(trained: Model, _: int) -> Figures:
         nonlocal model
         if isinstance(trained, Reader):
             model = model or llm.LLM(trained.config.llm, trained.config.layer)
