@@ -6,7 +6,7 @@ training was interrupted goes on with it, so the same command again finishes wha
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,22 +175,42 @@ class Quality:
         return large.round().to(torch.uint8)
 
 
-def dots(groups: Sequence[list[Row]], names: Sequence[str], figures: Sequence[str]) -> Figure:
-    """A panel a figure, a row a group of cells that differ in their seed; every seed is a dot."""
-    figure = Figure(figsize=(12, 1 + len(groups) / 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(figures), sharey=True), figures, strict=True):
+def dots(
+    groups: Sequence[list[Row]],
+    names: Sequence[str],
+    figures: Sequence[str],
+    references: Mapping[str, Row] = {},
+) -> Figure:
+    """A panel a figure, a row a group of cells that differ in their seed; every seed is a dot.
+
+    Args:
+        figures: their names, three for each row of panels.
+        references: rows whose figures are dashed lines, by what to call them.
+    """
+    num_lines = len(figures) // 3
+    size = (12, num_lines * (1 + max(4, len(groups)) / 4))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(num_lines, 3, sharey=True, squeeze=False)
+    for axes, name in zip(panels.flat, figures, strict=True):
         for row, group in enumerate(groups):
             values = trials.figures_of(group, name)
             axes.plot(values, [-row] * len(values), "o", color="tab:blue", alpha=0.7)
+        for label, reference in references.items():
+            for value in trials.figures_of([reference], name):
+                axes.axvline(value, color="black", linestyle="--", label=label)
+                axes.legend()
         axes.set(xlabel=name, yticks=[-row for row in range(len(groups))], yticklabels=names)
         axes.grid(alpha=0.3)
     return figure
 
 
-def save_plot(figure: Figure, experiment: str) -> Path:
+def save_plot(figure: Figure, experiment: str) -> None:
     """Write results/<experiment>/plot.png."""
-    path = ledger.results_folder() / experiment / "plot.png"
+    save_figure(figure, ledger.results_folder() / experiment / "plot.png")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
     print(f"saved {path}")
-    return path

@@ -26,6 +26,7 @@ from torch import Tensor
 from experiments.common import (
     Figures,
     Quality,
+    dots,
     half_size,
     is_done,
     record,
@@ -162,7 +163,6 @@ def slant_figures(images: Tensor) -> Figures:
 
 
 def plot(size: int) -> Figure:
-    """A panel a figure, a line a scheme; every seed is a dot, and real digits a dashed line."""
     rows = [r for r in results("positions") if r["metrics"]["settings"]["size"] == size]
     groups = trials.by_settings(r for r in rows if r["metrics"]["seed"] is not None)
     names = []
@@ -170,19 +170,8 @@ def plot(size: int) -> Figure:
         settings = group[0]["metrics"]["settings"]
         alive = ", dropout on" if settings["dropout when drawing"] == "on" else ""
         names.append(f"{settings['positions']}{alive}, {settings['epochs']:g} epochs")
-    figure = Figure(figsize=(12, 1 + 0.5 * max(4, len(names))), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
-        for place, group in enumerate(groups):
-            values = trials.figures_of(group, name)
-            axes.plot(values, [place] * len(values), "o", alpha=0.6)
-        real = (r for r in rows if r["metrics"]["settings"]["positions"] == REAL)
-        for value in trials.figures_of(real, name)[:1]:
-            axes.axvline(value, color="black", linestyle="--", label="real digits")
-            axes.legend()
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    return figure
+    real = next(r for r in rows if r["metrics"]["settings"]["positions"] == REAL)
+    return dots(groups, names, FIGURES, {"real digits": real})
 
 
 if __name__ == "__main__":

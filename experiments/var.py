@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import RUNS, Figures, Quality, is_done, results, run_cell, save_plot
+from experiments.common import RUNS, Figures, Quality, dots, is_done, results, run_cell, save_plot
 from mnist_transformer import ledger, trials
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.metrics import in_batches
@@ -121,18 +121,9 @@ def coded_figures(tokenizer: VQVAE, quality: Quality) -> Figures:
 
 
 def plot() -> Figure:
-    """A panel a figure, a line a cell; every seed is a dot."""
     groups = trials.by_settings(results("var"))
     names = [group[0]["metrics"]["settings"]["scales"] for group in groups]
-    figure = Figure(figsize=(12, 2 + 0.6 * max(4, len(names))), layout="constrained")
-    for axes, name in zip(figure.subplots(2, 3, sharey=True).flat, FIGURES, strict=True):
-        for place, group in enumerate(groups):
-            values = trials.figures_of(group, name)
-            axes.plot(values, [place] * len(values), "o", alpha=0.6)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    return figure
+    return dots(groups, names, FIGURES)
 
 
 def usage_plot(recipe: str = "mnist-vqvae") -> Figure:
