@@ -54,8 +54,6 @@ FIGURES = ("validation bits/dim", "class agreement, %", "slant, degrees")
 class OldConfig(PixelConfig):
     """A pixel model with RoPE on the head axis; its checkpoint is that of one without positions."""
 
-    positions: str = "none"
-
     def build(self) -> Pixel:
         model = super().build()
         turn_heads(model.transformer)
@@ -116,11 +114,10 @@ def main(
 
 
 def make_recipe(config: PixelConfig, scheme: str, epochs: float) -> Recipe:
+    config = replace(config, positions="none" if scheme == OLD else scheme)
     if scheme == OLD:
-        model: PixelConfig = OldConfig(**{**vars(config), "positions": "none"})
-    else:
-        model = replace(config, positions=scheme)
-    return Recipe("trial", model, batch_size=32, epochs=epochs)
+        config = OldConfig(**vars(config))
+    return Recipe("trial", config, batch_size=32, epochs=epochs)
 
 
 def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
