@@ -25,8 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.common import command_line, is_done, record, results, save_plot
-from mnist_transformer import trials
+from experiments.common import is_done, record, results, save_plot
 from mnist_transformer.timing import now
 from mnist_transformer.transformer import fast_dtype, plain_attention
 
@@ -80,14 +79,7 @@ def main(
                         "ms": 1000 * duration(work, place, seconds),
                         "peak MiB": peak_memory(work, place),
                     }
-                    row = trials.make_row(
-                        "attention",
-                        settings,
-                        figures,
-                        device=device,
-                        command=command_line("attention"),
-                    )
-                    record(row)
+                    record("attention", settings, figures, device=device)
     save_plot(plot(), "attention")
 
 

@@ -6,7 +6,7 @@ training was interrupted goes on with it, so the same command again finishes wha
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mnist_transformer import checkpoint, evaluate, find_weights, ledger, to_dev
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.ledger import Row
 from mnist_transformer.metrics import class_agreement, fd_cnn, in_batches
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.sampling import Sampling
 from mnist_transformer.terminal import stages, training
@@ -37,8 +37,7 @@ def results(experiment: str) -> list[Row]:
 
 def model_name(name_or_path: str) -> str:
     """What the ledger calls a model: the recipe of its weights, wherever they are."""
-    path = find_weights(name_or_path)
-    return checkpoint.read_notes(path).get("recipe", path.stem)
+    return ledger.read_training(find_weights(name_or_path)).recipe
 
 
 def is_done(
@@ -51,15 +50,27 @@ def is_done(
     return any(row["recipe"] == name for row in results(experiment))
 
 
-def record(row: Row) -> None:
-    """Append to the ledger, and say what was measured."""
+def record(
+    experiment: str,
+    settings: trials.Settings,
+    figures: Figures,
+    model: Model | None = None,
+    seed: int | None = None,
+    **details: Any,
+) -> None:
+    """Append what was measured to the ledger, and say it.
+
+    Args:
+        model: tells the row's parameters and device.
+        details: what else ``trials.make_row`` takes, or takes the place of what the model tells.
+    """
+    if model is not None:
+        details = {"parameters": model.num_parameters, "device": str(model.device)} | details
+    typed = ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+    command = ledger.clean_command(typed)
+    row = trials.make_row(experiment, settings, figures, seed, command=command, **details)
     ledger.append(row)
-    print(row["recipe"], *(f"{k} {v}" for k, v in row["metrics"]["figures"].items()), sep=" · ")
-
-
-def command_line(experiment: str) -> str:
-    """What the user typed, for the record."""
-    return ledger.clean_command(["python", "-m", f"experiments.{experiment}", *sys.argv[1:]])
+    print(row["recipe"], *(f"{k} {v}" for k, v in figures.items()), sep=" · ")
 
 
 def half_size(dataset: Dataset) -> Dataset:
@@ -78,7 +89,7 @@ def run_cell(
     recipe: Recipe,
     dataset: Dataset,
     seed: int,
-    measure: Callable[[Any], Figures],
+    measure: Callable[[Any, int], Figures],
     *,
     change: Callable[[Any], None] = lambda model: None,
     trained_as: trials.Settings | None = None,
@@ -87,7 +98,8 @@ def run_cell(
     """Train a cell's model, measure it and record the row, unless it was done before.
 
     Args:
-        measure: figures of the trained model, beside its parameters and training images/s.
+        measure: figures of the trained model, given the seed to draw with, beside its parameters
+            and training images/s.
         change: made to the trained model before it is measured, as a checkpoint holds weights
             and no code.
         trained_as: the settings of the cell that it shares its training with, if another's.
@@ -99,22 +111,20 @@ def run_cell(
         weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report)
     model = to_device(checkpoint.load(weights))
     change(model)
-    notes = checkpoint.read_notes(weights)
-    images, seconds = int(notes["images"]), float(notes["seconds"])
-    figures: Figures = {"training images/s": images / seconds, **measure(model)}
-    row = trials.make_row(
+    _, images, seconds, _ = ledger.read_training(weights)
+    assert images is not None
+    assert seconds is not None
+    figures: Figures = {"training images/s": images / seconds, **measure(model, seed)}
+    record(
         experiment,
         settings,
         figures,
-        seed=seed,
-        parameters=model.num_parameters,
-        device=str(model.device),
+        model,
+        seed,
         exact=exact,
         images_seen=images,
         seconds=seconds,
-        command=command_line(experiment),
     )
-    record(row)
 
 
 class Quality:
@@ -142,6 +152,10 @@ class Quality:
         with stages() as report:
             return evaluate.draw_balanced(model, self.num_samples, seed, Sampling(), report=report)
 
+    def drawn(self, model: GenerativeModel, seed: int) -> Figures:
+        """Class agreement and fd_cnn of what the model plainly draws."""
+        return self.judged(*self.draw(model, seed))
+
     def judged(self, images: Tensor, labels: Tensor) -> Figures:
         """Class agreement and fd_cnn of drawn or real images."""
         agreement = class_agreement(self._enlarged(images), labels, self.judge)
@@ -161,22 +175,42 @@ class Quality:
         return large.round().to(torch.uint8)
 
 
-def dots(groups: Sequence[list[Row]], names: Sequence[str], figures: Sequence[str]) -> Figure:
-    """A panel a figure, a row a group of cells that differ in their seed; every seed is a dot."""
-    figure = Figure(figsize=(12, 1 + len(groups) / 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(figures), sharey=True), figures, strict=True):
+def dots(
+    groups: Sequence[list[Row]],
+    names: Sequence[str],
+    figures: Sequence[str],
+    references: Mapping[str, Row] = {},
+) -> Figure:
+    """A panel a figure, a row a group of cells that differ in their seed; every seed is a dot.
+
+    Args:
+        figures: their names, three for each row of panels.
+        references: rows whose figures are dashed lines, by what to call them.
+    """
+    num_lines = len(figures) // 3
+    size = (12, num_lines * (1 + max(4, len(groups)) / 4))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(num_lines, 3, sharey=True, squeeze=False)
+    for axes, name in zip(panels.flat, figures, strict=True):
         for row, group in enumerate(groups):
             values = trials.figures_of(group, name)
             axes.plot(values, [-row] * len(values), "o", color="tab:blue", alpha=0.7)
+        for label, reference in references.items():
+            for value in trials.figures_of([reference], name):
+                axes.axvline(value, color="black", linestyle="--", label=label)
+                axes.legend()
         axes.set(xlabel=name, yticks=[-row for row in range(len(groups))], yticklabels=names)
         axes.grid(alpha=0.3)
     return figure
 
 
-def save_plot(figure: Figure, experiment: str) -> Path:
+def save_plot(figure: Figure, experiment: str) -> None:
     """Write results/<experiment>/plot.png."""
-    path = ledger.results_folder() / experiment / "plot.png"
+    save_figure(figure, ledger.results_folder() / experiment / "plot.png")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
     print(f"saved {path}")
-    return path

@@ -7,7 +7,6 @@ same number of Euler steps. The bound is that of ``Diffusion.bound``, on a part 
 set: it belongs to each schedule's own model, with its own lowest noise level.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, dots, results, run_cell, save_plot
 from mnist_transformer import evaluate, trials
-from mnist_transformer.data import Split, load_dataset
+from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.recipes import RECIPES
 
@@ -55,6 +54,14 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
+    part = dataset.val.part(0, NUM_BOUND_IMAGES)
+
+    def measure(model: GenerativeModel, seed: int) -> Figures:
+        return {
+            **quality.drawn(model, seed),
+            "validation bound, bits/dim": evaluate.bits_per_dim(model, part),
+        }
+
     recipe = RECIPES["mnist-ddpm"]
     for seed in seeds:
         for schedule, prediction, loss_space, time_mean, patch_size in OBJECTIVES:
@@ -81,24 +88,10 @@ def main(
                 replace(recipe, name="trial", model=config, max_seconds=max_seconds),
                 dataset,
                 seed,
-                measuring(quality, seed),
+                measure,
                 exact=False,
             )
     save_plot(plot(), "diffusion")
-
-
-def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
-    val = quality.dataset.val
-    part = Split(val.images[:NUM_BOUND_IMAGES], val.labels[:NUM_BOUND_IMAGES])
-
-    def measure(model: GenerativeModel) -> Figures:
-        images, labels = quality.draw(model, seed)
-        return {
-            **quality.judged(images, labels),
-            "validation bound, bits/dim": evaluate.bits_per_dim(model, part),
-        }
-
-    return measure
 
 
 def plot() -> Figure:

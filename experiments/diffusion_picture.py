@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.common import save_figure
 from mnist_transformer import load
 from mnist_transformer.data import load_dataset
 from mnist_transformer.diffusion import to_signed
@@ -41,13 +41,9 @@ def main(
     """
     test = load_dataset("mnist", data).test
     image = test.images[test.labels == digit][:1]
-    for name, figure in (
-        ("diffusion", diffusion_figure(load(ddpm, "cpu"), image, digit, seed)),
-        ("mar", mar_figure(load(mar, "cpu"), digit, seed)),
-    ):
-        path = DOCS / f"{name}.png"
-        FigureCanvasAgg(figure).print_png(path)
-        print(f"saved {path}")
+    figure = diffusion_figure(load(ddpm, "cpu"), image, digit, seed)
+    save_figure(figure, DOCS / "diffusion.png")
+    save_figure(mar_figure(load(mar, "cpu"), digit, seed), DOCS / "mar.png")
 
 
 def diffusion_figure(model: object, image: Tensor, digit: int, seed: int) -> Figure:

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from experiments.common import (
     Quality,
-    command_line,
     is_done,
     model_name,
     record,
@@ -98,17 +97,7 @@ def measure(
         )
         seconds = time.perf_counter() - started
     figures = {**quality.judged(images, labels), SPEED: len(images) / seconds}
-    record(
-        trials.make_row(
-            EXPERIMENT,
-            settings,
-            figures,
-            seed=seed,
-            parameters=model.num_parameters,
-            device=str(model.device),
-            command=command_line("diffusion_steps"),
-        )
-    )
+    record(EXPERIMENT, settings, figures, model, seed)
 
 
 def plot() -> Figure:

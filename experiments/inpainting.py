@@ -9,7 +9,7 @@ the visible one (the top half comes first in raster order, so these are exact), 
 inferred from what is seen, and how well the model classifies whole test digits by Bayes' rule.
 """
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import tyro
@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import mnist_transformer
-from experiments.common import Figures, command_line, is_done, model_name, record, save_plot
-from mnist_transformer import evaluate, inpaint, ledger, trials
+from experiments.common import Figures, is_done, model_name, record, save_plot
+from mnist_transformer import evaluate, inpaint, ledger
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.metrics import class_agreement
@@ -30,21 +30,44 @@ BATCH = 25  # images at once; each is many particles
 QUADRANTS = {1: (slice(0, 14), slice(0, 14)), 2: (slice(0, 14), slice(None))}
 
 
-@dataclass(frozen=True)
-class Options:
-    """Inpainting with every shipped model that draws.
+def main(
+    data: Path | None = None,
+    models: tuple[str, ...] = (),
+    num_images: int = 500,
+    num_classified: int = 10_000,
+    again: bool = False,
+) -> None:
+    """Measure what the ledger does not have yet, then draw the pictures.
 
     Args:
-        models: shipped models, checkpoints or runs; all that are shipped if none is given.
-        num_images: test digits to complete, evenly spaced over the test set.
-        num_classified: test digits to classify by Bayes' rule.
-        again: measure what the ledger has as well, as after a model was trained anew.
+        data: The folder with MNIST's four files; otherwise as for training.
+        models: Shipped models, checkpoints or folders of runs; otherwise all that are shipped.
+        num_images: Test digits to complete, evenly spaced over the test set.
+        num_classified: Test digits to classify by Bayes' rule.
+        again: Measure what the ledger has as well, as after a model was trained anew.
     """
-
-    models: tuple[str, ...] = ()
-    num_images: int = 500
-    num_classified: int = 10_000
-    again: bool = False
+    test = load_dataset("mnist", data).test
+    given = {model_name(name): mnist_transformer.load(name) for name in models}
+    for name, model in (given or mnist_transformer.load_shipped()).items():
+        split = test.spaced(num_images)
+        for num_quadrants in (1, 2, 3):
+            settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}
+            if is_done("inpainting", settings, again=again):
+                continue
+            figures, completed = measure(model, split, num_quadrants)
+            exact = True if isinstance(model, HasPixelNats) else None
+            record("inpainting", settings, figures, model, exact=exact)
+            _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
+        if not isinstance(model, HasPixelNats):
+            continue
+        settings = {"model": name, "seen": "all, classified"}
+        if not is_done("inpainting", settings, again=again):
+            whole = test.spaced(num_classified)
+            guess = inpaint.class_posterior(model, whole.images).argmax(1)
+            right = 100 * float((guess == whole.labels).double().mean())
+            figures = {"digit inferred right, %": right}
+            record("inpainting", settings, figures, model, exact=True)
+        plot_nats(name, model, test)
 
 
 def observed(num_quadrants: int) -> Tensor:
@@ -74,12 +97,7 @@ def complete_all(model: GenerativeModel, split: Split, keep: Tensor, *, use_labe
 
 def hidden_nats(model: GenerativeModel, split: Split, keep: Tensor) -> float:
     """Mean nats of what is hidden, given what is seen, where that comes first in raster order."""
-    nats = torch.cat(
-        [
-            pixel_nats(model, *batch)
-            for batch in zip(split.images.split(250), split.labels.split(250), strict=True)
-        ]
-    )
+    nats = pixel_nats(model, split.images, split.labels)
     return float((nats * ~keep).double().sum((1, 2)).mean())
 
 
@@ -87,7 +105,9 @@ def hidden_nats(model: GenerativeModel, split: Split, keep: Tensor) -> float:
 def pixel_nats(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
     """Nats of each pixel (B, H, W), on the CPU."""
     assert isinstance(model, HasPixelNats)
-    return model.pixel_nats(images.to(model.device), labels.to(model.device)).cpu()
+    images, labels = images.to(model.device), labels.to(model.device)
+    batches = zip(images.split(250), labels.split(250), strict=True)
+    return torch.cat([model.pixel_nats(*batch).cpu() for batch in batches])
 
 
 def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[Figures, Tensor]:
@@ -107,43 +127,6 @@ def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[F
         if num_quadrants == 2:
             figures["nats of the hidden half"] = hidden_nats(model, split, keep)
     return figures, given
-
-
-def run(options: Options) -> None:
-    test = load_dataset("mnist").test
-    models = {model_name(name): mnist_transformer.load(name) for name in options.models}
-    for name, model in (models or mnist_transformer.load_shipped()).items():
-        split = test.spaced(options.num_images)
-        for num_quadrants in (1, 2, 3):
-            settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}
-            if is_done("inpainting", settings, again=options.again):
-                continue
-            figures, completed = measure(model, split, num_quadrants)
-            _record(model, settings, figures)
-            _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
-        if not isinstance(model, HasPixelNats):
-            continue
-        settings = {"model": name, "seen": "all, classified"}
-        if not is_done("inpainting", settings, again=options.again):
-            whole = test.spaced(options.num_classified)
-            guess = inpaint.class_posterior(model, whole.images).argmax(1)
-            right = 100 * float((guess == whole.labels).double().mean())
-            _record(model, settings, {"digit inferred right, %": right})
-        plot_nats(name, model, test)
-
-
-def _record(model: GenerativeModel, settings: trials.Settings, figures: Figures) -> None:
-    record(
-        trials.make_row(
-            "inpainting",
-            settings,
-            figures,
-            parameters=model.num_parameters,
-            device=str(model.device),
-            exact=isinstance(model, HasPixelNats),
-            command=command_line("inpainting"),
-        )
-    )
 
 
 def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadrants: int) -> None:
@@ -178,4 +161,4 @@ def plot_nats(name: str, model: GenerativeModel, test: Split) -> None:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Options))
+    tyro.cli(main, description=__doc__)

@@ -60,6 +60,13 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
+
+    def measure(model: GenerativeModel, seed: int) -> Figures:
+        return {
+            **quality.drawn(model, seed),
+            "drawn images/s": sampling_speed(model, 256, repeats=1),
+        }
+
     recipe = RECIPES["mnist-mar"]
     for seed in seeds:
         for change in CHANGES:
@@ -72,7 +79,7 @@ def main(
                 replace(recipe, name="trial", model=trained, max_seconds=max_seconds),
                 dataset,
                 seed,
-                measuring(quality, seed),
+                measure,
                 change=setting(drawn),
                 trained_as=settings_of(recipe.model, of_training, max_seconds),
                 exact=None,
@@ -94,17 +101,6 @@ def setting(config: MARConfig) -> Callable[[GenerativeModel], None]:
         model.config = config
 
     return change
-
-
-def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
-    def measure(model: GenerativeModel) -> Figures:
-        images, labels = quality.draw(model, seed)
-        return {
-            **quality.judged(images, labels),
-            "drawn images/s": sampling_speed(model, 256, repeats=1),
-        }
-
-    return measure
 
 
 def plot() -> Figure:

@@ -7,7 +7,6 @@ with that head blinded: there pixels of a patch are independent of one another, 
 before, as in a transformer that emits whole patches. Both likelihoods are exact.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +60,14 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
+
+    def measure(model: GenerativeModel, seed: int) -> Figures:
+        return {
+            **quality.bits(model),
+            **quality.drawn(model, seed),
+            "drawn images/s": sampling_speed(model, batch_size),
+        }
+
     flagship = RECIPES["mnist-patch-speedrun"]
     for seed in seeds:
         for patch_size in patch_sizes:
@@ -74,22 +81,10 @@ def main(
                     replace(flagship, name="trial", model=config, max_seconds=max_seconds),
                     dataset,
                     seed,
-                    measuring(quality, seed, batch_size),
+                    measure,
                     change=blind if pixels == INDEPENDENT else lambda model: None,
                 )
     save_plot(plot(), "patching")
-
-
-def measuring(quality: Quality, seed: int, batch_size: int) -> Callable[[GenerativeModel], Figures]:
-    def measure(model: GenerativeModel) -> Figures:
-        images, labels = quality.draw(model, seed)
-        return {
-            **quality.bits(model),
-            **quality.judged(images, labels),
-            "drawn images/s": sampling_speed(model, batch_size),
-        }
-
-    return measure
 
 
 def plot() -> Figure:

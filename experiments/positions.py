@@ -26,7 +26,7 @@ from torch import Tensor
 from experiments.common import (
     Figures,
     Quality,
-    command_line,
+    dots,
     half_size,
     is_done,
     record,
@@ -53,8 +53,6 @@ FIGURES = ("validation bits/dim", "class agreement, %", "slant, degrees")
 @dataclass(frozen=True)
 class OldConfig(PixelConfig):
     """A pixel model with RoPE on the head axis; its checkpoint is that of one without positions."""
-
-    positions: str = "none"
 
     def build(self) -> Pixel:
         model = super().build()
@@ -85,12 +83,17 @@ def main(
     if size == 14:
         dataset, config = half_size(dataset), SMALL
     quality = Quality(dataset, num_samples)
+
+    def measure(model: GenerativeModel, seed: int) -> Figures:
+        bits = quality.bits(model)
+        images, labels = quality.draw(model, seed)
+        return bits | quality.judged(images, labels) | slant_figures(images)
+
     settings = {"size": size, "positions": REAL, "dropout when drawing": "off", "epochs": epochs}
     if not is_done("positions", settings):
         test = dataset.test
         figures = quality.judged(test.images, test.labels) | slant_figures(test.images)
-        command = command_line("positions")
-        record(trials.make_row("positions", settings, figures, command=command))
+        record("positions", settings, figures)
     for seed in seeds:
         for scheme in schemes:
             recipe = make_recipe(config, scheme, epochs)
@@ -102,7 +105,7 @@ def main(
                     recipe,
                     dataset,
                     seed,
-                    measuring(quality, seed),
+                    measure,
                     change=faults(scheme == OLD, dropout == "on"),
                     trained_as=trained_as,
                     exact=True if dropout == "off" else None,
@@ -111,11 +114,10 @@ def main(
 
 
 def make_recipe(config: PixelConfig, scheme: str, epochs: float) -> Recipe:
+    config = replace(config, positions="none" if scheme == OLD else scheme)
     if scheme == OLD:
-        model: PixelConfig = OldConfig(**{**vars(config), "positions": "none"})
-    else:
-        model = replace(config, positions=scheme)
-    return Recipe("trial", model, batch_size=32, epochs=epochs)
+        config = OldConfig(**vars(config))
+    return Recipe("trial", config, batch_size=32, epochs=epochs)
 
 
 def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
@@ -130,15 +132,6 @@ def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
             keep_dropout_alive(model.transformer)
 
     return change
-
-
-def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
-    def measure(model: GenerativeModel) -> Figures:
-        bits = quality.bits(model)
-        images, labels = quality.draw(model, seed)
-        return bits | quality.judged(images, labels) | slant_figures(images)
-
-    return measure
 
 
 def slant(images: Tensor) -> Tensor:
@@ -167,7 +160,6 @@ def slant_figures(images: Tensor) -> Figures:
 
 
 def plot(size: int) -> Figure:
-    """A panel a figure, a line a scheme; every seed is a dot, and real digits a dashed line."""
     rows = [r for r in results("positions") if r["metrics"]["settings"]["size"] == size]
     groups = trials.by_settings(r for r in rows if r["metrics"]["seed"] is not None)
     names = []
@@ -175,19 +167,8 @@ def plot(size: int) -> Figure:
         settings = group[0]["metrics"]["settings"]
         alive = ", dropout on" if settings["dropout when drawing"] == "on" else ""
         names.append(f"{settings['positions']}{alive}, {settings['epochs']:g} epochs")
-    figure = Figure(figsize=(12, 1 + 0.5 * max(4, len(names))), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES, strict=True):
-        for place, group in enumerate(groups):
-            values = trials.figures_of(group, name)
-            axes.plot(values, [place] * len(values), "o", alpha=0.6)
-        real = (r for r in rows if r["metrics"]["settings"]["positions"] == REAL)
-        for value in trials.figures_of(real, name)[:1]:
-            axes.axvline(value, color="black", linestyle="--", label="real digits")
-            axes.legend()
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    return figure
+    real = next(r for r in rows if r["metrics"]["settings"]["positions"] == REAL)
+    return dots(groups, names, FIGURES, {"real digits": real})
 
 
 if __name__ == "__main__":

@@ -24,15 +24,13 @@ import mnist_transformer
 from experiments.common import (
     Figures,
     Quality,
-    command_line,
     is_done,
-    model_name,
     record,
     results,
     run_cell,
     save_plot,
 )
-from mnist_transformer import asking, checkpoint, llm, prompt_corpus, prompt_grammar, trials
+from mnist_transformer import asking, ledger, llm, prompt_corpus, prompt_grammar, trials
 from mnist_transformer.data import Dataset, load_dataset, states
 from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, written_prompts
 from mnist_transformer.evaluate import SEEDS_APART
@@ -131,8 +129,8 @@ def measure(
     again: bool,
 ) -> None:
     """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
-    notes = checkpoint.read_notes(mnist_transformer.find_weights(model))
-    name = model_name(model)
+    training = ledger.read_training(mnist_transformer.find_weights(model))
+    name = training.recipe
     cells = [
         {"system": name, "prompts": kind, "guidance": guidance}
         for kind in asked_for
@@ -146,38 +144,19 @@ def measure(
     if not todo and not costs_todo:
         return
     asked = asking.load(model)
+    details = {
+        "parameters": sum(part.num_parameters for part in parts(asked)),
+        "images_seen": training.images_seen,
+        "seconds": training.seconds,
+    }
     for cell in todo:
         figures = accuracy(asked, asked_for[cell["prompts"]], quality, cell["guidance"], seed)
-        record_row("prompting", cell, figures, asked, notes, seed)
+        record("prompting", cell, figures, asked.drawer, seed, **details)
     for cell in costs_todo:
-        figures = cost(asked, quality, cell["guidance"], seed)
-        record_row("prompting-systems", cell, figures, asked, notes, seed)
+        minutes = None if training.seconds is None else training.seconds / 60
+        figures = {"training, minutes": minutes, **cost(asked, quality, cell["guidance"], seed)}
+        record("prompting-systems", cell, figures, asked.drawer, seed, **details)
     save_plot(examples(asked, seed), f"prompting/{name}")
-
-
-def record_row(
-    experiment: str,
-    settings: trials.Settings,
-    figures: Figures,
-    asked: asking.Asked,
-    notes: dict[str, str],
-    seed: int,
-) -> None:
-    seconds = float(notes["seconds"]) if "seconds" in notes else None
-    if experiment == "prompting-systems":
-        figures = {"training, minutes": None if seconds is None else seconds / 60, **figures}
-    row = trials.make_row(
-        experiment,
-        settings,
-        figures,
-        seed=seed,
-        parameters=sum(part.num_parameters for part in parts(asked)),
-        device=str(asked.drawer.device),
-        images_seen=int(notes["images"]) if "images" in notes else None,
-        seconds=seconds,
-        command=command_line("prompting"),
-    )
-    record(row)
 
 
 def parts(asked: asking.Asked) -> list[Model]:
@@ -250,7 +229,7 @@ def by_number(
     encoded = load_dataset("smollm2-states") if states.FOLDER.is_dir() else None
     model: llm.LLM | None = None
 
-    def reading(trained: Model) -> Figures:
+    def reading(trained: Model, _: int) -> Figures:
         nonlocal model
         if isinstance(trained, Reader):
             model = model or llm.LLM(trained.config.llm, trained.config.layer)

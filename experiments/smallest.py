@@ -6,7 +6,6 @@ All are trained for equally long; what is small makes more steps in that time. T
 quality by size and by speed of drawing.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +67,15 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
+
+    def measure(model: GenerativeModel, seed: int) -> Figures:
+        return {
+            **quality.bits(model),
+            **quality.drawn(model, seed),
+            "drawn images/s at 1": sampling_speed(model, 1),
+            SPEED: sampling_speed(model, 256),
+        }
+
     flagship = RECIPES["mnist-patch-speedrun"]
     for seed in seeds:
         for size in SIZES[first:]:
@@ -85,22 +93,9 @@ def main(
                 replace(flagship, name="trial", model=config, max_seconds=max_seconds),
                 dataset,
                 seed,
-                measuring(quality, seed),
+                measure,
             )
     save_plot(plot(), "smallest")
-
-
-def measuring(quality: Quality, seed: int) -> Callable[[GenerativeModel], Figures]:
-    def measure(model: GenerativeModel) -> Figures:
-        images, labels = quality.draw(model, seed)
-        return {
-            **quality.bits(model),
-            **quality.judged(images, labels),
-            "drawn images/s at 1": sampling_speed(model, 1),
-            SPEED: sampling_speed(model, 256),
-        }
-
-    return measure
 
 
 def plot() -> Figure:

@@ -9,20 +9,18 @@ given the class alone; "7 in raster order" draws the same codes one after anothe
 A second plot shows, from the log of the recipe mnist-vqvae, how its codes came into use.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import RUNS, Figures, Quality, is_done, results, run_cell, save_plot
+from experiments.common import RUNS, Figures, Quality, dots, is_done, results, run_cell, save_plot
 from mnist_transformer import ledger, trials
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.metrics import in_batches
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.var import Var
-from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.runlog import read_metrics
 from mnist_transformer.terminal import training
@@ -62,6 +60,14 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
+
+    def measure(model: Var, seed: int) -> Figures:
+        return {
+            **coded_figures(model.tokenizer, quality),
+            **quality.drawn(model, seed),
+            "drawn images/s": sampling_speed(model, batch_size),
+        }
+
     for seed in seeds:
         for cell in cells:
             settings = {
@@ -81,7 +87,6 @@ def main(
                 tokenizer=str(train_tokenizer(config, dataset, seed, tokenizer_seconds)),
                 max_seconds=max_seconds,
             )
-            measure = measuring(quality, seed, batch_size)
             run_cell("var", settings, recipe, dataset, seed, measure, exact=None)
     save_plot(plot(), "var")
     save_plot(usage_plot(), "var/usage")
@@ -98,41 +103,27 @@ def train_tokenizer(config: VQVAEConfig, dataset: Dataset, seed: int, max_second
         return train(recipe, RUNS / name, data=dataset, seed=seed, report=report).parent
 
 
-def measuring(quality: Quality, seed: int, batch_size: int) -> Callable[[GenerativeModel], Figures]:
-    def measure(model: GenerativeModel) -> Figures:
-        assert isinstance(model, Var)
-        tokenizer, test = model.tokenizer, quality.dataset.test
-        coded = in_batches(tokenizer, tokenizer.reconstruct, test.images)
-        errors = (coded - test.images).div(255).square()
-        codes = tokenizer.figures(test.images, test.labels)
-        usage = [value for name, value in codes.items() if name.startswith("usage_")]
-        judged = quality.judged(coded.to(test.images.dtype), test.labels)
-        return {
-            "tokens": tokenizer.config.num_tokens,
-            "squared error, 1e-3": 1e3 * errors.mean().item(),
-            **{f"coded: {name}": value for name, value in judged.items()},
-            "codes used at the worst scale, %": 100 * min(usage),
-            "at the finest, %": 100 * usage[-1],
-            **quality.judged(*quality.draw(model, seed)),
-            "drawn images/s": sampling_speed(model, batch_size),
-        }
-
-    return measure
+def coded_figures(tokenizer: VQVAE, quality: Quality) -> Figures:
+    """What the codes leave of the test set, and how they are used."""
+    test = quality.dataset.test
+    coded = in_batches(tokenizer, tokenizer.reconstruct, test.images)
+    errors = (coded - test.images).div(255).square()
+    codes = tokenizer.figures(test.images, test.labels)
+    usage = [value for name, value in codes.items() if name.startswith("usage_")]
+    judged = quality.judged(coded.to(test.images.dtype), test.labels)
+    return {
+        "tokens": tokenizer.config.num_tokens,
+        "squared error, 1e-3": 1e3 * errors.mean().item(),
+        **{f"coded: {name}": value for name, value in judged.items()},
+        "codes used at the worst scale, %": 100 * min(usage),
+        "at the finest, %": 100 * usage[-1],
+    }
 
 
 def plot() -> Figure:
-    """A panel a figure, a line a cell; every seed is a dot."""
     groups = trials.by_settings(results("var"))
     names = [group[0]["metrics"]["settings"]["scales"] for group in groups]
-    figure = Figure(figsize=(12, 2 + 0.6 * max(4, len(names))), layout="constrained")
-    for axes, name in zip(figure.subplots(2, 3, sharey=True).flat, FIGURES, strict=True):
-        for place, group in enumerate(groups):
-            values = trials.figures_of(group, name)
-            axes.plot(values, [place] * len(values), "o", alpha=0.6)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.3)
-    return figure
+    return dots(groups, names, FIGURES)
 
 
 def usage_plot(recipe: str = "mnist-vqvae") -> Figure:

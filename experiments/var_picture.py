@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import mnist_transformer
+from experiments.common import save_figure
 from mnist_transformer import ledger
 from mnist_transformer.models.var import Var
 
@@ -31,9 +31,7 @@ def main(model: str = "mnist-var", digit: int = 3, seed: int = 0, out: Path | No
     if not isinstance(loaded, Var) or loaded.raster:
         raise ValueError(f"{model} is not a model that draws scale by scale, expected one")
     out = out or ledger.results_folder() / "var" / "how.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(picture(loaded, digit, seed)).print_png(out)
-    print(f"saved {out}")
+    save_figure(picture(loaded, digit, seed), out)
 
 
 def picture(model: Var, digit: int, seed: int) -> Figure:

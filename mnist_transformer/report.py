@@ -9,7 +9,7 @@ A page marks the place of a table; everything between the marks is replaced:
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from mnist_transformer import checkpoint, ledger, trials
 from mnist_transformer.ledger import Row
 from mnist_transformer.runlog import read_metrics
+from mnist_transformer.trials import NOTHING, markdown
 
 _MARKED = re.compile(r"<!-- ledger:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /ledger -->", re.DOTALL)
 _MARK = re.compile(r"<!-- (?:ledger:[\w-]+|/ledger) -->")
@@ -25,17 +26,29 @@ _MAX_RECORDS = 400
 
 _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 
-NOTHING = "–"
+Cell = Callable[[Any], str]
 
 
-def _table(head: list[str], body: list[list[str]]) -> str:
-    """A markdown table; the first column is text, the others figures."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+def _table(columns: Sequence[tuple[str, Cell]], rows: Iterable[Any]) -> str:
+    """A markdown table of columns, each its head and what it says of a row."""
+    heads, cells = zip(*columns, strict=True)
+    return markdown(heads, ([cell(row) for cell in cells] for row in rows))
 
 
 def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def _figure(*path: str, digits: int, scale: int = 1) -> Cell:
+    """The cell of a number that stands there in a row's metrics, if one does."""
+
+    def cell(row: Row) -> str:
+        found = row["metrics"]
+        for name in path:
+            found = (found or {}).get(name)
+        return NOTHING if found is None else _number(scale * found, digits)
+
+    return cell
 
 
 def _percent(figure: Mapping[str, float] | None) -> str:
@@ -46,135 +59,117 @@ def _plus_minus(figure: Mapping[str, float] | None) -> str:
     return NOTHING if figure is None else f"{figure['mean']:.3f} ± {figure['sd']:.3f}"
 
 
-def _size(parameters: int) -> str:
-    return f"{parameters / 1e6:.1f}M" if parameters >= 1e6 else f"{parameters / 1e3:.0f}k"
-
-
-def _duration(seconds: float | None) -> str:
-    return NOTHING if seconds is None else f"{seconds / 60:.0f} min"
-
-
-def _drawn(row: Row, guided: bool) -> dict[str, Any]:
-    """Figures of the plain samples, or of those with the most guidance."""
-    drawn = [d for d in row["metrics"].get("drawn", []) if (d["guidance"] != 1) == guided]
-    return max(drawn, key=lambda d: d["guidance"], default={})
-
-
-def _drawing(rows: Mapping[str, Row]) -> list[Row]:
-    return [row for row in rows.values() if "drawn" in row["metrics"]]
-
-
-def results_table(rows: Mapping[str, Row]) -> str:
-    """Quality of every model that draws, and of as many training images in their place."""
-    head = [
-        "model",
-        "parameters",
-        "test bits/dim",
-        "samples a seed",
-        "class agreement, %",
-        "guided: agreement, %",
-        "fd_cnn",
-        "guided: fd_cnn",
-        "precision / recall, %",
-        "guided: precision / recall, %",
-    ]
-    body = []
-    for row in _drawing(rows):
-        bits = row["metrics"].get("bits_per_dim")
-        bound = "≤ " if bits is not None and not row["exact"] else ""
-        plain, guided = _drawn(row, guided=False), _drawn(row, guided=True)
-        body.append(
-            [
-                row["recipe"],
-                _size(row["parameters"]),
-                bound + _number(bits, 3),
-                _number(row["metrics"].get("num_samples"), 0),
-                _percent(plain.get("agreement")),
-                _percent(guided.get("agreement")),
-                _plus_minus(plain.get("fd_cnn")),
-                _plus_minus(guided.get("fd_cnn")),
-                _pair(plain),
-                _pair(guided),
-            ]
-        )
-    floors = {row["metrics"].get("num_samples"): row["metrics"]["floor"] for row in _drawing(rows)}
-    for num_samples, floor in floors.items():
-        body.append(
-            [
-                "training images",
-                NOTHING,
-                NOTHING,
-                _number(num_samples, 0),
-                _percent(floor["agreement"]),
-                NOTHING,
-                _plus_minus(floor["fd_cnn"]),
-                NOTHING,
-                _pair(floor),
-                NOTHING,
-            ]
-        )
-    return _table(head, body)
-
-
 def _pair(figures: Mapping[str, Any]) -> str:
     if "precision" not in figures:
         return NOTHING
     return " / ".join(f"{100 * figures[name]['mean']:.1f}" for name in ("precision", "recall"))
 
 
+def _name(row: Row) -> str:
+    return str(row["recipe"])
+
+
+def _size(row: Row) -> str:
+    parameters = row["parameters"]
+    if parameters is None:
+        return NOTHING
+    return f"{parameters / 1e6:.1f}M" if parameters >= 1e6 else f"{parameters / 1e3:.0f}k"
+
+
+def _duration(row: Row) -> str:
+    return NOTHING if row["seconds"] is None else f"{row['seconds'] / 60:.0f} min"
+
+
+def _bits(row: Row) -> str:
+    bits = row["metrics"].get("bits_per_dim")
+    return ("≤ " if bits is not None and not row["exact"] else "") + _number(bits, 3)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """Figures of the plain samples."""
+    return next((d for d in row["metrics"]["drawn"] if d["guidance"] == 1), {})
+
+
+def _guided(row: Row) -> dict[str, Any]:
+    """Figures of the samples with the most guidance."""
+    guided = (d for d in row["metrics"]["drawn"] if d["guidance"] != 1)
+    return max(guided, key=lambda d: d["guidance"], default={})
+
+
+def _having(rows: Mapping[str, Row], figure: str) -> list[Row]:
+    return [row for row in rows.values() if figure in row["metrics"]]
+
+
+def results_table(rows: Mapping[str, Row]) -> str:
+    """Quality of every model that draws, and of as many training images in their place."""
+    drawing = _having(rows, "drawn")
+    floors = {row["metrics"].get("num_samples"): row["metrics"]["floor"] for row in drawing}
+    real: list[Row] = [
+        {
+            "recipe": "training images",
+            "parameters": None,
+            "metrics": {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]},
+        }
+        for num_samples, floor in floors.items()
+    ]
+    return _table(
+        [
+            ("model", _name),
+            ("parameters", _size),
+            ("test bits/dim", _bits),
+            ("samples a seed", _figure("num_samples", digits=0)),
+            ("class agreement, %", lambda row: _percent(_plain(row).get("agreement"))),
+            ("guided: agreement, %", lambda row: _percent(_guided(row).get("agreement"))),
+            ("fd_cnn", lambda row: _plus_minus(_plain(row).get("fd_cnn"))),
+            ("guided: fd_cnn", lambda row: _plus_minus(_guided(row).get("fd_cnn"))),
+            ("precision / recall, %", lambda row: _pair(_plain(row))),
+            ("guided: precision / recall, %", lambda row: _pair(_guided(row))),
+        ],
+        drawing + real,
+    )
+
+
 def speed_table(rows: Mapping[str, Row]) -> str:
     """What training took and how fast every model draws."""
-    head = [
-        "model",
-        "training",
-        "images seen",
-        "training images/s",
-        "share of matmul peak, %",
-        "drawn images/s at batch 1",
-        "at batch 256",
-    ]
-    body = []
-    for row in _drawing(rows):
-        speed = row["metrics"].get("images_per_second", {})
-        training = row["metrics"].get("throughput", {})
-        share = training.get("share_of_peak")
-        body.append(
-            [
-                row["recipe"],
-                _duration(row["seconds"]),
-                _number(row["images_seen"], 0),
-                _number(training.get("images_per_second"), 0),
-                NOTHING if share is None else f"{100 * share:.0f}",
-                _number(speed.get("1"), 1),
-                _number(speed.get("256"), 0),
-            ]
-        )
-    return _table(head, body)
+    return _table(
+        [
+            ("model", _name),
+            ("training", _duration),
+            ("images seen", lambda row: _number(row["images_seen"], 0)),
+            ("training images/s", _figure("throughput", "images_per_second", digits=0)),
+            (
+                "share of matmul peak, %",
+                _figure("throughput", "share_of_peak", digits=0, scale=100),
+            ),
+            ("drawn images/s at batch 1", _figure("images_per_second", "1", digits=1)),
+            ("at batch 256", _figure("images_per_second", "256", digits=0)),
+        ],
+        _having(rows, "drawn"),
+    )
 
 
 def copies_table(rows: Mapping[str, Row]) -> str:
     """Are the drawn images copies of training images?"""
-    head = ["model", "guidance", "distance ratio", "nearer than 1 % of test, %", "exact copies"]
-    body = []
-    for row in _drawing(rows):
-        for drawn in row["metrics"]["drawn"]:
-            copies = drawn["copies"]
-            body.append(
-                [
-                    row["recipe"],
-                    f"{drawn['guidance']:g}",
-                    f"{copies['ratio']:.2f}",
-                    f"{100 * copies['near']:.1f}",
-                    str(copies["exact"]),
-                ]
-            )
-    return _table(head, body)
+    return _table(
+        [
+            ("model", lambda drawn: drawn["recipe"]),
+            ("guidance", lambda drawn: f"{drawn['guidance']:g}"),
+            ("distance ratio", lambda drawn: f"{drawn['copies']['ratio']:.2f}"),
+            ("nearer than 1 % of test, %", lambda drawn: f"{100 * drawn['copies']['near']:.1f}"),
+            ("exact copies", lambda drawn: str(drawn["copies"]["exact"])),
+        ],
+        (
+            {"recipe": row["recipe"], **drawn}
+            for row in _having(rows, "drawn")
+            for drawn in row["metrics"]["drawn"]
+        ),
+    )
 
 
 def curve_table(rows: Mapping[str, Row]) -> str:
     """Exact validation bits/dim on the way: the first after each of some lengths, and the last."""
     body = []
-    for row in _drawing(rows):
+    for row in _having(rows, "drawn"):
         if "bits_per_dim" not in row["metrics"] or not row["exact"]:
             continue  # its curve is of another loss, or of a bound
         curve = row["metrics"].get("curve", [])
@@ -185,69 +180,55 @@ def curve_table(rows: Mapping[str, Row]) -> str:
         for index in sorted(chosen) if curve else ():
             seconds, images, bits = curve[index]
             body.append([row["recipe"], f"{seconds / 60:.0f}", f"{images:,.0f}", f"{bits:.3f}"])
-    return _table(["model", "minutes", "images seen", "validation bits/dim"], body)
+    return markdown(["model", "minutes", "images seen", "validation bits/dim"], body)
 
 
 def tokenizer_table(rows: Mapping[str, Row]) -> str:
     """What tokenizers leave of the test set, and the best that a model over their codes can do."""
-    head = [
-        "tokenizer",
-        "parameters",
-        "training",
-        "squared error, 1e-3",
-        "class agreement, %",
-        "fd_cnn",
-        "ceiling: class agreement, %",
-        "fd_cnn",
-    ]
-    body = []
-    for row in _tokenizing(rows):
-        found, ceiling = row["metrics"]["reconstruction"], row["metrics"]["ceiling"]
-        body.append(
-            [
-                row["recipe"],
-                _size(row["parameters"]),
-                _duration(row["seconds"]),
-                _number(1e3 * found["squared_error"], 2),
-                _number(100 * found["agreement"], 2),
-                _number(found["fd_cnn"], 3),
-                _percent(ceiling["agreement"]),
-                _plus_minus(ceiling["fd_cnn"]),
-            ]
-        )
-    return _table(head, body)
+    return _table(
+        [
+            ("tokenizer", _name),
+            ("parameters", _size),
+            ("training", _duration),
+            (
+                "squared error, 1e-3",
+                _figure("reconstruction", "squared_error", digits=2, scale=1000),
+            ),
+            ("class agreement, %", _figure("reconstruction", "agreement", digits=2, scale=100)),
+            ("fd_cnn", _figure("reconstruction", "fd_cnn", digits=3)),
+            (
+                "ceiling: class agreement, %",
+                lambda row: _percent(row["metrics"]["ceiling"]["agreement"]),
+            ),
+            ("fd_cnn", lambda row: _plus_minus(row["metrics"]["ceiling"]["fd_cnn"])),
+        ],
+        _having(rows, "reconstruction"),
+    )
 
 
 def codes_table(rows: Mapping[str, Row]) -> str:
     """How the codes of each scale are used on the test set."""
     body = []
-    for row in _tokenizing(rows):
+    for row in _having(rows, "reconstruction"):
         found = row["metrics"]["reconstruction"]
         for scale in (name.removeprefix("usage_") for name in found if name.startswith("usage_")):
             usage, perplexity = found[f"usage_{scale}"], found[f"perplexity_{scale}"]
             body.append([row["recipe"], scale, _number(100 * usage, 1), _number(perplexity, 0)])
-    return _table(["tokenizer", "scale", "codes used, %", "perplexity"], body)
-
-
-def _tokenizing(rows: Mapping[str, Row]) -> list[Row]:
-    return [row for row in rows.values() if "reconstruction" in row["metrics"]]
+    return markdown(["tokenizer", "scale", "codes used, %", "perplexity"], body)
 
 
 def classifier_table(rows: Mapping[str, Row]) -> str:
     """The judge of the drawn digits."""
-    head = ["model", "parameters", "test accuracy, %", "validation, %", "training"]
-    body = [
+    return _table(
         [
-            row["recipe"],
-            _size(row["parameters"]),
-            f"{100 * row['metrics']['accuracy']:.2f}",
-            f"{100 * row['metrics']['accuracy_val']:.2f}",
-            _duration(row["seconds"]),
-        ]
-        for row in rows.values()
-        if "accuracy" in row["metrics"]
-    ]
-    return _table(head, body)
+            ("model", _name),
+            ("parameters", _size),
+            ("test accuracy, %", _figure("accuracy", digits=2, scale=100)),
+            ("validation, %", _figure("accuracy_val", digits=2, scale=100)),
+            ("training", _duration),
+        ],
+        _having(rows, "accuracy"),
+    )
 
 
 def machines(rows: Mapping[str, Row]) -> str:

@@ -5,8 +5,9 @@ of settings and figures are the heads of the table's columns, so they carry thei
 of the table is the mean over the seeds, and the standard deviation where there are several.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 from mnist_transformer import ledger
 from mnist_transformer.ledger import Row
@@ -44,38 +45,28 @@ def make_row(
     experiment: str,
     settings: Settings,
     figures: Figures,
-    *,
     seed: int | None = None,
+    *,
     parameters: int = 0,
-    device: str = "cpu",
-    exact: bool | None = None,
-    images_seen: int | None = None,
-    seconds: float | None = None,
-    command: str = "",
+    **details: Any,
 ) -> Row:
     """A row for ``ledger.append``; measured again, it takes the place of the one before.
 
     Args:
         parameters: of the model; 0 where there is none.
+        details: what else ``ledger.make_row`` takes.
 
     Raises:
         ValueError: an unknown experiment.
     """
-    return ledger.make_row(
-        name_of(experiment, settings, seed),
-        {
-            "experiment": experiment,
-            "settings": dict(settings),
-            "seed": seed,
-            "figures": dict(figures),
-        },
-        parameters=parameters,
-        device=device,
-        exact=exact,
-        images_seen=images_seen,
-        seconds=seconds,
-        command=command,
-    )
+    metrics = {
+        "experiment": experiment,
+        "settings": dict(settings),
+        "seed": seed,
+        "figures": dict(figures),
+    }
+    name = name_of(experiment, settings, seed)
+    return ledger.make_row(name, metrics, parameters=parameters, **details)
 
 
 def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
@@ -108,12 +99,18 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
     figures = list(dict.fromkeys(name for m in metrics for name in m["figures"]))
     sized = any(group[0]["parameters"] for group in groups)
     head = [*settings, *(["parameters"] if sized else []), *figures]
-    lines = [head, ["---"] * len(settings) + ["---:"] * (len(head) - len(settings))]
+    lines = []
     for group in groups:
         line = [_text(group[0]["metrics"]["settings"].get(name)) for name in settings]
         if sized:
             line.append(_text(group[0]["parameters"] or None))
         lines.append(line + [_spread(figures_of(group, name)) for name in figures])
+    return markdown(head, lines, num_text=len(settings))
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]], num_text: int = 1) -> str:
+    """A markdown table; the first ``num_text`` columns are text, the others figures."""
+    lines = [head, ["---"] * num_text + ["---:"] * (len(head) - num_text), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

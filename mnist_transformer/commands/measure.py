@@ -1,7 +1,6 @@
 """eval, bench, list and report."""
 
 import itertools
-import json
 import math
 from typing import Annotated
 
@@ -41,20 +40,19 @@ def evaluate(
     from mnist_transformer.models.base import GenerativeModel
 
     path = mnist_transformer.find_weights(model)
-    notes = checkpoint.read_notes(path)
-    name = notes.get("recipe", path.stem)
+    training = ledger.read_training(path)
     subject = mnist_transformer.to_device(checkpoint.load(path), device)
     check_measurable(subject, num_samples, SEEDS)
     with stages() as report:
         row = measure(
             subject,
-            name,
-            load_dataset(find_recipe(name).dataset, data),
+            training.recipe,
+            load_dataset(find_recipe(training.recipe).dataset, data),
             num_samples=num_samples,
             report=report,
-            images_seen=int(notes["images"]) if "images" in notes else None,
-            seconds=float(notes["seconds"]) if "seconds" in notes else None,
-            curve=json.loads(notes["curve"]) if "curve" in notes else None,
+            images_seen=training.images_seen,
+            seconds=training.seconds,
+            curve=training.curve,
             command=typed_command(),
         )
     screen.print_json(data=row["metrics"])
@@ -62,7 +60,7 @@ def evaluate(
         return
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):
-        sheet = ledger.results_folder() / name / "samples.png"
+        sheet = ledger.results_folder() / training.recipe / "samples.png"
         images.save_png(images.enlarge(images.grid(sample_sheet(subject), columns=10)), sheet)
         say(f"saved {sheet}")
 
