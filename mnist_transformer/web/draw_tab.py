@@ -1,10 +1,10 @@
 """Draw: digits by every model side by side, canvas by canvas."""
 
-import math
 from functools import partial
 
 import gradio as gr
 
+from mnist_transformer.images import columns_for
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Drawing,
@@ -62,8 +62,7 @@ def draw(
     times = whole("how many times", times, 1, MAX_TIMES)
     first = whole("seed", seed, 0, MAX_SEED)
     labels = [int(digit) for digit in digits] * times
-    # A number is read along its row; one digit many times makes a square.
-    columns = len(digits) if len(digits) > 1 else math.ceil(math.sqrt(times))
+    columns = columns_for(digits, times)
     streams, remarks = [], []
     for name, model in shelf.models.items():
         how, ignored = options(model, temperature, guidance, steps)
