@@ -5,16 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import SPACES, all_images, random_model
 from PIL import Image, ImageDraw
-from test_likelihood import SPACES, all_images, random_model
 
 from mnist_transformer import cli, inpaint
 from mnist_transformer.sampling import Keep
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def photograph(size: tuple[int, int] = (200, 120)) -> Image.Image:
