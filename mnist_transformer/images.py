@@ -4,6 +4,7 @@ Shapes: B images, C channels (1 grey, 3 colour), H x W pixels.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,11 @@ def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
         tile = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
         picture.paste(tile, (column * (width + gap), row * (height + gap)))
     return picture
+
+
+def columns_for(digits: str, times: int) -> int:
+    """Columns of ``grid``: a number is read along its row; one digit many times makes a square."""
+    return len(digits) if len(digits) > 1 else math.isqrt(times - 1) + 1
 
 
 def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:

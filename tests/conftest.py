@@ -1,4 +1,4 @@
-"""What several test files share. Nothing here needs a network or a shipped weight."""
+"""Fixtures that several test files share. Nothing here needs a network or a shipped weight."""
 
 import os
 from pathlib import Path
@@ -7,28 +7,24 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from helpers import TINY_PATCH
 
 from mnist_transformer import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
-from mnist_transformer.models.patch import PatchConfig
-
-TINY = PatchConfig(
-    dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
-)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained model that draws 28 x 28 images in no time."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    checkpoint.save(TINY.build(), path, recipe="mnist-patch")
+    checkpoint.save(TINY_PATCH.build(), path, recipe="mnist-patch")
     return path
 
 
 @pytest.fixture(scope="session")
 def classifier_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a model that does not draw."""
-    path = tmp_path_factory.mktemp("classifier") / "reader.safetensors"
+    path = tmp_path_factory.mktemp("classifier") / "judge.safetensors"
     checkpoint.save(ClassifierConfig().build(), path)
     return path
 
@@ -40,3 +36,9 @@ def mnist_folder() -> Path:
     if not folder:
         pytest.skip("needs all of MNIST: MNIST_TRANSFORMER_DATA names no folder")
     return Path(folder)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)

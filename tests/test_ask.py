@@ -7,21 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY as TINY_PATCH
+from helpers import END, TINY_PATCH, TINY_PROMPTED
 from PIL import Image
 
 from mnist_transformer import asking, checkpoint, cli, llm
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 
-TINY = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
 READER = ReaderConfig(state_dim=8, dim=16, depth=1, num_heads=2, mlp_dim=16)
-END = 10
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def save(config: PromptedConfig | ReaderConfig, name: str, symbol: int) -> str:
@@ -36,7 +31,7 @@ def save(config: PromptedConfig | ReaderConfig, name: str, symbol: int) -> str:
 
 @pytest.fixture
 def seven() -> str:
-    return save(TINY, "seven", 7)
+    return save(TINY_PROMPTED, "seven", 7)
 
 
 def test_a_number_is_drawn_digit_beside_digit(
@@ -99,7 +94,7 @@ def test_a_mistake_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save(TINY, "refusing", END)
+    save(TINY_PROMPTED, "refusing", END)
     save(READER, "adapter", 7)
     checkpoint.save(TINY_PATCH.build(), "patch.safetensors")
     monkeypatch.setattr(llm, "PACKAGE", "no_such_package")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_contract import TINY
+from helpers import TINY
 from torch.nn import functional as F
 
 from mnist_transformer import bench, checkpoint, cli, ledger, peers, report, timing, trials

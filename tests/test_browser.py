@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-import test_ask
 import torch
+from helpers import TINY_PROMPTED
 from PIL import Image, ImageDraw
 
 from mnist_transformer import checkpoint
@@ -301,7 +301,7 @@ def test_two_draw_at_once_a_third_waits_and_cancelling_stops_the_model(
 def test_a_sentence_is_answered_where_a_model_reads_them(
     browser: Any, tmp_path: Path, screenshots: Path
 ) -> None:
-    model = test_ask.TINY.build()
+    model = TINY_PROMPTED.build()
     with torch.no_grad():
         model.answer.bias[7] = 5.0  # it reads 77 in everything
     checkpoint.save(model, tmp_path / "reads.safetensors")

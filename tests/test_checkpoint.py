@@ -6,30 +6,16 @@ import os
 
 import pytest
 import torch
+from helpers import RECIPE
 from safetensors.torch import load_file, save_file
 
 from mnist_transformer import checkpoint
-from mnist_transformer.models.patch import PatchConfig
-
-TINY = PatchConfig(
-    image_size=8,
-    num_levels=4,
-    num_classes=3,
-    dim=16,
-    depth=1,
-    num_heads=2,
-    mlp_dim=16,
-    head_width=8,
-    head_depth=1,
-    head_mlp_dim=8,
-    margin=1,
-)
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return TINY.build()
+    return RECIPE.model.build()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from helpers import TINY_PATCH
 from PIL import Image
 
 import mnist_transformer
@@ -166,7 +166,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
     Path("foreign.safetensors").write_bytes(b"%PDF-1.4 something else entirely")
     Path("a_file").touch()
     Path("full.png").symlink_to("/dev/full")
-    return {"tiny": str(tiny_checkpoint), "reader": str(classifier_checkpoint)}
+    return {"tiny": str(tiny_checkpoint), "judge": str(classifier_checkpoint)}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,8 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --top-p 1.5", "top_p is 1.5"),
         ("draw 3 --top-p 0", "top_p is 0"),
         ("draw 3 --guidance -1", "guidance is -1"),
-        ("draw 3 --model {tiny} --seed -1", "seed is -1"),
+        ("draw 3 --model missing.safetensors --seed -1", "seed is -1"),
+        ("draw 33 --model missing.safetensors --seed 4294967295", "seed is 4294967296"),
         ("draw 3 --model {tiny} --device nonsense", "device is 'nonsense', expected"),
         ("draw 3 --model {tiny} --out x.jpg", "expected a name in .png"),
         ("draw 3 --model {tiny} --out a_file/x.png", "a_file"),
@@ -192,7 +193,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --model no/such/folder", "no checkpoint no/such/folder"),
         ("draw 3 --model truncated.safetensors", "truncated.safetensors"),
         ("draw 3 --model foreign.safetensors", "foreign.safetensors"),
-        ("draw 3 --model {reader}", "does not draw"),
+        ("draw 3 --model {judge}", "does not draw"),
         ("train mnist-pach", "nearest: mnist-patch"),
         ("train mnist-patch --epochs 0", "epochs is 0"),
         ("train mnist-patch --data nowhere", "nowhere does not exist"),
@@ -261,7 +262,7 @@ def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe = Recipe("tiny", replace(TINY), dataset="mnist-5k", batch_size=16, epochs=0.01)
+    recipe = Recipe("tiny", TINY_PATCH, dataset="mnist-5k", batch_size=16, epochs=0.01)
     monkeypatch.setitem(RECIPES, "tiny", recipe)
     return recipe
 

@@ -2,94 +2,15 @@
 
 import pytest
 import torch
+from helpers import TINY, moved
 
 from mnist_transformer import checkpoint
 from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood
-from mnist_transformer.models.ddpm import DDPM, DDPMConfig
-from mnist_transformer.models.mar import MAR, MARConfig
-from mnist_transformer.models.patch import PatchConfig
-from mnist_transformer.models.pixel import PixelConfig
-from mnist_transformer.models.prompted import PromptedConfig
-from mnist_transformer.models.var import VarConfig
-from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.models.ddpm import DDPM
+from mnist_transformer.models.mar import MAR
 from mnist_transformer.sampling import Keep, Sampling
 
-TINY = {
-    "patch": PatchConfig(
-        image_size=8,
-        num_classes=3,
-        num_levels=16,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-        head_width=16,
-        head_depth=1,
-        head_mlp_dim=16,
-        margin=2,
-        corner=True,
-        turned=0.5,
-    ),
-    "prompted": PromptedConfig(
-        image_size=8,
-        num_classes=3,
-        num_levels=16,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-        head_width=16,
-        head_depth=1,
-        head_mlp_dim=16,
-        margin=2,
-        answer_weight=2.0,
-    ),
-    "pixel": PixelConfig(
-        image_size=8,
-        num_classes=3,
-        num_levels=16,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-    ),
-    "var": VarConfig(
-        tokenizer=VQVAEConfig(
-            image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=16, code_dim=4
-        ),
-        num_classes=3,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-    ),
-    "mar": MARConfig(
-        image_size=8,
-        num_classes=3,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-        margin=2,
-        head_width=16,
-        head_depth=1,
-        head_mlp_dim=16,
-        head_steps=3,
-        num_draws=2,
-        num_steps=4,
-    ),
-    "ddpm": DDPMConfig(
-        image_size=8,
-        num_classes=3,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-        num_steps=4,
-        bound_samples=4,
-    ),
-}
 OPTIONS = {
     "temperature": Sampling(temperature=0.7),
     "top_k": Sampling(top_k=3),
@@ -99,16 +20,6 @@ OPTIONS = {
     "sampler": Sampling(sampler="heun"),
     "guidance_interval": Sampling(guidance=2.0, guidance_interval=(0.3, 0.8)),
 }
-
-
-def moved(config):
-    """A model with all its weights away from where they start, where outputs are zero."""
-    torch.manual_seed(0)
-    model = config.build()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
 
 
 @pytest.fixture(params=TINY, ids=str)

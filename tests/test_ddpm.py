@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from test_contract import TINY, moved
+from helpers import TINY, moved
 
 from mnist_transformer.diffusion import to_signed, to_uint8
 from mnist_transformer.sampling import SAMPLERS, Keep, Sampling

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_ask
 import torch
+from helpers import END, TINY_PROMPTED
 from PIL import Image, ImageDraw
 
 from mnist_transformer import checkpoint, cli, ledger
@@ -57,8 +57,8 @@ def test_there_is_a_plot_without_a_source_tree(tmp_path: Path) -> None:
 
 
 def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path) -> None:
-    for name, symbol in [("seven", 7), ("nothing", test_ask.END)]:
-        model = test_ask.TINY.build()
+    for name, symbol in [("seven", 7), ("nothing", END)]:
+        model = TINY_PROMPTED.build()
         with torch.no_grad():
             model.answer.bias[symbol] = 5.0
         checkpoint.save(model, tmp_path / name)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from test_contract import TINY
+from helpers import TINY
 
 from mnist_transformer.diffusion import (
     SCHEDULES,

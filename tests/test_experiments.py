@@ -6,26 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY as TINY_PATCH
-from test_likelihood import SPACES, all_images, random_model
+from helpers import SPACES, TINY_PATCH, TINY_PROMPTED, all_images, make_digits, random_model
 
 from experiments import attention, common, patching, positions, prompting, smallest
 from mnist_transformer import checkpoint, evaluate, ledger, report
-from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
-from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.recipes import RECIPES
-
-
-def make_dataset(num_images: int = 40) -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.zeros(num_images, 1, 28, 28, dtype=torch.uint8)
-    images[..., 10:14, 8:20] = torch.randint(
-        0, 256, (num_images, 1, 4, 12), dtype=torch.uint8, generator=generator
-    )
-    split = Split(images, torch.arange(num_images) % 10)
-    return Dataset(split, split, split)
 
 
 @pytest.fixture
@@ -37,7 +24,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_PATCH, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
     for module in (positions, patching, prompting, smallest):
-        monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_dataset())
+        monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
     for module in (patching, smallest):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
@@ -56,7 +43,7 @@ def test_slant_is_the_angle_of_a_sheared_bar() -> None:
 
 
 def test_half_size_is_the_mean_of_four_pixels() -> None:
-    dataset = make_dataset(2)
+    dataset = make_digits(2)
     small = common.half_size(dataset).test
     assert small.images.shape == (2, 1, 14, 14)
     assert small.images.dtype == torch.uint8
@@ -163,12 +150,11 @@ def test_smallest(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
-    recipe = replace(RECIPES[prompting.SCRATCH], model=config, batch_size=8)
+    recipe = replace(RECIPES[prompting.SCRATCH], model=TINY_PROMPTED, batch_size=8)
     monkeypatch.setitem(RECIPES, prompting.SCRATCH, recipe)
     folder = Path("runs") / prompting.SCRATCH
     folder.mkdir(parents=True)
-    checkpoint.save(config.build(), folder / "model.safetensors", seconds="6", images="8")
+    checkpoint.save(TINY_PROMPTED.build(), folder / "model.safetensors", seconds="6", images="8")
 
     def script() -> None:
         prompting.main(models=(str(folder),), num_prompts=20, guidances=(1.0,))

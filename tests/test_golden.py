@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import TINY
+from helpers import TINY
 
 from mnist_transformer import optim
 from mnist_transformer.models.classifier import ClassifierConfig

@@ -5,16 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import SPACES, all_images, random_model
 from PIL import Image, ImageDraw
-from test_likelihood import SPACES, all_images, random_model
 
 from mnist_transformer import cli, inpaint
 from mnist_transformer.sampling import Keep
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def photograph(size: tuple[int, int] = (200, 120)) -> Image.Image:
@@ -124,6 +121,7 @@ def test_the_last_half_s_nats_are_its_conditional_likelihood():
 def test_the_verb_completes_a_photograph(tiny_checkpoint, capsys):
     photograph().save("photo.jpg")
     flags = ["--model", str(tiny_checkpoint), "--num-particles", "2", "--n", "2", "--gif"]
+    flags += ["--top-k", "9", "--top-p", "0.9"]
     assert cli.main(["inpaint", "photo.jpg", "--hole", "bottom", *flags]) == 0
     said = capsys.readouterr().out
     assert "photo.jpg was inverted, since the paper is white" in said
@@ -131,6 +129,7 @@ def test_the_verb_completes_a_photograph(tiny_checkpoint, capsys):
     assert "saved photo-inpainted.png" in said
     with Image.open("photo-inpainted.png") as picture:
         assert picture.mode == "RGB"
+        assert "top_k=9, top_p=0.9" in picture.info["Description"]
     with Image.open("photo-inpainted.gif") as movie:
         assert movie.n_frames > 1
 
@@ -157,6 +156,9 @@ def test_the_verb_keeps_what_the_mask_keeps(tiny_checkpoint):
         ("photo.jpg --hole top --n 0", "n is 0"),
         ("photo.jpg --hole top --label 10", "class 10 is unknown"),
         ("photo.jpg --hole top --num-particles 0", "num_particles is 0"),
+        ("photo.jpg --hole top --top-p 2", "top_p is 2"),
+        ("photo.jpg --hole top --sampler heun", "Patch does not use sampler"),
+        ("photo.jpg --hole top --seed 4294967290", "seed is 4294967297"),
         ("photo.jpg --mask black.png", "black.png is nowhere white"),
         ("photo.jpg --mask missing.png", "missing.png: No such file"),
         ("missing.png --hole top", "missing.png: No such file"),

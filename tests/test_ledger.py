@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_contract import TINY
+from helpers import TINY
 
 from mnist_transformer import checkpoint, ledger, report
 

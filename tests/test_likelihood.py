@@ -1,64 +1,19 @@
 """Exact likelihood: over ALL images of a tiny space the probabilities sum to one, and what is
 drawn follows them."""
 
-from dataclasses import replace
-from itertools import product
-
 import pytest
 import torch
+from helpers import SPACES, all_images, random_model
 from scipy.stats import chisquare
 
-from mnist_transformer.models.patch import PatchConfig
-from mnist_transformer.models.pixel import PixelConfig
-from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.sampling import Sampling, adjust_logits, draw_categorical
 
-TINY = PatchConfig(
-    image_size=2,
-    patch_size=1,
-    num_levels=3,
-    num_classes=2,
-    dim=16,
-    depth=2,
-    num_heads=2,
-    mlp_dim=16,
-    head_width=16,
-    head_depth=2,
-    head_mlp_dim=16,
-    margin=1,
-    corner=True,
-)
-SPACES = {
-    "four patches of one pixel": TINY,
-    "one patch of four pixels": replace(TINY, patch_size=2),
-    "four patches of four pixels": replace(TINY, patch_size=2, image_size=4, num_levels=2),
-    "four patches behind a prompt": PromptedConfig(**(vars(TINY) | {"positions": "learned_rope"})),
-    "four pixels": PixelConfig(
-        image_size=2, num_levels=3, num_classes=2, dim=16, depth=2, num_heads=2, mlp_dim=16
-    ),
-}
 DRAWN = [
     "four patches of one pixel",
     "one patch of four pixels",
     "four patches behind a prompt",
     "four pixels",
 ]
-
-
-def random_model(config: PatchConfig | PixelConfig):
-    """Weights far from where they start, so that every part has its say."""
-    torch.manual_seed(1)
-    model = config.build().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.6 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5)
-    return model
-
-
-def all_images(config: PatchConfig | PixelConfig) -> torch.Tensor:
-    num_pixels = config.image_size**2
-    images = list(product(range(config.num_levels), repeat=num_pixels))
-    return torch.tensor(images, dtype=torch.uint8).view(-1, 1, *[config.image_size] * 2)
 
 
 @pytest.mark.parametrize("config", SPACES.values(), ids=SPACES.keys())

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import TINY, moved
+from helpers import TINY, moved
 
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.sampling import Keep, Sampling

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_transformer import DIM, NUM_HEADS, NUM_TOKENS, make_transformer
+from helpers import DIM, NUM_HEADS, NUM_TOKENS, make_transformer
 from torch import Tensor
 
 from experiments.old_faults import attend_scaled_by_dim, keep_dropout_alive, turn_heads

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_train import TINY
+from helpers import RECIPE
 
 from mnist_transformer import batches, optim
 
@@ -67,7 +67,7 @@ def test_orthogonalise_brings_singular_values_near_one():
 
 
 def test_parameters_are_divided_between_the_optimizers():
-    model = TINY.build()
+    model = RECIPE.model.build()
     hidden, rest = optim.param_groups(model)
     names = {id(p): name for name, p in model.named_parameters()}
     assert {id(p) for p in hidden}.isdisjoint(id(p) for p in rest)
@@ -85,7 +85,7 @@ def test_schedule():
 
 
 def test_ema_averages_over_a_share_of_the_run():
-    model = TINY.build()
+    model = RECIPE.model.build()
     ema = optim.EMA(model, horizon=0.1)
     for step in range(1000):
         with torch.no_grad():

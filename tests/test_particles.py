@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_likelihood import SPACES, all_images, random_model
+from helpers import SPACES, all_images, random_model
 
 from mnist_transformer.particles import Particles
 from mnist_transformer.sampling import Keep, Noise, Sampling

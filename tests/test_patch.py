@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_contract import TINY, moved
+from helpers import TINY, moved
 
 from mnist_transformer.conditioning import turn
 from mnist_transformer.models.patch_head import first_ink

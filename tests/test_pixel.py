@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import TINY, moved
-from torch import Tensor
+from helpers import TINY, moved, random_images
 
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.positions import POSITIONS
@@ -17,11 +16,6 @@ CONFIG = replace(TINY["pixel"], dim=32)  # heads of 16, which every position sch
 
 def make_model(config: PixelConfig = CONFIG) -> Pixel:
     return moved(config).eval()
-
-
-def random_images(num_images: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 16, (num_images, 1, 8, 8), dtype=torch.uint8, generator=generator)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +34,7 @@ def test_sizes_are_those_that_the_recipes_state(name: str, num_parameters: int) 
 
 
 def test_a_pixel_is_told_the_class_and_the_pixels_before_it_alone() -> None:
-    model, images = make_model(), random_images(1)
+    model, images = make_model(), random_images(1, levels=16)
     values = images.flatten(1).long()
     with torch.no_grad():
         before = model.logits(values, torch.tensor([0]))
@@ -72,7 +66,7 @@ def test_drawing_with_the_cache_is_reading_without_it(positions: str, guidance: 
 
 
 def test_kept_pixels_are_read_by_the_later_ones() -> None:
-    model, images = make_model(), random_images(4)
+    model, images = make_model(), random_images(4, levels=16)
     mask = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
     mask[..., :4, :] = True
     drawn = model.sample([0] * 4, range(4), keep=Keep(images, mask))
@@ -94,7 +88,7 @@ def test_a_canvas_is_a_row() -> None:
 
 
 def test_levels_outside_the_vocabulary_are_refused() -> None:
-    model, images = make_model(), random_images(1)
+    model, images = make_model(), random_images(1, levels=16)
     images[0, 0, 2, 3] = 16
     with pytest.raises(ValueError, match="a pixel is 16, expected below 16"):
         model.nll(images, [0])

@@ -6,10 +6,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-import test_train
-import test_vqvae
 import torch
-from test_train import weights
+from helpers import BARS, BRIGHT_BARS, RECIPE, VQVAE_RECIPE, weights
 
 from mnist_transformer import optim, runtime
 from mnist_transformer.train import train
@@ -17,12 +15,12 @@ from mnist_transformer.train import train
 # What a loss draws at random for each image, each process draws for itself.
 CASES = {
     "patch": (
-        replace(test_train.RECIPE, model=replace(test_train.TINY, class_drop=0.0)),
-        test_train.DATASET,
+        replace(RECIPE, model=replace(RECIPE.model, class_drop=0.0)),
+        BARS,
     ),
     "vqvae": (
-        replace(test_vqvae.RECIPE, model=replace(test_vqvae.TINY, truncate=0.0)),
-        test_vqvae.DATASET,
+        replace(VQVAE_RECIPE, model=replace(VQVAE_RECIPE.model, truncate=0.0)),
+        BRIGHT_BARS,
     ),
 }
 

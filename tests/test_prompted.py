@@ -5,8 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from test_contract import TINY, moved
-from test_train import Killed, assert_same_bits, kill_at, make_dataset, weights
+from helpers import BARS, TINY, Killed, assert_same_bits, kill_at, moved, random_images, weights
 
 from mnist_transformer import prompt_corpus
 from mnist_transformer.data import Dataset, Split
@@ -44,8 +43,7 @@ def model() -> Prompted:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 16, (4, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return random_images(4, levels=16)
 
 
 def row(text: str, digits: tuple[int, ...], label: int) -> list[int]:
@@ -200,7 +198,7 @@ def prompted() -> Dataset:
     def ten(split: Split) -> Split:
         return replace(split, labels=torch.arange(len(split)) % 10)
 
-    return with_prompts(Dataset(*map(ten, vars(make_dataset()).values())), Prompts(300))
+    return with_prompts(Dataset(*map(ten, vars(BARS).values())), Prompts(300))
 
 
 def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:

@@ -9,70 +9,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import BARS as DATASET
+from helpers import RECIPE, Killed, assert_same_bits, kill_at, make_bars, weights
 from torch._dynamo.exc import TorchDynamoException
 
 from mnist_transformer import checkpoint, resume, runlog, runtime
 from mnist_transformer import train as training
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.models.patch import Patch, PatchConfig
-from mnist_transformer.recipes import Recipe
+from mnist_transformer.models.patch import Patch
 from mnist_transformer.train import train
 
-TINY = PatchConfig(
-    image_size=8,
-    num_levels=4,
-    num_classes=3,
-    dim=16,
-    depth=1,
-    num_heads=2,
-    mlp_dim=32,
-    head_width=16,
-    head_depth=1,
-    head_mlp_dim=32,
-    margin=2,
-)
-RECIPE = Recipe("tiny", TINY, dataset="none", batch_size=8, epochs=2, ema=0.2, warmup=0.1)
-
-
-def make_dataset(num_train=20):
-    """Three classes of blurred bars, in four grey levels."""
-    generator = torch.Generator().manual_seed(7)
-    labels = torch.arange(num_train + 12) % 3
-    images = torch.randint(0, 2, (len(labels), 1, 8, 8), generator=generator, dtype=torch.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[0, :, 2 * label + 1] += 2
-    parts = [slice(num_train), slice(num_train, num_train + 6), slice(num_train + 6, None)]
-    return Dataset(*(Split(images[part], labels[part]) for part in parts))
-
-
-DATASET = make_dataset()
-
-
-def weights(path):
-    return checkpoint.load(path).state_dict()
-
-
-def assert_same_bits(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-
-
-class Killed(Exception):
-    """Stands for the end of the process: nothing of the run is done after it."""
-
-
-def kill_at(monkeypatch, step):
-    """Save after every step and die in the middle of a step."""
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    forward = training._Run._forward
-
-    def dying(self, *batch):
-        if self.step == step:
-            raise Killed
-        return forward(self, *batch)
-
-    monkeypatch.setattr(training._Run, "_forward", dying)
+TINY = RECIPE.model
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +117,7 @@ def test_nothing_to_fall_back_to(whole, tmp_path):
         ({"recipe": replace(RECIPE, clip=2.0)}, "clip 1.0 and not 2.0"),
         ({"recipe": replace(RECIPE, model=replace(TINY, dim=8))}, "model.dim 16 and not 8"),
         ({"seed": 1}, "seed 0 and not 1"),
-        ({"data": make_dataset(24)}, "num_train 20 and not 24"),
+        ({"data": make_bars(24)}, "num_train 20 and not 24"),
     ],
 )
 def test_another_runs_folder_is_refused(whole, changes, named):

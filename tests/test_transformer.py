@@ -2,30 +2,11 @@
 
 import pytest
 import torch
+from helpers import DIM, NUM_TOKENS, make_transformer
 from torch.nn import functional as F
 
 from mnist_transformer.positions import POSITIONS, AxialRope, Rope, make_positions
 from mnist_transformer.transformer import KVCache, Transformer, attend, plain_attention, rms_norm
-
-NUM_TOKENS, DIM, NUM_HEADS = 12, 32, 2
-
-
-def make_transformer(positions: str = "learned", depth: int = 2, dropout: float = 0.0):
-    torch.manual_seed(0)
-    model = Transformer(
-        dim=DIM,
-        depth=depth,
-        num_heads=NUM_HEADS,
-        mlp_dim=48,
-        num_tokens=NUM_TOKENS,
-        grid_width=4,
-        positions=positions,
-        dropout=dropout,
-    )
-    for block in model.blocks:  # they start at zero, where a test would see nothing
-        torch.nn.init.normal_(block.attention.output.weight, std=0.1)
-        torch.nn.init.normal_(block.mlp.down.weight, std=0.1)
-    return model.eval()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -4,9 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_contract import moved
-from test_experiments import make_dataset as make_digits
-from test_train import Killed, assert_same_bits, kill_at, make_dataset, weights
+from helpers import (
+    BARS,
+    Killed,
+    assert_same_bits,
+    kill_at,
+    make_digits,
+    moved,
+    random_images,
+    weights,
+)
 
 from experiments import var, var_picture
 from mnist_transformer import checkpoint, evaluate, ledger, optim
@@ -36,10 +43,6 @@ def model(request):
 
 def make(config):
     return moved(config).eval()
-
-
-def some_images(number=6, size=12):
-    return torch.randint(0, 256, (number, 1, size, size), dtype=torch.uint8)
 
 
 def states_of(model, codes, labels):
@@ -140,7 +143,7 @@ def test_the_tokenizer_is_frozen():
     assert not model.tokenizer.training
     before = {k: v.clone() for k, v in model.tokenizer.state_dict().items()}
     optimizers = optim.build_optimizers(model, RECIPES["mnist-var"])
-    model.loss(some_images(), torch.arange(6) % 3).sum().backward()
+    model.loss(random_images(6, 12), torch.arange(6) % 3).sum().backward()
     for optimizer in optimizers:
         optimizer.step()
     assert_same_bits(dict(model.tokenizer.state_dict()), before)
@@ -155,7 +158,7 @@ def test_the_tokenizer_is_frozen():
 
 def test_kept_cells_keep_their_codes(model, monkeypatch):
     """The left column of cells, and all but the last row of pixels of the middle one, are kept."""
-    images, labels = some_images(4), [0, 1, 2, 0]
+    images, labels = random_images(4, 12), [0, 1, 2, 0]
     mask = torch.zeros(4, 1, 12, 12, dtype=torch.bool)
     mask[..., :4] = True
     mask[:, :, :11, 4:8] = True
@@ -177,16 +180,16 @@ def test_kept_cells_keep_their_codes(model, monkeypatch):
 
 
 def test_what_is_not_kept_is_not_looked_at(model):
-    images = some_images(2)
+    images = random_images(2, 12)
     mask = torch.rand(2, 1, 12, 12) < 0.7
-    other = torch.where(mask, images, some_images(2))
+    other = torch.where(mask, images, random_images(2, 12))
     first, second = (model.sample([0, 1], [5, 6], keep=Keep(x, mask)) for x in (images, other))
     assert torch.equal(first, second)
 
 
 def test_keeping_everything_reconstructs(model):
     """All cells kept: the codes are the image's own, whatever the model would have drawn."""
-    images = some_images(3)
+    images = random_images(3, 12)
     mask = torch.ones(3, 1, 12, 12, dtype=torch.bool)
     noise = Noise(range(3))
     with torch.inference_mode():
@@ -197,7 +200,6 @@ def test_keeping_everything_reconstructs(model):
 
 # --- through the project ---
 
-DIM = make_dataset()
 RECIPE = Recipe(
     "tiny-var",
     replace(TINY, tokenizer=replace(TOKENIZER, image_size=8, scales=(1, 2))),
@@ -221,13 +223,13 @@ def make_tokenizer(runs, **changes):
 def test_killed_and_resumed_is_bit_identical(tmp_path, monkeypatch):
     """And the tokenizer in it is the recipe's, to the bit, averaging or not."""
     tokenizer = make_tokenizer(tmp_path)
-    whole = train(RECIPE, tmp_path / "whole", data=DIM, device="cpu")
+    whole = train(RECIPE, tmp_path / "whole", data=BARS, device="cpu")
     with monkeypatch.context() as patch:
         kill_at(patch, step=3)
         with pytest.raises(Killed):
-            train(RECIPE, tmp_path / "killed", data=DIM, device="cpu")
+            train(RECIPE, tmp_path / "killed", data=BARS, device="cpu")
     (tmp_path / "tiny-vqvae" / "model.safetensors").unlink()  # a run holds its tokenizer
-    resumed = train(RECIPE, tmp_path / "killed", data=DIM, device="cpu")
+    resumed = train(RECIPE, tmp_path / "killed", data=BARS, device="cpu")
     assert_same_bits(weights(resumed), weights(whole))
     assert_same_bits(dict(checkpoint.load(whole).tokenizer.state_dict()), dict(tokenizer))
 
@@ -237,7 +239,7 @@ def test_a_tokenizer_of_another_make_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"tokenizer has scales \(2,\), the transformer expects \(1, 2\)"
     ):
-        train(RECIPE, tmp_path / "var", data=DIM, device="cpu")
+        train(RECIPE, tmp_path / "var", data=BARS, device="cpu")
     with pytest.raises(ValueError, match=r"tokenizer has codebook_size 8, .* expects 16"):
         make(TINY).set_tokenizer(replace(TOKENIZER, codebook_size=8).build())
     with pytest.raises(ValueError, match="the tokenizer is a Classifier, expected a VQVAE"):
@@ -248,17 +250,17 @@ def test_a_missing_tokenizer_is_named(tmp_path):
     with pytest.raises(
         ValueError, match="train it first with `mnist-transformer train tiny-vqvae`"
     ):
-        train(RECIPE, tmp_path / "var", data=DIM, device="cpu")
+        train(RECIPE, tmp_path / "var", data=BARS, device="cpu")
     with pytest.raises(ValueError, match="names the tokenizer None, expected one for a Var"):
-        train(replace(RECIPE, tokenizer=None), tmp_path / "var", data=DIM, device="cpu")
+        train(replace(RECIPE, tokenizer=None), tmp_path / "var", data=BARS, device="cpu")
     recipe = replace(RECIPE, model=RECIPE.model.tokenizer)
     with pytest.raises(ValueError, match="tokenizer tiny-vqvae, expected none for a VQVAE"):
-        train(recipe, tmp_path / "var", data=DIM, device="cpu")
+        train(recipe, tmp_path / "var", data=BARS, device="cpu")
 
 
 def test_wrong_images_are_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 1, 8, 8\), expected .* \(B, 1, 12, 12\)"):
-        make(TINY).loss(some_images(2, 8), torch.tensor([0, 1]))
+        make(TINY).loss(random_images(2, 8), torch.tensor([0, 1]))
 
 
 def test_senseless_sizes_are_refused():

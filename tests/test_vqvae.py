@@ -5,27 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_train import (
-    Killed,
-    assert_same_bits,
-    kill_at,
-    make_dataset,
-    weights,
-)
+from helpers import BRIGHT_BARS as DATASET
+from helpers import VQVAE_RECIPE as RECIPE
+from helpers import Killed, assert_same_bits, kill_at, random_images, weights
 
 from mnist_transformer import checkpoint, evaluate, report, runlog
 from mnist_transformer.codebook import Codebook, code_usage
-from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data import Split
 from mnist_transformer.models.base import Tokenizer
 from mnist_transformer.models.classifier import ClassifierConfig
-from mnist_transformer.models.vqvae import VQVAEConfig
-from mnist_transformer.recipes import Recipe
 from mnist_transformer.train import train
 
-TINY = VQVAEConfig(image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=6, code_dim=4)
-RECIPE = Recipe("tiny", TINY, dataset="none", batch_size=8, epochs=2, ema=0.2, adamw_lr=1e-3)
-DIM = make_dataset()
-DATASET = Dataset(*(Split(x.images * 80, x.labels) for x in (DIM.train, DIM.val, DIM.test)))
+TINY = RECIPE.model
 
 
 def make(config=TINY):
@@ -33,12 +24,8 @@ def make(config=TINY):
     return config.build().eval()
 
 
-def some_images(number=6, size=8):
-    return torch.randint(0, 256, (number, 1, size, size), dtype=torch.uint8)
-
-
 def test_encode_and_decode():
-    model, images = make(), some_images()
+    model, images = make(), random_images()
     codes = model.encode(images)
     assert isinstance(model, Tokenizer)
     assert codes.shape == (6, 5)
@@ -67,7 +54,7 @@ def test_ids_come_back():
 
 def test_each_scale_codes_what_is_left():
     model = make(replace(TINY, image_size=28, scales=(1, 2, 3, 4, 5, 7)))
-    features = model.features(some_images(3, 28))
+    features = model.features(random_images(3, 28))
     torch.testing.assert_close(features.square().mean(-1), torch.ones(3, 49), rtol=1e-3, atol=0)
     codes, totals = model._quantize(features, learn=False)
     assert codes.shape == (3, 104)
@@ -96,7 +83,7 @@ def test_figures_are_of_each_scale(monkeypatch):
     codes = torch.tensor([[1, 0, 1, 2, 3], [1, 4, 5, 0, 0]] * 200)
     parts = iter(codes.split(250))
     monkeypatch.setattr(model, "encode", lambda images: next(parts))
-    figures = model.figures(some_images(400), torch.zeros(400, dtype=torch.long))
+    figures = model.figures(random_images(400), torch.zeros(400, dtype=torch.long))
     assert figures["usage_1x1"] == pytest.approx(1 / 6)
     assert figures["perplexity_1x1"] == pytest.approx(1)
     assert figures["usage_2x2"] == 1
@@ -106,7 +93,7 @@ def test_figures_are_of_each_scale(monkeypatch):
 
 def test_truncated_images_are_decoded_from_coarse_scales():
     """In training only; with truncate 1 the finest scale is never seen by the decoder."""
-    model, images = make(replace(TINY, truncate=1.0, commitment=0.0)).train(), some_images()
+    model, images = make(replace(TINY, truncate=1.0, commitment=0.0)).train(), random_images()
     losses = model.loss(images, torch.zeros(6))
     model.eval()
     _, totals = model._quantize(model.features(images), learn=False)
@@ -165,7 +152,7 @@ def test_fewer_vectors_than_codes():
 
 
 def test_only_training_teaches_it():
-    model, images = make(), some_images()
+    model, images = make(), random_images()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.loss(images, torch.zeros(6))
     model.train()
@@ -177,12 +164,12 @@ def test_only_training_teaches_it():
 
 def test_gradient_reaches_every_parameter():
     model = make().train()
-    model.loss(some_images(), torch.zeros(6)).sum().backward()
+    model.loss(random_images(), torch.zeros(6)).sum().backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 def test_loss_in_bfloat16_is_close():
-    model, images = make(), some_images()
+    model, images = make(), random_images()
     exact = model.loss(images, torch.zeros(6))
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model.loss(images, torch.zeros(6))
@@ -194,7 +181,7 @@ def test_loss_in_bfloat16_is_close():
 
 
 def test_save_and_load_to_the_bit(tmp_path):
-    model, images = make().train(), some_images()
+    model, images = make().train(), random_images()
     model.loss(images, torch.zeros(6))
     checkpoint.save(model, tmp_path / "model.safetensors")
     loaded = checkpoint.load(tmp_path / "model.safetensors")
@@ -229,7 +216,7 @@ def test_it_learns(tmp_path):
 
 def test_evaluate_makes_a_row():
     torch.manual_seed(0)
-    splits = [Split(some_images(number), torch.arange(number) % 10) for number in (60, 30, 40)]
+    splits = [Split(random_images(number), torch.arange(number) % 10) for number in (60, 30, 40)]
     row = evaluate.evaluate(
         make(),
         "tiny",
@@ -266,9 +253,9 @@ def test_wrong_codes_are_refused(codes, sentence):
 
 def test_wrong_images_are_refused():
     with pytest.raises(ValueError, match=r"shape \(1, 1, 12, 12\), expected .* \(B, 1, 8, 8\)"):
-        make().encode(some_images(1, 12))
+        make().encode(random_images(1, 12))
     with pytest.raises(ValueError, match=r"images are torch\.float32"):
-        make().encode(some_images(1).float())
+        make().encode(random_images(1).float())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """draw and inpaint."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from mnist_transformer.commands.common import PROG, OptionalInt, OptionalPath, O
 from mnist_transformer.terminal import say, show, stages
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from mnist_transformer.models.base import GenerativeModel
@@ -60,7 +60,7 @@ def draw(
         raise ValueError(f"a GIF shows at most {MAX_BATCH} digits, got {n * len(digits)}")
     png, movie = picture_files(digits, out, gif)
     from mnist_transformer import images
-    from mnist_transformer.sampling import Sampling
+    from mnist_transformer.sampling import Noise, Sampling
 
     how = Sampling(
         temperature=temperature,
@@ -70,19 +70,14 @@ def draw(
         num_steps=num_steps,
         sampler=sampler,
     )
+    # A seed that is none is known before the model is loaded.
+    Noise([seed, seed + n * len(digits) - 1])
     drawer = mnist_transformer.load(model, device)
     drawn, canvases = _draw(drawer, [int(digit) for digit in digits] * n, seed, how)
-    # A number reads along its row; single digits fill a square.
-    columns = len(digits) if len(digits) > 1 else math.isqrt(n - 1) + 1
-    picture = images.grid(drawn, columns)
-    notes = {"Description": f"{digits} drawn by {Path(model).name}, seed {seed}, {how}"}
-    images.save_png(images.enlarge(picture), png, notes)
-    if gif:
-        frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases]
-        images.save_gif(frames, movie)
-    show(picture)
-    for path in (png, movie) if gif else (png,):
-        say(f"saved {path}")
+    columns = images.columns_for(digits, n)
+    frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases] if gif else []
+    made = f"{digits} drawn by {Path(model).name}, seed {seed}, {how}"
+    _finish(images.grid(drawn, columns), frames, png, movie, made)
 
 
 def inpaint(
@@ -94,9 +89,12 @@ def inpaint(
     model: str = "mnist-patch",
     seed: int = 0,
     temperature: float = 1.0,
+    top_k: OptionalInt = None,
+    top_p: float = 1.0,
     guidance: float = 1.0,
     num_particles: OptionalInt = None,
     num_steps: OptionalInt = None,
+    sampler: OptionalStr = None,
     out: OptionalPath = None,
     gif: FlagCreatePairsOff[bool] = False,
     device: OptionalStr = None,
@@ -112,10 +110,13 @@ def inpaint(
         model: A shipped model (`list` names them), a checkpoint or a training run's folder.
         seed: The same seed draws the same completions.
         temperature: Above 0; below 1 draws safer, above 1 wilder.
+        top_k: Draw from this many of the likeliest values only.
+        top_p: Draw from the likeliest values that make up this share, in (0, 1].
         guidance: Classifier-free guidance: 1 is plain, above 1 makes the class plainer.
         num_particles: How many drawings compete for each completion, in models that draw in
             raster order; more fit what is kept better.
         num_steps: In how many steps to draw, where the model leaves a choice.
+        sampler: How diffusion takes its steps: euler, ddim, heun or ancestral.
         out: The PNG file to write, or a folder for it; otherwise IMAGE-inpainted.png here.
         gif: Also save a GIF that shows the drawing happen.
         device: cpu or cuda; otherwise a GPU where there is one.
@@ -129,8 +130,15 @@ def inpaint(
     from mnist_transformer import inpaint as around
     from mnist_transformer.sampling import Noise, Sampling
 
-    Noise([seed])  # a seed that is none is known before the model is loaded
-    how = Sampling(temperature=temperature, guidance=guidance, num_steps=num_steps)
+    Noise([seed, seed + n - 1])  # a seed that is none is known before the model is loaded
+    how = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+        num_steps=num_steps,
+        sampler=sampler,
+    )
     if num_particles is not None:
         how = replace(how, num_particles=num_particles)
     drawer = mnist_transformer.load(model, device)
@@ -153,14 +161,8 @@ def inpaint(
             report("drawing", num_canvases, None)
     if label is None and (guess := around.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")
-    picture = around.sheet(original, keep, canvas, columns=10)
-    notes = {"Description": f"{image.name} completed by {Path(model).name}, seed {seed}, {how}"}
-    images.save_png(images.enlarge(picture), png, notes)
-    if gif:
-        images.save_gif(frames, movie)
-    show(picture)
-    for path in (png, movie) if gif else (png,):
-        say(f"saved {path}")
+    made = f"{image.name} completed by {Path(model).name}, seed {seed}, {how}"
+    _finish(around.sheet(original, keep, canvas, columns=10), frames, png, movie, made)
 
 
 def _draw(
@@ -184,6 +186,18 @@ def _draw(
             # How many steps a batch takes is known after the first.
             total = len(canvases) * -(-len(labels) // MAX_BATCH)
     return torch.cat(done), canvases
+
+
+def _finish(picture: "Image", frames: "list[Image]", png: Path, movie: Path, made: str) -> None:
+    """Save and show a picture, and save its frames where there are any; ``made`` says of what."""
+    from mnist_transformer import images
+
+    images.save_png(images.enlarge(picture), png, {"Description": made})
+    if frames:
+        images.save_gif(frames, movie)
+    show(picture)
+    for path in (png, movie) if frames else (png,):
+        say(f"saved {path}")
 
 
 def check_picture(out: Path | None) -> None:

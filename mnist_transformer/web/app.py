@@ -7,8 +7,7 @@ import gradio as gr
 
 from mnist_transformer.web import ask_tab, draw_tab, models_tab, restore_tab, shelf
 
-QUEUE = "models"
-NUM_RUNNING, NUM_WAITING = 2, 16  # drawings at a time, and in the queue
+NUM_WAITING = 16  # drawings in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """
@@ -37,12 +36,12 @@ def build(models: Mapping[str, Path]) -> gr.Blocks:
     ) as page:
         gr.Markdown(f"# MNIST Transformer\n{ABOUT}")
         with gr.Tab("Draw"):
-            draw_tab.build(filled, QUEUE, NUM_RUNNING)
+            draw_tab.build(filled)
         with gr.Tab("Erase and restore"):
-            restore_tab.build(filled, QUEUE, NUM_RUNNING)
+            restore_tab.build(filled)
         if filled.asked:
             with gr.Tab("Ask"):
-                ask_tab.build(filled.asked, QUEUE, NUM_RUNNING)
+                ask_tab.build(filled.asked)
         with gr.Tab("Models"):
             models_tab.build(filled)
     return page.queue(max_size=NUM_WAITING)

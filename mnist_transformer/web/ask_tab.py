@@ -1,28 +1,29 @@
 """Ask: a sentence, answered by every model that reads prompts, side by side."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import gradio as gr
-from PIL import Image
 
 from mnist_transformer.asking import Asked
 from mnist_transformer.prompts import SCOPE
 from mnist_transformer.web.shelf import (
     MAX_SEED,
+    Drawing,
     dials,
     options,
     picture,
     shown,
-    shown_to_visitor,
     together,
     whole,
+    wire,
 )
 
 EXAMPLES = ["Show me 2 + four", "twice 21", "Draw me a horse"]
 
 
-def build(asked: Mapping[str, Asked], queue: str, limit: int) -> None:
-    """Add the tab's parts to the page; ``limit`` drawings of the queue run at a time."""
+def build(asked: Mapping[str, Asked]) -> None:
+    """Add the tab's parts to the page."""
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
             text = gr.Textbox(EXAMPLES[0], label="Ask for a number", max_lines=1, elem_id="prompt")
@@ -36,22 +37,8 @@ def build(asked: Mapping[str, Asked], queue: str, limit: int) -> None:
             with gr.Row(elem_classes="pictures"):
                 pictures = [picture(name, "drawn") for name in asked]
 
-    def run(text: str, *numbers: float | None) -> Iterator[list[object]]:
-        with shown_to_visitor():
-            for note, drawn in answer(asked, text, *numbers):
-                yield [note, *drawn]
-
-    event = gr.on(
-        [start.click, text.submit],
-        run,
-        [text, *knobs],
-        [notes, *pictures],
-        concurrency_id=queue,
-        concurrency_limit=limit,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    cancel.click(None, cancels=[event], api_visibility="private")
+    triggers = [start.click, text.submit]
+    wire(triggers, cancel, partial(answer, asked), [text, *knobs], [notes, *pictures])
 
 
 def answer(
@@ -61,7 +48,7 @@ def answer(
     guidance: float | None,
     steps: float | None,
     seed: float | None,
-) -> Iterator[tuple[str, list[Image.Image | None]]]:
+) -> Drawing:
     """What every model reads, and its picture, over and over while they are drawn.
 
     A model that refuses has no picture.
@@ -70,16 +57,17 @@ def answer(
         ValueError: the text is empty or too long, or a number is empty or out of its range.
     """
     first = whole("seed", seed, 0, MAX_SEED)
-    streams, remarks = [], []
+    streams, remarks, answers = [], [], []
     for name, one in asked.items():
         how, ignored = options(one.drawer, temperature, guidance, steps)
         digits = one.answer(text.strip())
+        answers.append(digits)
         remark = f"{name} reads {''.join(map(str, digits))}." if digits else f"{name} refuses."
         remarks.append(f"{remark} It does not use {', '.join(ignored)}." if ignored else remark)
         num = len(digits)
         cond = one.conditions([text.strip()] * num, digits, [digits] * num) if digits else None
         streams.append(one.drawer.steps(cond, range(first, first + num), how))
-    if any("refuses" in remark for remark in remarks):
+    if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
     note = " ".join(remarks)
     yield note, [None] * len(streams)

@@ -1,28 +1,28 @@
 """Draw: digits by every model side by side, canvas by canvas."""
 
-import math
-from collections.abc import Iterator
+from functools import partial
 
 import gradio as gr
-from PIL import Image
 
+from mnist_transformer.images import columns_for
 from mnist_transformer.web.shelf import (
     MAX_SEED,
+    Drawing,
     Shelf,
     dials,
     options,
     picture,
     shown,
-    shown_to_visitor,
     together,
     whole,
+    wire,
 )
 
 MAX_DIGITS, MAX_TIMES = 8, 9
 
 
-def build(shelf: Shelf, queue: str, limit: int) -> None:
-    """Add the tab's parts to the page; ``limit`` drawings of the queue run at a time."""
+def build(shelf: Shelf) -> None:
+    """Add the tab's parts to the page."""
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
             digits = gr.Textbox(
@@ -38,22 +38,8 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
                 pictures = [picture(name, "drawn") for name in shelf.models]
             notes = gr.Markdown()
 
-    def run(digits: str, *numbers: float | None) -> Iterator[list[object]]:
-        with shown_to_visitor():
-            for note, drawn in draw(shelf, digits, *numbers):
-                yield [note, *drawn]
-
-    event = gr.on(
-        [start.click, digits.submit],
-        run,
-        [digits, times, *knobs],
-        [notes, *pictures],
-        concurrency_id=queue,
-        concurrency_limit=limit,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    cancel.click(None, cancels=[event], api_visibility="private")
+    triggers = [start.click, digits.submit]
+    wire(triggers, cancel, partial(draw, shelf), [digits, times, *knobs], [notes, *pictures])
 
 
 def draw(
@@ -64,7 +50,7 @@ def draw(
     guidance: float | None,
     steps: float | None,
     seed: float | None,
-) -> Iterator[tuple[str, list[Image.Image | None]]]:
+) -> Drawing:
     """A note and a picture a model, over and over while they are drawn.
 
     Raises:
@@ -76,8 +62,7 @@ def draw(
     times = whole("how many times", times, 1, MAX_TIMES)
     first = whole("seed", seed, 0, MAX_SEED)
     labels = [int(digit) for digit in digits] * times
-    # A number is read along its row; one digit many times makes a square.
-    columns = len(digits) if len(digits) > 1 else math.ceil(math.sqrt(times))
+    columns = columns_for(digits, times)
     streams, remarks = [], []
     for name, model in shelf.models.items():
         how, ignored = options(model, temperature, guidance, steps)

@@ -3,7 +3,8 @@
 On the pad black is ink and red is the hole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -16,6 +17,7 @@ from mnist_transformer import images, inpaint
 from mnist_transformer.models.base import GenerativeModel, HasPixelNats
 from mnist_transformer.web.shelf import (
     MAX_SEED,
+    Drawing,
     Shelf,
     dials,
     max_steps,
@@ -24,6 +26,7 @@ from mnist_transformer.web.shelf import (
     shown_to_visitor,
     together,
     whole,
+    wire,
 )
 
 PAD = 280  # pixels a side
@@ -35,8 +38,8 @@ SHEET_SCALE = 6
 MAX_BYTES = 10_000_000
 
 
-def build(shelf: Shelf, queue: str, limit: int) -> None:
-    """Add the tab's parts to the page; ``limit`` drawings of the queue run at a time."""
+def build(shelf: Shelf) -> None:
+    """Add the tab's parts to the page."""
     gr.Markdown(
         "Draw a digit in black or upload one. Then choose the part to erase, or paint over it "
         "in red: the palette at the left of the pad has both colours."
@@ -74,12 +77,6 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
     notes = gr.Markdown(elem_id="posterior")
     sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
-    def run(
-        pad: dict | None, hole: str, label: str, chosen: str, *numbers: float | None
-    ) -> Iterator[tuple[str, Image.Image]]:
-        with shown_to_visitor():
-            yield from restore(shelf.models[chosen], pad, hole, label, *numbers)
-
     def show(path: str) -> Image.Image:
         with shown_to_visitor():
             return read_upload(Path(path))
@@ -90,16 +87,8 @@ def build(shelf: Shelf, queue: str, limit: int) -> None:
         steps = gr.update(visible="num_steps" in model.honours, maximum=max_steps([model]), value=0)
         return [*shown, steps]
 
-    event = start.click(
-        run,
-        [pad, hole, label, chosen, *knobs],
-        [notes, sheet],
-        concurrency_id=queue,
-        concurrency_limit=limit,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    cancel.click(None, cancels=[event], api_visibility="private")
+    inputs = [chosen, pad, hole, label, *knobs]
+    wire([start.click], cancel, partial(restore, shelf.models), inputs, [notes, sheet])
     # Shown progress would end, after a bad upload, as an error that covers the pad.
     upload.upload(show, upload, pad, show_progress="hidden", api_visibility="private")
     chosen.change(fit, chosen, knobs[:3], show_progress="hidden", api_visibility="private")
@@ -141,7 +130,8 @@ def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
 
 
 def restore(
-    model: GenerativeModel,
+    models: Mapping[str, GenerativeModel],
+    chosen: str,
     pad: dict | None,
     hole: str,
     label: str,
@@ -149,12 +139,13 @@ def restore(
     guidance: float | None,
     steps: float | None,
     seed: float | None,
-) -> Iterator[tuple[str, Image.Image]]:
-    """A note and a sheet of completions, over and over while they are drawn.
+) -> Drawing:
+    """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
     Raises:
         ValueError: an empty pad, no hole, or a number that is empty or out of its range.
     """
+    model = models[chosen]
     size = model.image_shape[-1]
     image, keep = read_pad(pad, size)
     if hole != PAINTED:
@@ -171,7 +162,7 @@ def restore(
     for (canvas,) in together([canvases]):
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
-        yield note, sheet
+        yield note, [sheet]
     assert canvas is not None
     if digit is None and (guess := inpaint.likeliest(model, canvas)):
-        yield f"{note}It may be a {guess}", sheet
+        yield f"{note}It may be a {guess}", [sheet]

@@ -1,12 +1,12 @@
 """The models that the demo draws with, loaded once, and what its tabs share."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -19,10 +19,13 @@ from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.sampling import Sampling
 
+QUEUE = "models"
+NUM_RUNNING = 2  # drawings of the queue at a time
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 MAX_STEPS, MAX_SEED = 100, 2**31
 
 Canvas = TypeVar("Canvas")
+Drawing: TypeAlias = Iterator[tuple[str, list[Image.Image | None]]]  # a note and the pictures
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,33 @@ def shown_to_visitor() -> Iterator[None]:
         yield
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
+
+
+def wire(
+    triggers: Sequence[Callable],
+    cancel: gr.Button,
+    run: Callable[..., Drawing],
+    inputs: Sequence[gr.Component],
+    outputs: Sequence[gr.Component],
+) -> None:
+    """Any trigger queues ``run``, and shows what it yields as it comes, until ``cancel``."""
+
+    def stream(*values: object) -> Iterator[list[object]]:
+        with shown_to_visitor():
+            for note, pictures in run(*values):
+                yield [note, *pictures]
+
+    event = gr.on(
+        triggers,
+        stream,
+        inputs,
+        outputs,
+        concurrency_id=QUEUE,
+        concurrency_limit=NUM_RUNNING,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    cancel.click(None, cancels=[event], api_visibility="private")
 
 
 def picture(label: str, kind: str) -> gr.Image:

@@ -1,0 +1,260 @@
+"""What several test files share: tiny models, tiny data, and ways to look at both."""
+
+from dataclasses import replace
+from itertools import product
+
+import torch
+
+from mnist_transformer import checkpoint
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.models.ddpm import DDPMConfig
+from mnist_transformer.models.mar import MARConfig
+from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
+from mnist_transformer.models.var import VarConfig
+from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.recipes import Recipe
+from mnist_transformer.transformer import Transformer
+
+# --- 28 x 28 pixels, as the verbs want them ---
+
+TINY_PATCH = PatchConfig(
+    dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
+)
+TINY_PROMPTED = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
+END = 10  # the symbol of its answer after which no digit comes
+
+
+def make_digits(num_images: int = 40) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(num_images, 1, 28, 28, dtype=torch.uint8)
+    images[..., 10:14, 8:20] = torch.randint(
+        0, 256, (num_images, 1, 4, 12), dtype=torch.uint8, generator=generator
+    )
+    split = Split(images, torch.arange(num_images) % 10)
+    return Dataset(split, split, split)
+
+
+# --- every family that draws, 8 x 8 ---
+
+TINY = {
+    "patch": replace(
+        TINY_PATCH,
+        image_size=8,
+        num_classes=3,
+        num_levels=16,
+        depth=2,
+        margin=2,
+        corner=True,
+        turned=0.5,
+    ),
+    "prompted": PromptedConfig(
+        image_size=8,
+        num_classes=3,
+        num_levels=16,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+        margin=2,
+        answer_weight=2.0,
+    ),
+    "pixel": PixelConfig(
+        image_size=8,
+        num_classes=3,
+        num_levels=16,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+    ),
+    "var": VarConfig(
+        tokenizer=VQVAEConfig(
+            image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=16, code_dim=4
+        ),
+        num_classes=3,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+    ),
+    "mar": MARConfig(
+        image_size=8,
+        num_classes=3,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        margin=2,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+        head_steps=3,
+        num_draws=2,
+        num_steps=4,
+    ),
+    "ddpm": DDPMConfig(
+        image_size=8,
+        num_classes=3,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        num_steps=4,
+        bound_samples=4,
+    ),
+}
+
+
+def moved(config):
+    """A model with all its weights away from where they start, where outputs are zero."""
+    torch.manual_seed(0)
+    model = config.build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def random_images(number=6, size=8, levels=256):
+    return torch.randint(0, levels, (number, 1, size, size), dtype=torch.uint8)
+
+
+# --- spaces small enough to add up ---
+
+SPACE = replace(
+    TINY_PATCH,
+    image_size=2,
+    patch_size=1,
+    num_levels=3,
+    num_classes=2,
+    depth=2,
+    head_depth=2,
+    margin=1,
+    corner=True,
+)
+SPACES = {
+    "four patches of one pixel": SPACE,
+    "one patch of four pixels": replace(SPACE, patch_size=2),
+    "four patches of four pixels": replace(SPACE, patch_size=2, image_size=4, num_levels=2),
+    "four patches behind a prompt": PromptedConfig(**(vars(SPACE) | {"positions": "learned_rope"})),
+    "four pixels": PixelConfig(
+        image_size=2, num_levels=3, num_classes=2, dim=16, depth=2, num_heads=2, mlp_dim=16
+    ),
+}
+
+
+def random_model(config: PatchConfig | PixelConfig):
+    """Weights far from where they start, so that every part has its say."""
+    torch.manual_seed(1)
+    model = config.build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.6 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5)
+    return model
+
+
+def all_images(config: PatchConfig | PixelConfig) -> torch.Tensor:
+    num_pixels = config.image_size**2
+    images = list(product(range(config.num_levels), repeat=num_pixels))
+    return torch.tensor(images, dtype=torch.uint8).view(-1, 1, *[config.image_size] * 2)
+
+
+# --- runs ---
+
+
+def make_bars(num_train=20):
+    """Three classes of blurred bars, in four grey levels."""
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.arange(num_train + 12) % 3
+    images = torch.randint(0, 2, (len(labels), 1, 8, 8), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[0, :, 2 * label + 1] += 2
+    parts = [slice(num_train), slice(num_train, num_train + 6), slice(num_train + 6, None)]
+    return Dataset(*(Split(images[part], labels[part]) for part in parts))
+
+
+BARS = make_bars()
+RECIPE = Recipe(
+    "tiny",
+    replace(
+        TINY_PATCH,
+        image_size=8,
+        num_levels=4,
+        num_classes=3,
+        mlp_dim=32,
+        head_mlp_dim=32,
+        margin=2,
+    ),
+    dataset="none",
+    batch_size=8,
+    epochs=2,
+    ema=0.2,
+    warmup=0.1,
+)
+BRIGHT_BARS = Dataset(*(Split(x.images * 80, x.labels) for x in vars(BARS).values()))
+VQVAE_RECIPE = Recipe(
+    "tiny",
+    VQVAEConfig(image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=6, code_dim=4),
+    dataset="none",
+    batch_size=8,
+    epochs=2,
+    ema=0.2,
+    adamw_lr=1e-3,
+)
+
+
+def weights(path):
+    return checkpoint.load(path).state_dict()
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+class Killed(Exception):
+    """Stands for the end of the process: nothing of the run is done after it."""
+
+
+def kill_at(monkeypatch, step):
+    """Save after every step and die in the middle of a step."""
+    from mnist_transformer import train as training  # accelerate takes its time to import
+
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    forward = training._Run._forward
+
+    def dying(self, *batch):
+        if self.step == step:
+            raise Killed
+        return forward(self, *batch)
+
+    monkeypatch.setattr(training._Run, "_forward", dying)
+
+
+# --- the backbone ---
+
+NUM_TOKENS, DIM, NUM_HEADS = 12, 32, 2
+
+
+def make_transformer(positions: str = "learned", depth: int = 2, dropout: float = 0.0):
+    torch.manual_seed(0)
+    model = Transformer(
+        dim=DIM,
+        depth=depth,
+        num_heads=NUM_HEADS,
+        mlp_dim=48,
+        num_tokens=NUM_TOKENS,
+        grid_width=4,
+        positions=positions,
+        dropout=dropout,
+    )
+    for block in model.blocks:  # they start at zero, where a test would see nothing
+        torch.nn.init.normal_(block.attention.output.weight, std=0.1)
+        torch.nn.init.normal_(block.mlp.down.weight, std=0.1)
+    return model.eval()
