@@ -98,6 +98,7 @@ OPTIONS = {
     "num_steps": Sampling(num_steps=3),
     "sampler": Sampling(sampler="heun"),
     "guidance_interval": Sampling(guidance=2.0, guidance_interval=(0.3, 0.8)),
+    "num_particles": Sampling(num_particles=3),  # around kept pixels
 }
 
 
@@ -195,12 +196,18 @@ def test_kept_pixels_are_kept_to_the_bit(model, batch):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_is_honoured_or_refused(model, option):
+    keep = None
+    if option == "num_particles":
+        with pytest.raises(ValueError, match="does not use num_particles"):
+            model.sample([0], [0], OPTIONS[option])
+        black = torch.zeros(8, *model.image_shape, dtype=torch.uint8)
+        keep = Keep(black, torch.arange(8) % 2 == torch.zeros(8, 1, 8, 1))
     if option in model.honours:
-        plain = model.sample([0] * 8, range(8))
-        assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option]))
+        plain = model.sample([0] * 8, range(8), keep=keep)
+        assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option], keep))
     else:
         with pytest.raises(ValueError, match=f"does not use {option}"):
-            model.sample([0], [0], OPTIONS[option])
+            model.sample([0] * 8, range(8), OPTIONS[option], keep)
 
 
 def test_save_and_load_to_the_bit(model, batch, tmp_path):

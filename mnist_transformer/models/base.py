@@ -112,11 +112,12 @@ class GenerativeModel(Model):
         how = how or Sampling()
         noise = Noise(seeds, self.device)
         cond = self.check_cond(cond, len(noise))
-        ignored = how.changed() - self.honours
+        used = self.honours if keep is not None else self.honours - {"num_particles"}
+        ignored = how.changed() - used
         if ignored:
             raise ValueError(
                 f"{type(self).__name__} does not use {', '.join(sorted(ignored))}; "
-                f"it uses {', '.join(sorted(self.honours)) or 'no options'}"
+                f"it uses {', '.join(sorted(used)) or 'no options'}"
             )
         if how.num_steps is not None and how.num_steps > self.max_steps:
             raise ValueError(f"num_steps is {how.num_steps}, expected 1 to {self.max_steps}")
