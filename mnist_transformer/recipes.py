@@ -29,7 +29,6 @@ class Recipe:
         ema: horizon of the weights' exponential moving average, as a fraction of the steps
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
-        compile: train through torch.compile, where there is a C++ compiler.
         tokenizer: of a model over codes, the recipe of the tokenizer that it stands on.
     """
 
@@ -46,7 +45,6 @@ class Recipe:
     decay: float = 0.5
     ema: float = 0.0
     clip: float = 1.0
-    compile: bool = False
     tokenizer: str | None = None
     about: str = ""
 

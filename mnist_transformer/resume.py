@@ -15,7 +15,7 @@ from mnist_transformer.recipes import Recipe
 
 NUM_KEPT = 2
 # Fields of a recipe that may change between two parts of one run: a run may be made shorter or
-# longer on its way, since learning rates follow its progress.
+# longer on its way, since learning rates follow its progress. "compile" is in older states.
 FREE_FIELDS = {"about", "compile", "max_seconds", "epochs"}
 
 

@@ -1,4 +1,4 @@
-"""What a run stands on: its recipe, tokenizer, device, precision, compilation, stop signals.
+"""What a run stands on: its recipe, tokenizer, device, precision, stop signals.
 
 accelerate chooses the device and the processes; this module chooses the precision, and turns
 what can go wrong with either into one sentence.
@@ -6,7 +6,6 @@ what can go wrong with either into one sentence.
 
 import math
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,15 +128,6 @@ def _check_device(name: str) -> None:
             f"device is {name!r}, expected none: the launcher gives each process its own"
         )
     find_device(name)
-
-
-def compile_model(model: Model) -> str | None:
-    """Have the model compiled, in place, when it is first called; returns why not, if not."""
-    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
-    if model.device.type == "cpu" and not any(map(shutil.which, compilers)):
-        return "training uncompiled: there is no C++ compiler here"
-    model.compile()
-    return None
 
 
 @dataclass
