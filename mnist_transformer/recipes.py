@@ -38,7 +38,6 @@ class Recipe:
     batch_size: int = 64
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
-    weight_decay: float = 0.0
     max_seconds: float | None = None
     epochs: float | None = None
     warmup: float = 0.02
