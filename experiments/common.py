@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from mnist_transformer import checkpoint, evaluate, find_weights, ledger, to_device, trials
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.ledger import Row
-from mnist_transformer.metrics import class_agreement, fd_cnn, in_batches
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.metrics import class_agreement, fd_cnn
+from mnist_transformer.models.base import GenerativeModel, in_batches
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.sampling import Sampling
 from mnist_transformer.terminal import stages, training

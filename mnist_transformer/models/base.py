@@ -5,7 +5,8 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -75,6 +76,39 @@ class Model(nn.Module, ABC):
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         # DistributedDataParallel wraps forward, so that is where the loss is.
         return self.loss(images, cond)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode that the model was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def in_batches(
+    model: Model,
+    function: Callable[..., Tensor],
+    *columns: Tensor,
+    batch_size: int = 500,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """``function`` of a model's inputs (N, ...) in batches, in evaluation mode: float64 on the CPU.
+
+    Args:
+        function: of a batch of every column, on the model's device.
+        report: called with (done, total) after each batch.
+    """
+    parts, done = [], 0
+    with evaluating(model), torch.inference_mode():
+        for batch in zip(*(column.split(batch_size) for column in columns), strict=True):
+            parts.append(function(*(x.to(model.device) for x in batch)).cpu().double())
+            done += len(batch[0])
+            report(done, len(columns[0]))
+    return torch.cat(parts)
 
 
 class GenerativeModel(Model):
@@ -183,9 +217,7 @@ class GenerativeModel(Model):
     ) -> Iterator[Tensor]:
         if not len(noise):
             return
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             steps = self.sample_steps(cond, noise, how, keep)
             while True:
                 # Entered anew for each step: a generator must not leave the mode on
@@ -197,8 +229,6 @@ class GenerativeModel(Model):
                 if keep is not None:
                     canvas = torch.where(keep.mask, keep.images, canvas)
                 yield canvas.cpu().clone()
-        finally:
-            self.train(was_training)
 
 
 class NLL(NamedTuple):

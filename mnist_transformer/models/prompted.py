@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.patch import Patch, PatchConfig, Picture
 from mnist_transformer.packing import Packing
 from mnist_transformer.prompt_tokens import (
@@ -115,12 +116,13 @@ class Prompted(Patch):
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """The share of prompts that are answered rightly."""
-        text_QT = self._rows(cond)[:, :, 1:].flatten(0, 1).to(self.device)
-        right = [
-            are_right(self.answer_logits(part), self._targets(part))
-            for part in text_QT.split(READ_AT_ONCE)
-        ]
-        return {"answers_right": torch.cat(right).double().mean().item()}
+
+        def right(text_QT: Tensor) -> Tensor:
+            return are_right(self.answer_logits(text_QT), self._targets(text_QT))
+
+        text_QT = self._rows(cond)[:, :, 1:].flatten(0, 1)
+        right_Q = in_batches(self, right, text_QT, batch_size=READ_AT_ONCE)
+        return {"answers_right": right_Q.mean().item()}
 
     # --- reading ---
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.llm import LAYER, MODEL
-from mnist_transformer.models.base import Model
+from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.prompt_tokens import answer_nats, are_right, read_greedily
 from mnist_transformer.prompts import MAX_BYTES
 from mnist_transformer.transformer import Transformer, rms_norm
@@ -89,12 +89,12 @@ class Reader(Model):
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """The share of prompts that are answered rightly."""
-        parts = zip(images.split(READ_AT_ONCE), cond.split(READ_AT_ONCE), strict=True)
-        right = [
-            are_right(self.logits(x.to(self.device), y.to(self.device)), y.to(self.device))
-            for x, y in parts
-        ]
-        return {"answers_right": torch.cat(right).double().mean().item()}
+
+        def right(states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
+            return are_right(self.logits(states_BTF, answer_BK), answer_BK)
+
+        right_B = in_batches(self, right, images, cond, batch_size=READ_AT_ONCE)
+        return {"answers_right": right_B.mean().item()}
 
     def logits(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """(B, K, V): symbol k given the prompt and the digits before it."""
