@@ -115,14 +115,13 @@ class Diffusion:
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
         return self._on_levels(t).float()
 
-    def draw_times(self, number: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_times(self, number: int) -> Tensor:
         """float32 (N,) on the CPU: times for training, spread evenly over their distribution.
 
         One random shift of N even places in a random order: each t by itself is distributed
         as it should be, and a batch misses no part of the range (arXiv 2107.00630, I.1).
         """
-        order = torch.randperm(number, generator=generator)
-        u = (order + torch.rand(1, generator=generator)) / max(number, 1)
+        u = (torch.randperm(number) + torch.rand(1)) / max(number, 1)
         if self.time_mean is not None:
             normal = torch.sigmoid(self.time_mean + self.time_sd * torch.special.ndtri(u))
             # Few of them are near 0, where the last steps of drawing are.
@@ -134,16 +133,11 @@ class Diffusion:
             return t
         return ((t * NUM_LEVELS).ceil() if upwards else (t * NUM_LEVELS).round()) / NUM_LEVELS
 
-    def loss(
-        self, denoise: Denoise, x0: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Squared error of each prediction, mean over its dimensions: float32 (N,).
-
-        Args:
-            generator: of the times and the noise, on the CPU; torch's own by default.
-        """
-        t = self.draw_times(len(x0), generator).to(x0.device)
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    def loss(self, denoise: Denoise, x0: Tensor) -> Tensor:
+        """Squared error of each prediction, mean over its dimensions: float32 (N,)."""
+        # Drawn on the CPU, so that one seed gives the same times and noise on every device.
+        t = self.draw_times(len(x0)).to(x0.device)
+        noise = torch.randn(x0.shape).to(x0.device)
         at = self.levels(t, x0)
         output = denoise(at.alpha * x0 + at.sigma * noise, t).float()
         targets = {"x": x0, "epsilon": noise, "v": at.v_noise * noise - at.v_data * x0}

@@ -52,11 +52,11 @@ def test_unknown_patches_are_not_read(model):
 
 def test_masks_cover_all_ratios(model):
     torch.manual_seed(0)
-    masked = model._draw_mask(1000, None)
+    masked = model._draw_mask(1000)
     counts = masked.sum(1)
     assert (counts.min(), counts.max()) == (1, 9)
     assert masked.float().mean(0).std() < 0.03  # every patch as often
-    high = random_model(replace(CONFIG, min_mask_ratio=0.7))._draw_mask(1000, None)
+    high = random_model(replace(CONFIG, min_mask_ratio=0.7))._draw_mask(1000)
     assert high.sum(1).min() == 7
 
 

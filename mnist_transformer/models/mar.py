@@ -182,28 +182,27 @@ class MAR(GenerativeModel):
         """Of each masked patch the gate's nats and the head's error a pixel; their sum over P (B,).
 
         All masked patches weigh alike, so an image of which little is known weighs most: what a
-        digit looks like is decided there. In eval mode masks, times and noise stay the same.
+        digit looks like is decided there.
         """
-        generator = None if self.training else torch.Generator().manual_seed(0)
         patches_BPI = self._patches(to_signed(images))
-        masked_BP = self._draw_mask(len(images), generator).to(images.device)
+        masked_BP = self._draw_mask(len(images)).to(images.device)
         order_BP = torch.arange(self.num_patches, device=images.device).expand_as(masked_BP)
         states_BPD = self._states(patches_BPI, order_BP, ~masked_BP, cond)
         z_ND, x0_NI = states_BPD[masked_BP], patches_BPI[masked_BP]
         if self.gate is None:
-            losses_N = self._head_loss(z_ND, x0_NI, generator)
+            losses_N = self._head_loss(z_ND, x0_NI)
         else:
             inked_N = (x0_NI > -1).any(-1)
             gate_N = self.gate(z_ND).squeeze(-1).float()
             losses_N = F.binary_cross_entropy_with_logits(
                 gate_N, inked_N.to(gate_N.dtype), reduction="none"
             )
-            errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N], generator)
+            errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N])
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)
         return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / self.num_patches
 
-    def _head_loss(self, z_ND: Tensor, x0_NI: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _head_loss(self, z_ND: Tensor, x0_NI: Tensor) -> Tensor:
         """(N,), mean over ``num_draws`` times and noises a patch."""
         modulation, num_draws = self.head.modulation(z_ND), self.config.num_draws
 
@@ -211,17 +210,16 @@ class MAR(GenerativeModel):
             x_NKI, t_NK = x_t.unflatten(0, (-1, num_draws)), t.unflatten(0, (-1, num_draws))
             return self.head(x_NKI, t_NK, modulation).flatten(0, 1)
 
-        losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0), generator)
+        losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0))
         return losses.unflatten(0, (-1, num_draws)).mean(1)
 
-    def _draw_mask(self, num_images: int, generator: torch.Generator | None) -> Tensor:
+    def _draw_mask(self, num_images: int) -> Tensor:
         """bool (B, P) on the CPU, true where unknown: one patch an image or more."""
         # As with the times of the diffusion, a batch covers all shares of masked patches.
-        order = torch.randperm(num_images, generator=generator)
-        u = (order + torch.rand(1, generator=generator)) / max(num_images, 1)
+        u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
         low = self.config.min_mask_ratio
         share_B1 = (low + (1 - low) * self._unknown_share(u)).unsqueeze(1)
-        rank_BP = torch.rand(num_images, self.num_patches, generator=generator).argsort(1)
+        rank_BP = torch.rand(num_images, self.num_patches).argsort(1)
         return rank_BP < (share_B1 * self.num_patches).ceil().clamp(1, self.num_patches)
 
     def _unknown_share(self, u: Tensor) -> Tensor:
