@@ -10,16 +10,13 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from mnist_transformer.models.base import GenerativeModel, Model
+    from mnist_transformer.models.base import GenerativeModel
     from mnist_transformer.sampling import Sampling
-
-AnyModel = TypeVar("AnyModel", bound="Model")
 
 __version__ = "0.1.0"
 __all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "sample", "shipped"]
@@ -81,6 +78,7 @@ def load(
             or a model that does not draw.
     """
     from mnist_transformer import checkpoint
+    from mnist_transformer.devices import to_device
     from mnist_transformer.models.base import GenerativeModel
 
     model = checkpoint.load(find_weights(name_or_path))
@@ -92,6 +90,7 @@ def load(
 def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
     """Every shipped model that draws, by name; see ``load``."""
     from mnist_transformer import checkpoint
+    from mnist_transformer.devices import to_device
     from mnist_transformer.models.base import GenerativeModel
 
     models = {name: checkpoint.load(find_weights(name)) for name in shipped()}
@@ -100,28 +99,6 @@ def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
         for name, model in models.items()
         if isinstance(model, GenerativeModel)
     }
-
-
-def to_device(model: "AnyModel", device: str | None = None) -> "AnyModel":
-    """The model, moved and in eval mode; see ``load``."""
-    return model.to(find_device(device)).eval()
-
-
-def find_device(name: str | None = None) -> "torch.device":
-    """The device of a name; without one a CUDA GPU where there is one, else the CPU.
-
-    Raises:
-        ValueError: it is unknown or not here.
-    """
-    import torch
-
-    try:
-        return torch.empty(
-            1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")
-        ).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
 
 
 def sample(

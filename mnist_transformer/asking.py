@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import mnist_transformer
 from mnist_transformer import checkpoint
+from mnist_transformer.devices import to_device
 from mnist_transformer.llm import LLM
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.prompted import READ_AT_ONCE, Prompted
@@ -137,7 +138,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
             f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
             "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
         )
-    return system_of(mnist_transformer.to_device(model, device))
+    return system_of(to_device(model, device))
 
 
 def system_of(model: Prompted | Reader) -> Asked:

@@ -17,14 +17,15 @@ from typing import NamedTuple
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import load, load_shipped, shipped, to_device, trials
+from mnist_transformer import load, load_shipped, shipped, trials
+from mnist_transformer.devices import fast_dtype, to_device
 from mnist_transformer.ledger import Row
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.pixel import Pixel
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.sampling import Sampling, draw_categorical
 from mnist_transformer.timing import count_flops, matmul_peak, now
-from mnist_transformer.transformer import Transformer, fast_dtype
+from mnist_transformer.transformer import Transformer
 
 OLD_MODEL = "mnist-pixel-3.5m"
 NUM_COUNTED = 10  # images whose operations are counted: one a class

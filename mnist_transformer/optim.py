@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnist_transformer.devices import fast_dtype
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_dtype
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5

@@ -19,10 +19,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
-from mnist_transformer import checkpoint, find_device, find_weights
+from mnist_transformer import checkpoint, find_weights
+from mnist_transformer.devices import fast_dtype, find_device
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_dtype
 
 DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # read by accelerate; it has no argument for it
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from mnist_transformer import checkpoint, optim, resume, runtime
 from mnist_transformer.batches import Batches, mix
 from mnist_transformer.data import Dataset, load_dataset
+from mnist_transformer.devices import fork_rng
 from mnist_transformer.models.base import HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate, validation_curve
-from mnist_transformer.transformer import fork_rng
 
 __all__ = ["Record", "train"]
 

@@ -10,7 +10,6 @@ scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
 Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
 
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -21,30 +20,6 @@ from mnist_transformer.positions import At, Positions, make_positions
 
 # Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
 PLAIN_ATTENTION_MAX_KEYS = 256
-
-
-def fast_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif kind == "cpu":
-        # Without these instructions a bf16 matmul is emulated, hundreds of times slower.
-        fast = torch.cpu._is_avx512_bf16_supported()
-    else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
-
-
-def fast_autocast(device: torch.device) -> torch.autocast:
-    """A context in which products run in ``fast_dtype``; it does nothing where that is float32."""
-    fast = fast_dtype(device)
-    return torch.autocast(device.type, fast, enabled=fast != torch.float32)
-
-
-def fork_rng(device: torch.device) -> AbstractContextManager[None]:
-    """A context after which random numbers, this device's too, go on as if it had not been."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def attend(

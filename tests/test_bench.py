@@ -10,8 +10,8 @@ from test_contract import TINY
 from torch.nn import functional as F
 
 from mnist_transformer import bench, checkpoint, cli, ledger, peers, report, timing, trials
+from mnist_transformer.devices import fast_dtype
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.transformer import fast_dtype
 
 CPU = torch.device("cpu")
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.devices import fast_autocast
 from mnist_transformer.diffusion import (
     NUM_LEVELS,
     Diffusion,
@@ -30,7 +31,7 @@ from mnist_transformer.diffusion import (
 from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
 from mnist_transformer.samplers import sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import Transformer, fast_autocast
+from mnist_transformer.transformer import Transformer
 
 NUM_TIME_FEATURES = 64
 NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figure is 10

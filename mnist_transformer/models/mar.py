@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, ramp, with_null
+from mnist_transformer.devices import fast_autocast
 from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
 from mnist_transformer.models.base import GenerativeModel, check_patch_size
 from mnist_transformer.samplers import Normal, sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import MLP, Transformer, fast_autocast, modulate, rms_norm
+from mnist_transformer.transformer import MLP, Transformer, modulate, rms_norm
 
 NUM_TIME_FEATURES = 32
 UNMASKING = ("cosine", "linear")
