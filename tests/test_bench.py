@@ -102,6 +102,13 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+def test_what_draws_in_bfloat16_anyway_is_raced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "fast_dtype", lambda device: torch.bfloat16)
+    for family, settings in (("patch", ["plain", "bfloat16"]), ("mar", ["plain"])):
+        subjects = bench.settings_of("tiny", TINY[family].build(), pytest.fail)
+        assert [s.setting for s in subjects] == [*settings, "compiled"]
+
+
 def test_compiled_draws_what_it_drew() -> None:
     """Without waiting for a compiler: traced, cache and all, and run as it is."""
     model = replace(TINY["pixel"], image_size=3, depth=1).build()
