@@ -19,8 +19,6 @@ Shapes: N things that are denoised (images, tokens), "..." their own dimensions;
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 from typing import NamedTuple
 
 import torch
@@ -36,8 +34,9 @@ SPACES = ("x", "epsilon", "v")
 MIN_LEVEL = 0.05  # a flow is neither weighted nor bounded below this sigma (arXiv 2511.13720)
 
 # alpha_t^2 of DDPM, section 4: betas from 1e-4 to 0.02; the entry at 0 is the data's.
-_BETAS = [1e-4 + (0.02 - 1e-4) * i / (NUM_LEVELS - 1) for i in range(NUM_LEVELS)]
-_ALPHA_BAR = list(accumulate((1 - beta for beta in _BETAS), mul, initial=1.0))
+_BETAS = torch.linspace(1e-4, 0.02, NUM_LEVELS, dtype=torch.float64)
+_ALPHA_BAR = torch.cat([torch.ones(1), 1 - _BETAS]).cumprod(0)
+_ALPHA, _SIGMA = _ALPHA_BAR.sqrt().float(), (1 - _ALPHA_BAR).sqrt().float()
 
 
 class Levels(NamedTuple):
@@ -98,10 +97,8 @@ class Diffusion:
             angle = t * (math.pi / 2)
             alpha, sigma = angle.cos().clamp(min=0), angle.sin()
         else:
-            alpha_bar = torch.tensor(_ALPHA_BAR, dtype=torch.float64)
             index = (t * NUM_LEVELS).round().long()
-            alpha = alpha_bar.sqrt().float().to(t.device)[index]
-            sigma = (1 - alpha_bar).sqrt().float().to(t.device)[index]
+            alpha, sigma = _ALPHA.to(t.device)[index], _SIGMA.to(t.device)[index]
         return Levels(alpha, sigma, alpha, sigma)
 
     def times(self, num_steps: int) -> Tensor:
