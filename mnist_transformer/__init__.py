@@ -8,18 +8,15 @@ Importing the package is cheap: torch is imported by the first call that needs i
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mnist_transformer.models.base import GenerativeModel
     from mnist_transformer.sampling import Sampling
 
 __version__ = "0.1.0"
-__all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "sample", "shipped"]
+__all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "shipped"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -99,16 +96,6 @@ def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
         for name, model in models.items()
         if isinstance(model, GenerativeModel)
     }
-
-
-def sample(
-    cond: "Tensor | Sequence[int] | None",
-    seeds: Iterable[int],
-    how: "Sampling | None" = None,
-    model: str | os.PathLike[str] = "mnist-patch",
-) -> "Tensor":
-    """Load a model and draw once: uint8 (B, C, H, W); see ``GenerativeModel.sample``."""
-    return load(model).sample(cond, seeds, how)
 
 
 def __getattr__(name: str) -> Any:

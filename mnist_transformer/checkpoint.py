@@ -237,8 +237,6 @@ def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:
             f"{path} has a config with {', '.join(unknown + missing)} "
             f"{'unknown' if unknown else 'missing'}, expected the fields {', '.join(known)}"
         )
-    # JSON has no tuples, and a frozen config has no lists.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:

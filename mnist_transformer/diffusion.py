@@ -223,10 +223,10 @@ def discretized_normal(x0: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     return log_upper + torch.log(-torch.expm1(log_lower - log_upper))
 
 
-def time_features(t: Tensor, num_features: int, highest: float = 100.0) -> Tensor:
-    """Cosines and sines of t at frequencies from 1 to ``highest``: float32 (..., num_features)."""
+def time_features(t: Tensor, num_features: int) -> Tensor:
+    """Cosines and sines of t at frequencies from 1 to 100: float32 (..., num_features)."""
     i = torch.arange(num_features // 2, device=t.device) / max(num_features // 2 - 1, 1)
-    angle = t.float().unsqueeze(-1) * torch.exp(math.log(highest) * i)
+    angle = t.float().unsqueeze(-1) * torch.exp(math.log(100) * i)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

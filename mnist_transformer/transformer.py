@@ -115,12 +115,11 @@ class KVCache:
         *,
         num_tokens: int | None = None,  # else as many as the model has positions
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
         self.length = 0
-        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
-        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
+        self._keys = [torch.empty(shape, device=device) for _ in model.blocks]
+        self._values = [torch.empty(shape, device=device) for _ in model.blocks]
 
     def extend(self, layer: int, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
         """Write T new keys and values of one layer; all of that layer's up to now."""
