@@ -15,14 +15,6 @@ from torch import Tensor, nn
 from mnist_transformer.sampling import Keep, Noise, Sampling
 
 
-def check_patch_size(image_size: int, patch_size: int) -> None:
-    """Raises ValueError where patches do not tile an image."""
-    if image_size % patch_size:
-        raise ValueError(
-            f"image_size is {image_size}, expected a multiple of patch_size {patch_size}"
-        )
-
-
 class Model(nn.Module, ABC):
     """Something that ``train`` can train: a frozen config and a loss an image.
 

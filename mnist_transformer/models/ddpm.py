@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.devices import fast_autocast
@@ -28,7 +27,8 @@ from mnist_transformer.diffusion import (
     to_signed,
     to_uint8,
 )
-from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
+from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.patches import check_patch_size, cut, join
 from mnist_transformer.samplers import sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
 from mnist_transformer.transformer import Transformer
@@ -146,11 +146,10 @@ class DDPM(GenerativeModel):
 
     def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""
-        size = self.config.patch_size
-        x_BPD = self.embed(F.unfold(x_t, size, stride=size).mT)
+        x_BPD = self.embed(cut(x_t, self.config.patch_size))
         time_BD = self.time(time_features(t, NUM_TIME_FEATURES))
         x_BPI = self.output(self.transformer(x_BPD, cond=class_BD + time_BD)).float()
-        return F.fold(x_BPI.mT, self.image_shape[1:], size, stride=size)
+        return join(x_BPI, self.config.patch_size)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
