@@ -17,9 +17,9 @@ from mnist_transformer import checkpoint
 from mnist_transformer.devices import to_device
 from mnist_transformer.llm import LLM
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.prompted import READ_AT_ONCE, Prompted
+from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
-from mnist_transformer.prompt_tokens import encode, stack
+from mnist_transformer.prompt_tokens import READ_AT_ONCE, encode, stack
 from mnist_transformer.prompts import is_out_of_range
 from mnist_transformer.sampling import Sampling
 

@@ -78,6 +78,17 @@ def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tenso
     return ones.tril(num_keys - num_queries)
 
 
+def causal_mask_of(seen_BT: Tensor) -> Tensor:
+    """bool (B, 1, T, T) for ``attend``: causal, but of padding (not ``seen``) nothing is read.
+
+    Every token sees itself at least: else the state of padding, which counts nothing, is NaN.
+    """
+    num_tokens = seen_BT.shape[1]
+    itself_TT = torch.eye(num_tokens, dtype=torch.bool, device=seen_BT.device)
+    causal_TT = _causal_mask(num_tokens, num_tokens, seen_BT.device)
+    return ((causal_TT & seen_BT[:, None]) | itself_TT)[:, None]
+
+
 def drop(x: Tensor, probability: float) -> Tensor:
     """Dropout (arXiv 1207.0580), of a probability that a CPU rounds to 1/256.
 

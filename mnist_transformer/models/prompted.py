@@ -38,6 +38,7 @@ from mnist_transformer.packing import Packing
 from mnist_transformer.prompt_tokens import (
     ASK,
     PAD,
+    READ_AT_ONCE,
     answer_nats,
     are_right,
     encode,
@@ -47,9 +48,7 @@ from mnist_transformer.prompt_tokens import (
     targets,
 )
 from mnist_transformer.prompts import MAX_BYTES
-from mnist_transformer.transformer import KVCache
-
-READ_AT_ONCE = 250  # prompts
+from mnist_transformer.transformer import KVCache, causal_mask_of
 
 
 @dataclass(frozen=True)
@@ -263,11 +262,7 @@ class Prompted(Patch):
         text_XT = cond[:, 1:]
         text_XT = text_XT[:, : int((text_XT >= 0).sum(1).max())]
         seen_XT = text_XT >= 0
-        num_tokens = text_XT.shape[1]
-        if num_tokens:
+        if text_XT.shape[1]:
             x_XTD, at_XT = self._lay_out_text(text_XT)
-            ones_TT = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=cond.device)
-            # What is not seen sees itself at least: else its state, which counts nothing, is NaN.
-            mask_XTT = (ones_TT.tril() & seen_XT[:, None]) | ones_TT.tril().triu()
-            self.transformer(x_XTD, cache, at=at_XT, mask=mask_XTT[:, None])
+            self.transformer(x_XTD, cache, at=at_XT, mask=causal_mask_of(seen_XT))
         return seen_XT
