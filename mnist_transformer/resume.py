@@ -77,9 +77,10 @@ def find_states(folder: Path) -> list[Path]:
 
 
 def drop_leftovers(folder: Path) -> None:
-    """Delete what a killed run had half written."""
-    for path in folder.glob(".*.safetensors.*"):
-        path.unlink()
+    """Delete what a killed run had half written: see ``files.write_atomic`` for the names."""
+    for kind in ("safetensors", "png", "jsonl"):
+        for path in folder.glob(f".*.{kind}.*"):
+            path.unlink()
 
 
 def _step_of(path: Path) -> int:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from mnist_transformer.checkpoint import write_atomic
 from mnist_transformer.data import Split
+from mnist_transformer.files import write_atomic
 from mnist_transformer.images import grid, save_png
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
 

@@ -262,6 +262,15 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, mon
     assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
 
 
+def test_what_a_killed_run_had_half_written_is_deleted(tmp_path):
+    for name in ("state-000000005.safetensors", "loss.png", "metrics.jsonl"):
+        (tmp_path / f".{name}.123").touch()
+        (tmp_path / name).touch()
+    resume.drop_leftovers(tmp_path)
+    left = ["loss.png", "metrics.jsonl", "state-000000005.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == left
+
+
 def test_two_states_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
     train(RECIPE, tmp_path, data=DATASET, device="cpu")
