@@ -98,7 +98,7 @@ class ThroughLLM(Asked):
     """A language model, an adapter that reads its states, and a generator.
 
     Args:
-        llm: a function of texts to their states (T, F), as ``LLM.states``.
+        llm: the language model; all that is asked of it is ``states``.
     """
 
     def __init__(self, drawer: GenerativeModel, reader: Reader, llm: LLM) -> None:

@@ -19,6 +19,7 @@ class Recipe:
     """A model and how it is trained. Exactly one of max_seconds and epochs is set.
 
     Args:
+        name: what the command line, the ledger and shipped weights call it.
         model: the family's frozen config.
         dataset: a name known to ``data.load_dataset``.
         batch_size: images a step over all processes.
@@ -29,7 +30,9 @@ class Recipe:
         ema: horizon of the weights' exponential moving average, as a fraction of the steps
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
-        tokenizer: of a model over codes, the recipe of the tokenizer that it stands on.
+        tokenizer: of a model over codes, the tokenizer that it stands on: its recipe, or its
+            path as ``find_weights`` takes it.
+        about: the model in a few words, for ``list``.
     """
 
     name: str

@@ -12,9 +12,9 @@ in MADE, arXiv 1502.03509) and, through a few residual MLPs, becomes a softmax o
 levels. Nothing attends inside a patch, so a patch costs one transformer step, and a blank one
 none.
 
-Shapes: B batch, P patches, N patches with ink, M tokens of all images (N + B), L the longest
-sequence (P + 1), S slots of a neighbourhood, I = s*s pixels of a patch, E features of a pixel
-value, W width of the head, V grey levels, D dim.
+Shapes: B batch, P patches, N patches with ink, M tokens of all images (N + B), S slots of a
+neighbourhood, I = s*s pixels of a patch, E features of a pixel value, W width of the head, V grey
+levels, D dim.
 """
 
 from collections.abc import Iterator, Sequence
