@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.common import is_done, record, results, save_plot
+from mnist_transformer.devices import fast_dtype
 from mnist_transformer.timing import now
-from mnist_transformer.transformer import fast_dtype, plain_attention
+from mnist_transformer.transformer import plain_attention
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "SDPA": partial(F.scaled_dot_product_attention, is_causal=True),

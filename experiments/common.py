@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer import checkpoint, evaluate, find_weights, ledger, to_device, trials
+from mnist_transformer import checkpoint, evaluate, find_weights, ledger, trials
 from mnist_transformer.data import Dataset, Split
+from mnist_transformer.devices import to_device
 from mnist_transformer.ledger import Row
-from mnist_transformer.metrics import class_agreement, fd_cnn, in_batches
-from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.metrics import class_agreement, fd_cnn
+from mnist_transformer.models.base import GenerativeModel, Model, in_batches
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.sampling import Sampling
 from mnist_transformer.terminal import stages, training

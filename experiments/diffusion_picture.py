@@ -17,6 +17,7 @@ from mnist_transformer.data import load_dataset
 from mnist_transformer.diffusion import to_signed
 from mnist_transformer.models.ddpm import DDPM
 from mnist_transformer.models.mar import MAR
+from mnist_transformer.patches import join
 from mnist_transformer.sampling import Noise, Sampling
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -85,7 +86,7 @@ def mar_figure(model: object, digit: int, seed: int) -> Figure:
     for first, last in pairwise(bounds):
         shade_P = torch.where(rank_P < first, 1.0, torch.where(rank_P < last, 0.0, -1.0))
         patches = shade_P[None, :, None].expand(-1, -1, model.num_pixels)
-        parts.append(model._canvas(patches))
+        parts.append(join(patches, model.config.patch_size))
     rows = [
         ("white: known, grey: drawn in this step", parts),
         ("the canvas after it", [to_signed(canvas) for canvas in canvases]),

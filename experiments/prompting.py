@@ -34,8 +34,7 @@ from mnist_transformer import asking, ledger, llm, prompt_corpus, prompt_grammar
 from mnist_transformer.data import Dataset, load_dataset, states
 from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, written_prompts
 from mnist_transformer.evaluate import SEEDS_APART
-from mnist_transformer.metrics import in_batches
-from mnist_transformer.models.base import Model
+from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompts import Prompt
 from mnist_transformer.recipes import RECIPES

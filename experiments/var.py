@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from experiments.common import RUNS, Figures, Quality, dots, is_done, results, run_cell, save_plot
 from mnist_transformer import ledger, trials
 from mnist_transformer.data import Dataset, load_dataset
-from mnist_transformer.metrics import in_batches
+from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.var import Var
 from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 from mnist_transformer.recipes import RECIPES

@@ -8,21 +8,15 @@ Importing the package is cheap: torch is imported by the first call that needs i
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from mnist_transformer.models.base import GenerativeModel, Model
+    from mnist_transformer.models.base import GenerativeModel
     from mnist_transformer.sampling import Sampling
 
-AnyModel = TypeVar("AnyModel", bound="Model")
-
 __version__ = "0.1.0"
-__all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "sample", "shipped"]
+__all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "shipped"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -81,6 +75,7 @@ def load(
             or a model that does not draw.
     """
     from mnist_transformer import checkpoint
+    from mnist_transformer.devices import to_device
     from mnist_transformer.models.base import GenerativeModel
 
     model = checkpoint.load(find_weights(name_or_path))
@@ -92,6 +87,7 @@ def load(
 def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
     """Every shipped model that draws, by name; see ``load``."""
     from mnist_transformer import checkpoint
+    from mnist_transformer.devices import to_device
     from mnist_transformer.models.base import GenerativeModel
 
     models = {name: checkpoint.load(find_weights(name)) for name in shipped()}
@@ -100,38 +96,6 @@ def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
         for name, model in models.items()
         if isinstance(model, GenerativeModel)
     }
-
-
-def to_device(model: "AnyModel", device: str | None = None) -> "AnyModel":
-    """The model, moved and in eval mode; see ``load``."""
-    return model.to(find_device(device)).eval()
-
-
-def find_device(name: str | None = None) -> "torch.device":
-    """The device of a name; without one a CUDA GPU where there is one, else the CPU.
-
-    Raises:
-        ValueError: it is unknown or not here.
-    """
-    import torch
-
-    try:
-        return torch.empty(
-            1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")
-        ).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
-
-
-def sample(
-    cond: "Tensor | Sequence[int] | None",
-    seeds: Iterable[int],
-    how: "Sampling | None" = None,
-    model: str | os.PathLike[str] = "mnist-patch",
-) -> "Tensor":
-    """Load a model and draw once: uint8 (B, C, H, W); see ``GenerativeModel.sample``."""
-    return load(model).sample(cond, seeds, how)
 
 
 def __getattr__(name: str) -> Any:

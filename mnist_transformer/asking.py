@@ -14,11 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 import mnist_transformer
 from mnist_transformer import checkpoint
+from mnist_transformer.devices import to_device
 from mnist_transformer.llm import LLM
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.prompted import READ_AT_ONCE, Prompted
+from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
-from mnist_transformer.prompt_tokens import encode, stack
+from mnist_transformer.prompt_tokens import READ_AT_ONCE, encode, stack
 from mnist_transformer.prompts import is_out_of_range
 from mnist_transformer.sampling import Sampling
 
@@ -97,7 +98,7 @@ class ThroughLLM(Asked):
     """A language model, an adapter that reads its states, and a generator.
 
     Args:
-        llm: a function of texts to their states (T, F), as ``LLM.states``.
+        llm: the language model; all that is asked of it is ``states``.
     """
 
     def __init__(self, drawer: GenerativeModel, reader: Reader, llm: LLM) -> None:
@@ -137,7 +138,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
             f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
             "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
         )
-    return system_of(mnist_transformer.to_device(model, device))
+    return system_of(to_device(model, device))
 
 
 def system_of(model: Prompted | Reader) -> Asked:

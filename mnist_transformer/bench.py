@@ -1,7 +1,8 @@
 """How fast drawing gets: models in several settings, raced in one run (the verb ``bench``).
 
-A *subject* draws in one setting: plain (eager, float32, with the key-value cache), compiled, in
-bfloat16, or the old way, without a cache, where every pixel costs a pass over all before it.
+A *subject* draws in one setting: plain (eager, with the key-value cache, in float32 unless it is
+a model that draws in bfloat16 as it comes), compiled, in bfloat16, or the old way, without a
+cache, where every pixel costs a pass over all before it.
 Batches of several sizes show what batching brings. Where a drawing would take too long, a part
 of it that costs as much as any other is timed, and the rest extrapolated; the setting says so.
 """
@@ -17,14 +18,17 @@ from typing import NamedTuple
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import load, load_shipped, shipped, to_device, trials
+from mnist_transformer import load, load_shipped, shipped, trials
+from mnist_transformer.devices import fast_autocast, fast_dtype, to_device
 from mnist_transformer.ledger import Row
 from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.ddpm import DDPM
+from mnist_transformer.models.mar import MAR
 from mnist_transformer.models.pixel import Pixel
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.sampling import Sampling, draw_categorical
 from mnist_transformer.timing import count_flops, matmul_peak, now
-from mnist_transformer.transformer import Transformer, fast_dtype
+from mnist_transformer.transformer import Transformer
 
 OLD_MODEL = "mnist-pixel-3.5m"
 NUM_COUNTED = 10  # images whose operations are counted: one a class
@@ -84,11 +88,11 @@ def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
     subjects = [Subject(name, "plain", model.num_parameters, draw, draw)]
     if isinstance(model, Pixel):
         subjects.insert(0, _full_passes(name, model))
-    if fast_dtype(model.device) == torch.bfloat16:
-        rounded = _drawer(model, torch.bfloat16)
-        subjects.append(Subject(name, "bfloat16", model.num_parameters, rounded, draw))
-    else:
+    if fast_dtype(model.device) != torch.bfloat16:
         tell(f"{name} in bfloat16: not measured, {model.device} has no instructions for it")
+    elif not isinstance(model, DDPM | MAR):  # which draw in it as they come
+        rounded = _drawer(model, in_bfloat16=True)
+        subjects.append(Subject(name, "bfloat16", model.num_parameters, rounded, draw))
     compiled = copy.deepcopy(model)
     transformer = getattr(compiled, "transformer", None)
     if isinstance(transformer, Transformer):
@@ -98,14 +102,13 @@ def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
     return subjects
 
 
-def _drawer(model: GenerativeModel, dtype: torch.dtype = torch.float32) -> Draw:
+def _drawer(model: GenerativeModel, in_bfloat16: bool = False) -> Draw:
     """Draws other images at every call, all classes in turn."""
     seeds = count()
 
     def draw(num_images: int) -> None:
         mine = list(islice(seeds, num_images))
-        kind = model.device.type
-        with nullcontext() if dtype == torch.float32 else torch.autocast(kind, dtype):
+        with fast_autocast(model.device) if in_bfloat16 else nullcontext():
             model.sample([seed % model.num_classes for seed in mine], mine)
 
     return draw

@@ -10,7 +10,6 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from mnist_transformer.files import write_atomic
 from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import Model
 
@@ -153,27 +153,6 @@ def family_of(model: Model) -> str:
     raise ValueError(f"{type(model).__name__} is in no family, expected {', '.join(FAMILIES)}")
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one go: whatever goes wrong, either the old or the new one is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, hence not synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     own = {
@@ -237,8 +216,6 @@ def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:
             f"{path} has a config with {', '.join(unknown + missing)} "
             f"{'unknown' if unknown else 'missing'}, expected the fields {', '.join(known)}"
         )
-    # JSON has no tuples, and a frozen config has no lists.
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:

@@ -37,7 +37,7 @@ def parse_and_run(arguments: Sequence[str], verbs: dict[str, Callable[..., None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
+    """Run one command and return its exit code: 0, 2 (error), 130 (Ctrl-C), 141 (pipe closed)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         say(f"{PROG} {mnist_transformer.__version__}")

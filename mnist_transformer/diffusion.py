@@ -19,8 +19,6 @@ Shapes: N things that are denoised (images, tokens), "..." their own dimensions;
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 from typing import NamedTuple
 
 import torch
@@ -36,8 +34,9 @@ SPACES = ("x", "epsilon", "v")
 MIN_LEVEL = 0.05  # a flow is neither weighted nor bounded below this sigma (arXiv 2511.13720)
 
 # alpha_t^2 of DDPM, section 4: betas from 1e-4 to 0.02; the entry at 0 is the data's.
-_BETAS = [1e-4 + (0.02 - 1e-4) * i / (NUM_LEVELS - 1) for i in range(NUM_LEVELS)]
-_ALPHA_BAR = list(accumulate((1 - beta for beta in _BETAS), mul, initial=1.0))
+_BETAS = torch.linspace(1e-4, 0.02, NUM_LEVELS, dtype=torch.float64)
+_ALPHA_BAR = torch.cat([torch.ones(1), 1 - _BETAS]).cumprod(0)
+_ALPHA, _SIGMA = _ALPHA_BAR.sqrt().float(), (1 - _ALPHA_BAR).sqrt().float()
 
 
 class Levels(NamedTuple):
@@ -98,10 +97,8 @@ class Diffusion:
             angle = t * (math.pi / 2)
             alpha, sigma = angle.cos().clamp(min=0), angle.sin()
         else:
-            alpha_bar = torch.tensor(_ALPHA_BAR, dtype=torch.float64)
             index = (t * NUM_LEVELS).round().long()
-            alpha = alpha_bar.sqrt().float().to(t.device)[index]
-            sigma = (1 - alpha_bar).sqrt().float().to(t.device)[index]
+            alpha, sigma = _ALPHA.to(t.device)[index], _SIGMA.to(t.device)[index]
         return Levels(alpha, sigma, alpha, sigma)
 
     def times(self, num_steps: int) -> Tensor:
@@ -115,14 +112,13 @@ class Diffusion:
         t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
         return self._on_levels(t).float()
 
-    def draw_times(self, number: int, generator: torch.Generator | None = None) -> Tensor:
+    def draw_times(self, number: int) -> Tensor:
         """float32 (N,) on the CPU: times for training, spread evenly over their distribution.
 
         One random shift of N even places in a random order: each t by itself is distributed
         as it should be, and a batch misses no part of the range (arXiv 2107.00630, I.1).
         """
-        order = torch.randperm(number, generator=generator)
-        u = (order + torch.rand(1, generator=generator)) / max(number, 1)
+        u = (torch.randperm(number) + torch.rand(1)) / max(number, 1)
         if self.time_mean is not None:
             normal = torch.sigmoid(self.time_mean + self.time_sd * torch.special.ndtri(u))
             # Few of them are near 0, where the last steps of drawing are.
@@ -134,16 +130,11 @@ class Diffusion:
             return t
         return ((t * NUM_LEVELS).ceil() if upwards else (t * NUM_LEVELS).round()) / NUM_LEVELS
 
-    def loss(
-        self, denoise: Denoise, x0: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Squared error of each prediction, mean over its dimensions: float32 (N,).
-
-        Args:
-            generator: of the times and the noise, on the CPU; torch's own by default.
-        """
-        t = self.draw_times(len(x0), generator).to(x0.device)
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    def loss(self, denoise: Denoise, x0: Tensor) -> Tensor:
+        """Squared error of each prediction, mean over its dimensions: float32 (N,)."""
+        # Drawn on the CPU, so that one seed gives the same times and noise on every device.
+        t = self.draw_times(len(x0)).to(x0.device)
+        noise = torch.randn(x0.shape).to(x0.device)
         at = self.levels(t, x0)
         output = denoise(at.alpha * x0 + at.sigma * noise, t).float()
         targets = {"x": x0, "epsilon": noise, "v": at.v_noise * noise - at.v_data * x0}
@@ -232,10 +223,10 @@ def discretized_normal(x0: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     return log_upper + torch.log(-torch.expm1(log_lower - log_upper))
 
 
-def time_features(t: Tensor, num_features: int, highest: float = 100.0) -> Tensor:
-    """Cosines and sines of t at frequencies from 1 to ``highest``: float32 (..., num_features)."""
+def time_features(t: Tensor, num_features: int) -> Tensor:
+    """Cosines and sines of t at frequencies from 1 to 100: float32 (..., num_features)."""
     i = torch.arange(num_features // 2, device=t.device) / max(num_features // 2 - 1, 1)
-    angle = t.float().unsqueeze(-1) * torch.exp(math.log(highest) * i)
+    angle = t.float().unsqueeze(-1) * torch.exp(math.log(100) * i)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 

@@ -9,6 +9,7 @@ measures and chooses nothing.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -23,12 +24,17 @@ from mnist_transformer.metrics import (
     class_agreement,
     copy_check,
     fd_cnn,
-    in_batches,
     nearest_distances,
     precision_recall,
     quiet,
 )
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model, Tokenizer
+from mnist_transformer.models.base import (
+    GenerativeModel,
+    HasLikelihood,
+    Model,
+    Tokenizer,
+    in_batches,
+)
 from mnist_transformer.models.classifier import Classifier
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.sampling import Sampling
@@ -73,20 +79,13 @@ def bits_per_dim(
         raise ValueError(f"{type(model).__name__} has no likelihood to measure bits/dim with")
     if not len(split.images):
         raise ValueError("the split holds no images, expected one or more")
-    total = 0.0
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(split.images), batch_size):
-            images = split.images[start : start + batch_size].to(model.device)
-            labels = split.labels[start : start + batch_size].to(model.device)
-            with torch.inference_mode():
-                nats = model.nll(images, labels if use_labels else None).nats
-            total += nats.double().sum().item()
-            report(stage, start + len(images), len(split.images))
-    finally:
-        model.train(was_training)
-    return total / (math.log(2) * split.images.numel())
+
+    def nats(images: Tensor, labels: Tensor) -> Tensor:
+        return model.nll(images, labels if use_labels else None).nats
+
+    columns, heard = (split.images, split.labels), partial(report, stage)
+    nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)
+    return nats_N.sum().item() / (math.log(2) * split.images.numel())
 
 
 def draw_balanced(
@@ -318,13 +317,11 @@ def tokenizer_figures(
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
         images = again(split.images)
         features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
-        with torch.inference_mode():
-            codes = model.figures(split.images, split.labels)
         metrics["reconstruction" + suffix] = {
             "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
             "agreement": class_agreement(images, split.labels, judge),
             "fd_cnn": fd_cnn(*features),
-            **codes,
+            **model.figures(split.images, split.labels),
         }
     judgement = _Judgement(judge, dataset.test, num_samples, report)
     real = [_balanced_subset(dataset.train, num_samples, seed) for seed in seeds]

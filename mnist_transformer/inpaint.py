@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mnist_transformer.images import grid
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats
+from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats, in_batches
 from mnist_transformer.sampling import Keep, Sampling
 
 HOLES = ("top", "bottom", "left", "right", "center", "random:SHARE")
@@ -129,9 +129,8 @@ def complete(
     return model.steps(labels, range(seed, seed + n), how, many)
 
 
-@torch.inference_mode()
 def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 100) -> Tensor:
-    """p(class | image), float32 (N, C) on the CPU, by Bayes' rule with equal priors.
+    """p(class | image), float64 (N, C) on the CPU, by Bayes' rule with equal priors.
 
     Averaged over completions that were drawn without a class, it is p(class | kept pixels).
 
@@ -140,11 +139,12 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
     """
     if not isinstance(model, HasLikelihood):
         raise ValueError(f"{type(model).__name__} has no likelihood to infer a class with")
-    columns = []
-    for label in range(model.num_classes):
-        nats = [model.nll(batch, [label] * len(batch)).nats for batch in images.split(batch_size)]
-        columns.append(-torch.cat(nats).cpu())
-    return torch.stack(columns, dim=1).softmax(-1)
+
+    def log_prob(images: Tensor) -> Tensor:
+        labels = range(model.num_classes)
+        return torch.stack([-model.nll(images, [y] * len(images)).nats for y in labels], dim=1)
+
+    return in_batches(model, log_prob, images, batch_size=batch_size).softmax(-1)
 
 
 def likeliest(model: GenerativeModel, images: Tensor) -> str | None:

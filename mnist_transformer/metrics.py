@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.classifier import Classifier
 
 Progress = Callable[[str, int, int], None]
@@ -37,21 +38,6 @@ def class_agreement(images: Tensor, labels: Tensor, classifier: Classifier) -> f
     """
     logits_NK = in_batches(classifier, classifier.logits, images)
     return (logits_NK.argmax(-1) == labels.cpu()).double().mean().item()
-
-
-def in_batches(
-    model: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 500
-) -> Tensor:
-    """``function`` of the images in batches, in evaluation mode, float64 on the CPU."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            parts = [function(x.to(device)).cpu().double() for x in images.split(batch_size)]
-    finally:
-        model.train(was_training)
-    return torch.cat(parts)
 
 
 class _GivenFeatures(nn.Module):

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnist_transformer.devices import fast_dtype
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_dtype
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -70,6 +70,9 @@ class Muon(torch.optim.Muon):
     step of ``TURNS`` by as many times the rate, and gathers momentum in all of them.
     """
 
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(params, lr=lr, weight_decay=0.0)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         assert closure is None
@@ -86,8 +89,6 @@ class Muon(torch.optim.Muon):
             buffers = [self.state[p]["momentum_buffer"] for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             due = [
                 (p, update)
                 for turn, (p, update) in enumerate(zip(params, updates, strict=True))
@@ -130,25 +131,22 @@ def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW over the model's parameters, at the recipe's peak rates.
-
-    Weight decay reaches what multiplies: matrices and kernels, not biases, gains or any
-    other vector.
-    """
+    """Muon and AdamW over the model's parameters, at the recipe's peak rates; nothing decays."""
     hidden, rest = param_groups(model)
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
-        optimizers.append(Muon(hidden, lr=recipe.muon_lr, weight_decay=recipe.weight_decay))
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if groups:
+        optimizers.append(Muon(hidden, lr=recipe.muon_lr))
+    if rest:
+        rest.sort(key=lambda p: p.ndim < 2)  # the order that saved states have them in
         fused = all(p.device.type in ("cpu", "cuda", "mps") for p in rest)
         optimizers.append(
             torch.optim.AdamW(
-                groups, lr=recipe.adamw_lr, betas=ADAMW_BETAS, eps=ADAMW_EPS, fused=fused
+                rest,
+                lr=recipe.adamw_lr,
+                betas=ADAMW_BETAS,
+                eps=ADAMW_EPS,
+                weight_decay=0.0,
+                fused=fused,
             )
         )
     for optimizer in optimizers:

@@ -65,10 +65,10 @@ class Rope(Positions):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, num_tokens: int, base: float = 10_000.0) -> None:
+    def __init__(self, head_dim: int, num_tokens: int) -> None:
         super().__init__()
         _check_head_dim(head_dim, 2)
-        self._set_angles(_angles(torch.arange(num_tokens), head_dim // 2, base))
+        self._set_angles(_angles(torch.arange(num_tokens), head_dim // 2, base=10_000.0))
 
     def _set_angles(self, angle_TF: Tensor) -> None:
         self.register_buffer("cos", angle_TF.cos(), persistent=False)
@@ -85,37 +85,27 @@ class Rope(Positions):
 class AxialRope(Rope):
     """Rotary embedding of row and column: half of the pairs turn with each (arXiv 2403.13298)."""
 
-    def __init__(
-        self, head_dim: int, num_tokens: int, grid_width: int, base: float = 100.0
-    ) -> None:
+    def __init__(self, head_dim: int, num_tokens: int, grid_width: int) -> None:
         Positions.__init__(self)
         _check_head_dim(head_dim, 4)
         position = torch.arange(num_tokens)
-        row = _angles(position // grid_width, head_dim // 4, base)
-        column = _angles(position % grid_width, head_dim // 4, base)
+        row = _angles(position // grid_width, head_dim // 4, base=100.0)
+        column = _angles(position % grid_width, head_dim // 4, base=100.0)
         self._set_angles(torch.cat([row, column], dim=-1))
 
 
-class LearnedRope(Rope):
-    """A learned vector a position, and RoPE besides: where a token is, and how far from others."""
+class LearnedAndRope(Positions):
+    """A learned vector a position, and a RoPE besides: where a token is, and how far off."""
 
-    def __init__(self, dim: int, head_dim: int, num_tokens: int) -> None:
-        super().__init__(head_dim, num_tokens)
-        self.learned = Learned(dim, num_tokens)
-
-    def add(self, x_BTD: Tensor, at: At) -> Tensor:
-        return self.learned.add(x_BTD, at)
-
-
-class LearnedAxialRope(AxialRope):
-    """A learned vector a position, and axial RoPE besides: where a token is, and how far."""
-
-    def __init__(self, dim: int, head_dim: int, num_tokens: int, grid_width: int) -> None:
-        super().__init__(head_dim, num_tokens, grid_width)
-        self.learned = Learned(dim, num_tokens)
+    def __init__(self, dim: int, num_tokens: int, rope: Rope) -> None:
+        super().__init__()
+        self.learned, self.rope = Learned(dim, num_tokens), rope
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return self.learned.add(x_BTD, at)
+
+    def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
+        return self.rope.rotate(x_BNTK, at)
 
 
 # How each scheme is made from (dim, head_dim, num_tokens, grid_width), by name.
@@ -124,8 +114,12 @@ POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
     "sinusoidal": lambda dim, head_dim, tokens, width: Sinusoidal(dim, tokens),
     "rope": lambda dim, head_dim, tokens, width: Rope(head_dim, tokens),
     "axial_rope": lambda dim, head_dim, tokens, width: AxialRope(head_dim, tokens, width),
-    "learned_rope": lambda dim, head_dim, tokens, width: LearnedRope(dim, head_dim, tokens),
-    "learned_axial_rope": LearnedAxialRope,
+    "learned_rope": lambda dim, head_dim, tokens, width: LearnedAndRope(
+        dim, tokens, Rope(head_dim, tokens)
+    ),
+    "learned_axial_rope": lambda dim, head_dim, tokens, width: LearnedAndRope(
+        dim, tokens, AxialRope(head_dim, tokens, width)
+    ),
     "none": lambda dim, head_dim, tokens, width: Positions(),
 }
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mnist_transformer.files import write_atomic
 from mnist_transformer.prompts import (
     MAX_BYTES,
     Prompt,
@@ -161,7 +162,4 @@ def earlier_runs(out: Path) -> list[Any]:
 
 
 def record(out: Path, runs: list[Any]) -> None:
-    path = _record_path(out)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps({"runs": runs}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomic(_record_path(out), (json.dumps({"runs": runs}, indent=2) + "\n").encode())

@@ -25,6 +25,7 @@ from mnist_transformer.prompts import MAX_BYTES
 ASK = 256  # behind the bytes; digit d is ASK + 1 + d
 PAD = -1
 IGNORED = -100  # cross_entropy's: nothing is asked here
+READ_AT_ONCE = 250  # prompts
 
 
 def encode(text: str, digits: Sequence[int] = ()) -> list[int]:

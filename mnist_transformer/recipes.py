@@ -19,6 +19,7 @@ class Recipe:
     """A model and how it is trained. Exactly one of max_seconds and epochs is set.
 
     Args:
+        name: what the command line, the ledger and shipped weights call it.
         model: the family's frozen config.
         dataset: a name known to ``data.load_dataset``.
         batch_size: images a step over all processes.
@@ -29,8 +30,9 @@ class Recipe:
         ema: horizon of the weights' exponential moving average, as a fraction of the steps
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
-        compile: train through torch.compile, where there is a C++ compiler.
-        tokenizer: of a model over codes, the recipe of the tokenizer that it stands on.
+        tokenizer: of a model over codes, the tokenizer that it stands on: its recipe, or its
+            path as ``find_weights`` takes it.
+        about: the model in a few words, for ``list``.
     """
 
     name: str
@@ -39,14 +41,12 @@ class Recipe:
     batch_size: int = 64
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
-    weight_decay: float = 0.0
     max_seconds: float | None = None
     epochs: float | None = None
     warmup: float = 0.02
     decay: float = 0.5
     ema: float = 0.0
     clip: float = 1.0
-    compile: bool = False
     tokenizer: str | None = None
     about: str = ""
 

@@ -15,8 +15,9 @@ from mnist_transformer.recipes import Recipe
 
 NUM_KEPT = 2
 # Fields of a recipe that may change between two parts of one run: a run may be made shorter or
-# longer on its way, since learning rates follow its progress.
-FREE_FIELDS = {"about", "compile", "max_seconds", "epochs"}
+# longer on its way, since learning rates follow its progress. States of earlier
+# versions have "compile" and "weight_decay", never set.
+FREE_FIELDS = {"about", "compile", "max_seconds", "epochs", "weight_decay"}
 
 
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
@@ -76,9 +77,10 @@ def find_states(folder: Path) -> list[Path]:
 
 
 def drop_leftovers(folder: Path) -> None:
-    """Delete what a killed run had half written."""
-    for path in folder.glob(".*.safetensors.*"):
-        path.unlink()
+    """Delete what a killed run had half written: see ``files.write_atomic`` for the names."""
+    for kind in ("safetensors", "png", "jsonl"):
+        for path in folder.glob(f".*.{kind}.*"):
+            path.unlink()
 
 
 def _step_of(path: Path) -> int:

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from mnist_transformer.checkpoint import write_atomic
 from mnist_transformer.data import Split
+from mnist_transformer.files import write_atomic
 from mnist_transformer.images import grid, save_png
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
-from mnist_transformer.models.classifier import Classifier
 
 VALIDATION_BATCH = 250
 SAMPLES_PER_CLASS = 8
@@ -61,15 +60,14 @@ class Validation:
 
     loss: float
     bits_per_dim: float | None
-    accuracy: float | None
     num_images: int
     figures: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        if self.bits_per_dim is not None:
-            return f"{self.bits_per_dim:.4f} bits/dim on {self.num_images:,} images"
-        accuracy = "" if self.accuracy is None else f", {self.accuracy:.2%} right"
-        return f"loss {self.loss:.4f}{accuracy} on {self.num_images:,} images"
+        bits = self.bits_per_dim
+        said = [f"loss {self.loss:.4f}" if bits is None else f"{bits:.4f} bits/dim"]
+        said += [f"{name} {value:.4g}" for name, value in self.figures.items()]
+        return f"{', '.join(said)} on {self.num_images:,} images"
 
 
 @dataclass
@@ -131,7 +129,7 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
     A loss that draws at random draws the same at every call, from ``seed``.
     """
     torch.manual_seed(seed)
-    total, right, number = 0.0, 0, len(split)
+    total, number = 0.0, len(split)
     with torch.inference_mode():
         for index in torch.arange(number).split(VALIDATION_BATCH):
             images, cond = (x.to(model.device) for x in split.batch(index))
@@ -140,14 +138,11 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
             else:
                 losses = model.loss(images, cond)
             total += float(losses.double().sum())
-            if isinstance(model, Classifier):
-                right += int((model.logits(images).argmax(-1) == cond).sum())
         figures = model.figures(*split.batch(torch.arange(number)))
     loss, bits = total / number, None
     if isinstance(model, HasLikelihood):
         bits = loss / (math.log(2) * split.images[0].numel())
-    accuracy = right / number if isinstance(model, Classifier) else None
-    return Validation(loss, bits, accuracy, number, figures)
+    return Validation(loss, bits, number, figures)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

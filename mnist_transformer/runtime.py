@@ -1,4 +1,4 @@
-"""What a run stands on: its recipe, tokenizer, device, precision, compilation, stop signals.
+"""What a run stands on: its recipe, tokenizer, device, precision, stop signals.
 
 accelerate chooses the device and the processes; this module chooses the precision, and turns
 what can go wrong with either into one sentence.
@@ -6,7 +6,6 @@ what can go wrong with either into one sentence.
 
 import math
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 
-from mnist_transformer import checkpoint, find_device, find_weights
+from mnist_transformer import checkpoint, find_weights
+from mnist_transformer.devices import fast_dtype, find_device
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_dtype
 
 DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # read by accelerate; it has no argument for it
 
@@ -129,15 +128,6 @@ def _check_device(name: str) -> None:
             f"device is {name!r}, expected none: the launcher gives each process its own"
         )
     find_device(name)
-
-
-def compile_model(model: Model) -> str | None:
-    """Have the model compiled, in place, when it is first called; returns why not, if not."""
-    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
-    if model.device.type == "cpu" and not any(map(shutil.which, compilers)):
-        return "training uncompiled: there is no C++ compiler here"
-    model.compile()
-    return None
 
 
 @dataclass

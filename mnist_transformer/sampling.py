@@ -30,7 +30,8 @@ class Sampling:
         guidance_interval: diffusion is guided at noise levels t with low < t <= high only, 0
             being data and 1 noise (arXiv 2404.07724).
         num_particles: how many drawings compete for each image around kept pixels, in families
-            that draw in raster order (particles.py), 1 or more; 1 does not look ahead.
+            that draw in raster order (particles.py), 1 or more; 1 does not look ahead. Without
+            kept pixels there is nothing to compete for, and no such option.
     """
 
     temperature: float = 1.0

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_transformer import optim
 from mnist_transformer.data import Split
+from mnist_transformer.devices import fast_autocast, fast_dtype, fork_rng
 from mnist_transformer.metrics import Progress, quiet
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import fast_autocast, fast_dtype, fork_rng
 
 
 def now(device: torch.device) -> float:

@@ -24,15 +24,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from mnist_transformer import checkpoint, optim, resume, runtime
 from mnist_transformer.batches import Batches, mix
 from mnist_transformer.data import Dataset, load_dataset
+from mnist_transformer.devices import fork_rng
 from mnist_transformer.models.base import HasLikelihood, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.runlog import Clock, Record, RunLog, Validation, validate, validation_curve
-from mnist_transformer.transformer import fork_rng
 
 __all__ = ["Record", "train"]
 
@@ -227,9 +226,6 @@ class _Run:
         """Set up what only a run with something left to do needs."""
         if self.step:
             self.tell(f"going on from step {self.step:,}")
-        problem = runtime.compile_model(self.model) if self.recipe.compile else None
-        if problem:
-            self.tell(problem)
         self.parallel = self.accelerator.prepare(self.model)
         least, most = VALIDATE_SECONDS
         if self.recipe.max_seconds is not None:
@@ -284,17 +280,9 @@ class _Run:
         return stopped
 
     def _forward(self, chosen: Tensor) -> Tensor:
-        def losses() -> Tensor:
-            torch.manual_seed(mix(self.seed, 1, self.step, self.accelerator.process_index))
-            found: Tensor = self.parallel(*self.data.batch(chosen))
-            return found
-
-        try:
-            return losses()
-        except TorchDynamoException as error:
-            self.model._compiled_call_impl = None
-            self.tell(f"training uncompiled: {str(error).strip().splitlines()[0]}")
-            return losses()
+        torch.manual_seed(mix(self.seed, 1, self.step, self.accelerator.process_index))
+        losses: Tensor = self.parallel(*self.data.batch(chosen))
+        return losses
 
     def _agree(self, loss: float, stop: runtime.Stop) -> tuple[float, float, bool]:
         """Mean loss, the first process's clock, and whether any process was told to stop."""

@@ -10,7 +10,6 @@ scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
 Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
 
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -21,30 +20,6 @@ from mnist_transformer.positions import At, Positions, make_positions
 
 # Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
 PLAIN_ATTENTION_MAX_KEYS = 256
-
-
-def fast_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif kind == "cpu":
-        # Without these instructions a bf16 matmul is emulated, hundreds of times slower.
-        fast = torch.cpu._is_avx512_bf16_supported()
-    else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
-
-
-def fast_autocast(device: torch.device) -> torch.autocast:
-    """A context in which products run in ``fast_dtype``; it does nothing where that is float32."""
-    fast = fast_dtype(device)
-    return torch.autocast(device.type, fast, enabled=fast != torch.float32)
-
-
-def fork_rng(device: torch.device) -> AbstractContextManager[None]:
-    """A context after which random numbers, this device's too, go on as if it had not been."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def attend(
@@ -103,6 +78,17 @@ def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tenso
     return ones.tril(num_keys - num_queries)
 
 
+def causal_mask_of(seen_BT: Tensor) -> Tensor:
+    """bool (B, 1, T, T) for ``attend``: causal, but of padding (not ``seen``) nothing is read.
+
+    Every token sees itself at least: else the state of padding, which counts nothing, is NaN.
+    """
+    num_tokens = seen_BT.shape[1]
+    itself_TT = torch.eye(num_tokens, dtype=torch.bool, device=seen_BT.device)
+    causal_TT = _causal_mask(num_tokens, num_tokens, seen_BT.device)
+    return ((causal_TT & seen_BT[:, None]) | itself_TT)[:, None]
+
+
 def drop(x: Tensor, probability: float) -> Tensor:
     """Dropout (arXiv 1207.0580), of a probability that a CPU rounds to 1/256.
 
@@ -140,12 +126,11 @@ class KVCache:
         *,
         num_tokens: int | None = None,  # else as many as the model has positions
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
         self.length = 0
-        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
-        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in model.blocks]
+        self._keys = [torch.empty(shape, device=device) for _ in model.blocks]
+        self._values = [torch.empty(shape, device=device) for _ in model.blocks]
 
     def extend(self, layer: int, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
         """Write T new keys and values of one layer; all of that layer's up to now."""

@@ -10,8 +10,8 @@ from helpers import TINY
 from torch.nn import functional as F
 
 from mnist_transformer import bench, checkpoint, cli, ledger, peers, report, timing, trials
+from mnist_transformer.devices import fast_dtype
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.transformer import fast_dtype
 
 CPU = torch.device("cpu")
 
@@ -100,6 +100,13 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
         rows[2]["metrics"]["figures"]["GFLOP an image"]
         < rows[0]["metrics"]["figures"]["GFLOP an image"] / 5
     )
+
+
+def test_what_draws_in_bfloat16_anyway_is_raced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "fast_dtype", lambda device: torch.bfloat16)
+    for family, settings in (("patch", ["plain", "bfloat16"]), ("mar", ["plain"])):
+        subjects = bench.settings_of("tiny", TINY[family].build(), pytest.fail)
+        assert [s.setting for s in subjects] == [*settings, "compiled"]
 
 
 def test_compiled_draws_what_it_drew() -> None:

@@ -19,6 +19,7 @@ OPTIONS = {
     "num_steps": Sampling(num_steps=3),
     "sampler": Sampling(sampler="heun"),
     "guidance_interval": Sampling(guidance=2.0, guidance_interval=(0.3, 0.8)),
+    "num_particles": Sampling(num_particles=3),  # around kept pixels
 }
 
 
@@ -44,16 +45,22 @@ def assert_same_images(model, drawn, expected):
     assert (drawn.int() - expected.int()).abs().max() <= levels
 
 
+def loss(model, batch):
+    """What some families draw at random for it is the same every time."""
+    torch.manual_seed(0)
+    return model.loss(*batch)
+
+
 def test_every_family_that_draws_is_here():
     drawing = {n for n, (_, family) in FAMILIES.items() if issubclass(family, GenerativeModel)}
     assert drawing == set(TINY)
 
 
 def test_loss_is_finite_and_one_an_image(model, batch):
-    loss = model.loss(*batch)
-    assert loss.shape == (6,)
-    assert loss.dtype == torch.float32
-    assert loss.isfinite().all()
+    found = model.loss(*batch)
+    assert found.shape == (6,)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
 
 
 def test_gradient_reaches_every_parameter(model, batch):
@@ -66,7 +73,7 @@ def test_gradient_reaches_every_parameter(model, batch):
 
 def test_eval_is_deterministic(model, batch):
     model.eval()
-    assert torch.equal(model.loss(*batch), model.loss(*batch))
+    assert torch.equal(loss(model, batch), loss(model, batch))
 
 
 def test_a_seed_gives_the_same_image_in_any_batch(model):
@@ -106,12 +113,18 @@ def test_kept_pixels_are_kept_to_the_bit(model, batch):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_is_honoured_or_refused(model, option):
+    keep = None
+    if option == "num_particles":
+        with pytest.raises(ValueError, match="does not use num_particles"):
+            model.sample([0], [0], OPTIONS[option])
+        black = torch.zeros(8, *model.image_shape, dtype=torch.uint8)
+        keep = Keep(black, torch.arange(8) % 2 == torch.zeros(8, 1, 8, 1))
     if option in model.honours:
-        plain = model.sample([0] * 8, range(8))
-        assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option]))
+        plain = model.sample([0] * 8, range(8), keep=keep)
+        assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option], keep))
     else:
         with pytest.raises(ValueError, match=f"does not use {option}"):
-            model.sample([0], [0], OPTIONS[option])
+            model.sample([0] * 8, range(8), OPTIONS[option], keep)
 
 
 def test_save_and_load_to_the_bit(model, batch, tmp_path):
@@ -120,7 +133,7 @@ def test_save_and_load_to_the_bit(model, batch, tmp_path):
     assert loaded.config == model.config
     model.eval()
     loaded.eval()
-    assert torch.equal(loaded.loss(*batch), model.loss(*batch))
+    assert torch.equal(loss(loaded, batch), loss(model, batch))
     assert torch.equal(loaded.sample([0], [0]), model.sample([0], [0]))
 
 
@@ -192,9 +205,9 @@ def test_senseless_options_are_refused(option, value, message):
 def test_loss_in_bfloat16_is_close(model, batch):
     """Machines with bfloat16 instructions train under autocast."""
     model.eval()
-    exact = model.loss(*batch)
+    exact = loss(model, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = model.loss(*batch)
+        rounded = loss(model, batch)
     rounded.sum().backward()
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.03, atol=0)

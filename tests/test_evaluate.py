@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer import evaluate, metrics, timing
+from mnist_transformer import evaluate, metrics, runlog, timing
 from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.models.base import NLL, GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
@@ -223,6 +223,9 @@ def test_classifier_is_measured_as_one(dataset: Dataset) -> None:
     assert row["metrics"]["accuracy"] == 1
     assert row["metrics"]["accuracy_val"] == 1
     assert row["exact"] is None
+    validation = runlog.validate(Reader().eval(), dataset.val, seed=0)
+    assert validation.figures == {"accuracy": 1.0}
+    assert str(validation) == f"loss {validation.loss:.4f}, accuracy 1 on 50 images"
 
 
 def test_classifier_distorts_in_training_only() -> None:

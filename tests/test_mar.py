@@ -7,6 +7,7 @@ import torch
 from helpers import TINY, moved
 
 from mnist_transformer.models.mar import MARConfig
+from mnist_transformer.patches import cut
 from mnist_transformer.sampling import Keep, Sampling
 
 # Nine patches, none of them left blank.
@@ -25,9 +26,9 @@ def model():
 def states(model, pixels, known_B, order=None):
     order = torch.arange(model.num_patches) if order is None else order
     with torch.no_grad():
-        return model._states(
-            model._patches(pixels), order[None], known_B[order][None], torch.tensor([1])
-        )[0]
+        return model._states(cut(pixels, 4), order[None], known_B[order][None], torch.tensor([1]))[
+            0
+        ]
 
 
 def test_unknown_patches_are_not_read(model):
@@ -52,11 +53,11 @@ def test_unknown_patches_are_not_read(model):
 
 def test_masks_cover_all_ratios(model):
     torch.manual_seed(0)
-    masked = model._draw_mask(1000, None)
+    masked = model._draw_mask(1000)
     counts = masked.sum(1)
     assert (counts.min(), counts.max()) == (1, 9)
     assert masked.float().mean(0).std() < 0.03  # every patch as often
-    high = random_model(replace(CONFIG, min_mask_ratio=0.7))._draw_mask(1000, None)
+    high = random_model(replace(CONFIG, min_mask_ratio=0.7))._draw_mask(1000)
     assert high.sum(1).min() == 7
 
 
@@ -82,7 +83,7 @@ def test_cosine_draws_few_patches_first():
 def test_a_patch_once_drawn_stays(model, num_steps):
     canvases = list(model.steps([0], [3], Sampling(num_steps=num_steps)))
     assert len(canvases) == num_steps
-    patches = [model._patches(canvas.float())[0] for canvas in canvases]
+    patches = [cut(canvas.float(), 4)[0] for canvas in canvases]
     drawn = [(patch > 0).any(1) for patch in patches]
     for earlier, later, known in zip(patches, patches[1:], drawn, strict=False):
         assert torch.equal(later[known], earlier[known])
@@ -91,7 +92,7 @@ def test_a_patch_once_drawn_stays(model, num_steps):
 
 def test_the_order_differs_between_seeds(model):
     first = [next(model.steps([0], [seed], Sampling(num_steps=9))) for seed in range(8)]
-    places = {int(model._patches(c.float())[0].sum(1).argmax()) for c in first}
+    places = {int(cut(c.float(), 4)[0].sum(1).argmax()) for c in first}
     assert len(places) > 3
 
 
@@ -165,7 +166,7 @@ def test_the_gate_decides_which_patches_are_blank():
     assert (gated_model(-50).sample([0] * 4, range(4), how) == 0).all()
     for logit in (0.4, 50.0):
         model = gated_model(logit)
-        patches = model._patches(model.sample([0] * 300, range(300), how).float())
+        patches = cut(model.sample([0] * 300, range(300), how).float(), 4)
         share = (patches > 0).any(-1).float().mean().item()
         assert share == pytest.approx(torch.tensor(logit).sigmoid().item(), abs=0.03)
 

@@ -28,8 +28,10 @@ def test_muon_is_torchs_own(shape, monkeypatch):
     start = [torch.randn(shape) for _ in range(3)]
     ours = [torch.nn.Parameter(p.clone()) for p in start]
     theirs = [torch.nn.Parameter(p.clone()) for p in start]
-    options = {"lr": 0.02, "weight_decay": 0.1}
-    optimizers = [optim.Muon(ours, **options), torch.optim.Muon(theirs, **options)]
+    optimizers = [
+        optim.Muon(ours, lr=0.02),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0),
+    ]
     for _ in range(3):
         for p, q in zip(ours, theirs, strict=True):
             p.grad = torch.randn(shape)
@@ -44,7 +46,7 @@ def test_matrices_take_turns():
     """Each is updated once in TURNS steps, by as many times the rate, a like share at a time."""
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(6, 8)) for _ in range(2 * optim.TURNS)]
-    muon = optim.Muon(params, lr=0.02, weight_decay=0.0)
+    muon = optim.Muon(params, lr=0.02)
     for _ in range(2 * optim.TURNS):
         before = [p.detach().clone() for p in params]
         for p in params:

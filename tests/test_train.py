@@ -11,9 +11,8 @@ import pytest
 import torch
 from helpers import BARS as DATASET
 from helpers import RECIPE, Killed, assert_same_bits, kill_at, make_bars, weights
-from torch._dynamo.exc import TorchDynamoException
 
-from mnist_transformer import checkpoint, resume, runlog, runtime
+from mnist_transformer import checkpoint, resume, runlog
 from mnist_transformer import train as training
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.patch import Patch
@@ -210,29 +209,13 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, mon
     assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
 
 
-def test_without_a_compiler_training_is_uncompiled(monkeypatch):
-    monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
-    model = TINY.build()
-    assert "no C++ compiler" in runtime.compile_model(model)
-    assert model._compiled_call_impl is None
-
-
-def test_a_model_that_does_not_compile_is_trained_all_the_same(whole, tmp_path, monkeypatch):
-    def compile_badly(model):
-        def call(*batch):
-            raise TorchDynamoException("the compiler is broken\nand says much about it")
-
-        model._compiled_call_impl = call
-
-    monkeypatch.setattr(runtime, "compile_model", compile_badly)
-    recipe = replace(RECIPE)
-    object.__setattr__(recipe, "compile", True)
-    messages = []
-    path = train(
-        recipe, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
-    )
-    assert "training uncompiled: the compiler is broken" in messages
-    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+def test_what_a_killed_run_had_half_written_is_deleted(tmp_path):
+    for name in ("state-000000005.safetensors", "loss.png", "metrics.jsonl"):
+        (tmp_path / f".{name}.123").touch()
+        (tmp_path / name).touch()
+    resume.drop_leftovers(tmp_path)
+    left = ["loss.png", "metrics.jsonl", "state-000000005.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == left
 
 
 def test_two_states_are_kept(tmp_path, monkeypatch):

@@ -35,13 +35,14 @@ def evaluate(
     """
     from mnist_transformer import checkpoint, images, ledger
     from mnist_transformer.data import load_dataset
+    from mnist_transformer.devices import to_device
     from mnist_transformer.evaluate import SEEDS, check_measurable, sample_sheet
     from mnist_transformer.evaluate import evaluate as measure
     from mnist_transformer.models.base import GenerativeModel
 
     path = mnist_transformer.find_weights(model)
     training = ledger.read_training(path)
-    subject = mnist_transformer.to_device(checkpoint.load(path), device)
+    subject = to_device(checkpoint.load(path), device)
     check_measurable(subject, num_samples, SEEDS)
     with stages() as report:
         row = measure(

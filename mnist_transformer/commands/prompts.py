@@ -95,8 +95,8 @@ def encode(
         raise ValueError(f"n is {n}, expected 1 or more")
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
-    from mnist_transformer import find_device
     from mnist_transformer.data import states
+    from mnist_transformer.devices import find_device
     from mnist_transformer.llm import LAYER, LLM, MODEL
 
     folder, place = out or states.FOLDER, find_device(device)

@@ -39,8 +39,9 @@ class Prompts:
 
     def written(self) -> list[Prompt]:
         grammar = list(islice(prompt_grammar.prompts("train", self.seed), self.num))
-        corpus = [p for p in written_prompts() if not prompt_corpus.is_for_testing(p)]
-        if self.corpus and corpus:
+        written = written_prompts() if self.corpus else []
+        corpus = [p for p in written if not prompt_corpus.is_for_testing(p)]
+        if corpus:
             # Spread evenly, so that the first of these prompts are as mixed as all of them.
             for turn, place in enumerate(range(0, self.num, CORPUS_SHARE)):
                 grammar[place] = corpus[turn % len(corpus)]

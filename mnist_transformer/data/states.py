@@ -51,8 +51,10 @@ class StatesSplit(Split):
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, F), with zeros before those of a shorter prompt, and answers (B, K)."""
-        ends = self.ends.tolist()
-        states = [self.images[ends[i - 1] if i else 0 : ends[i]] for i in index.tolist()]
+        at_B = index.cpu()
+        first_B = torch.where(at_B > 0, self.ends[at_B - 1], 0)
+        spans = zip(first_B.tolist(), self.ends[at_B].tolist(), strict=True)
+        states = [self.images[first:last] for first, last in spans]
         return pad_sequence(states, batch_first=True, padding_side="left"), self.labels[index]
 
 

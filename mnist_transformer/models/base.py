@@ -5,21 +5,14 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mnist_transformer.sampling import Keep, Noise, Sampling
-
-
-def check_patch_size(image_size: int, patch_size: int) -> None:
-    """Raises ValueError where patches do not tile an image."""
-    if image_size % patch_size:
-        raise ValueError(
-            f"image_size is {image_size}, expected a multiple of patch_size {patch_size}"
-        )
 
 
 class Model(nn.Module, ABC):
@@ -77,6 +70,39 @@ class Model(nn.Module, ABC):
         return self.loss(images, cond)
 
 
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode that the model was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def in_batches(
+    model: Model,
+    function: Callable[..., Tensor],
+    *columns: Tensor,
+    batch_size: int = 500,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """``function`` of a model's inputs (N, ...) in batches, in evaluation mode: float64 on the CPU.
+
+    Args:
+        function: of a batch of every column, on the model's device.
+        report: called with (done, total) after each batch.
+    """
+    parts, done = [], 0
+    with evaluating(model), torch.inference_mode():
+        for batch in zip(*(column.split(batch_size) for column in columns), strict=True):
+            parts.append(function(*(x.to(model.device) for x in batch)).cpu().double())
+            done += len(batch[0])
+            report(done, len(columns[0]))
+    return torch.cat(parts)
+
+
 class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
@@ -112,11 +138,12 @@ class GenerativeModel(Model):
         how = how or Sampling()
         noise = Noise(seeds, self.device)
         cond = self.check_cond(cond, len(noise))
-        ignored = how.changed() - self.honours
+        used = self.honours if keep is not None else self.honours - {"num_particles"}
+        ignored = how.changed() - used
         if ignored:
             raise ValueError(
                 f"{type(self).__name__} does not use {', '.join(sorted(ignored))}; "
-                f"it uses {', '.join(sorted(self.honours)) or 'no options'}"
+                f"it uses {', '.join(sorted(used)) or 'no options'}"
             )
         if how.num_steps is not None and how.num_steps > self.max_steps:
             raise ValueError(f"num_steps is {how.num_steps}, expected 1 to {self.max_steps}")
@@ -182,9 +209,7 @@ class GenerativeModel(Model):
     ) -> Iterator[Tensor]:
         if not len(noise):
             return
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             steps = self.sample_steps(cond, noise, how, keep)
             while True:
                 # Entered anew for each step: a generator must not leave the mode on
@@ -196,8 +221,6 @@ class GenerativeModel(Model):
                 if keep is not None:
                     canvas = torch.where(keep.mask, keep.images, canvas)
                 yield canvas.cpu().clone()
-        finally:
-            self.train(was_training)
 
 
 class NLL(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model
+from mnist_transformer.models.base import Model, in_batches
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ class Classifier(Model):
             smoothing = self.config.label_smoothing
         logits = self.output(self._features(scaled)).float()
         return F.cross_entropy(logits, cond, label_smoothing=smoothing, reduction="none")
+
+    def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
+        """The share of images that are read right."""
+        right_B = in_batches(self, self.logits, images).argmax(-1) == cond.cpu()
+        return {"accuracy": right_B.double().mean().item()}
 
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log-probabilities (B, K) of uint8 images (B, C, H, W)."""

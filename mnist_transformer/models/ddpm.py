@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.devices import fast_autocast
 from mnist_transformer.diffusion import (
     NUM_LEVELS,
     Diffusion,
@@ -28,10 +27,11 @@ from mnist_transformer.diffusion import (
     to_signed,
     to_uint8,
 )
-from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
+from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.patches import check_patch_size, cut, join
 from mnist_transformer.samplers import sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import Transformer, fast_autocast
+from mnist_transformer.transformer import Transformer
 
 NUM_TIME_FEATURES = 64
 NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figure is 10
@@ -126,11 +126,10 @@ class DDPM(GenerativeModel):
         nn.init.zeros_(self.output.bias)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Squared error summed over the pixels (B,); in eval mode always with the same noise."""
-        generator = None if self.training else torch.Generator().manual_seed(0)
+        """Squared error summed over the pixels (B,)."""
         denoise = partial(self._denoise, self.classes(cond))
         x0 = to_signed(images)
-        return self.diffusion.loss(denoise, x0, generator) * x0[0].numel()
+        return self.diffusion.loss(denoise, x0) * x0[0].numel()
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
@@ -147,11 +146,10 @@ class DDPM(GenerativeModel):
 
     def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""
-        size = self.config.patch_size
-        x_BPD = self.embed(F.unfold(x_t, size, stride=size).mT)
+        x_BPD = self.embed(cut(x_t, self.config.patch_size))
         time_BD = self.time(time_features(t, NUM_TIME_FEATURES))
         x_BPI = self.output(self.transformer(x_BPD, cond=class_BD + time_BD)).float()
-        return F.fold(x_BPI.mT, self.image_shape[1:], size, stride=size)
+        return join(x_BPI, self.config.patch_size)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

@@ -27,11 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, guide, ramp, with_null
+from mnist_transformer.devices import fast_autocast
 from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
-from mnist_transformer.models.base import GenerativeModel, check_patch_size
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.patches import check_patch_size, cut, join
 from mnist_transformer.samplers import Normal, sample
 from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import MLP, Transformer, fast_autocast, modulate, rms_norm
+from mnist_transformer.transformer import MLP, Transformer, modulate, rms_norm
 
 NUM_TIME_FEATURES = 32
 UNMASKING = ("cosine", "linear")
@@ -182,28 +184,27 @@ class MAR(GenerativeModel):
         """Of each masked patch the gate's nats and the head's error a pixel; their sum over P (B,).
 
         All masked patches weigh alike, so an image of which little is known weighs most: what a
-        digit looks like is decided there. In eval mode masks, times and noise stay the same.
+        digit looks like is decided there.
         """
-        generator = None if self.training else torch.Generator().manual_seed(0)
-        patches_BPI = self._patches(to_signed(images))
-        masked_BP = self._draw_mask(len(images), generator).to(images.device)
+        patches_BPI = cut(to_signed(images), self.config.patch_size)
+        masked_BP = self._draw_mask(len(images)).to(images.device)
         order_BP = torch.arange(self.num_patches, device=images.device).expand_as(masked_BP)
         states_BPD = self._states(patches_BPI, order_BP, ~masked_BP, cond)
         z_ND, x0_NI = states_BPD[masked_BP], patches_BPI[masked_BP]
         if self.gate is None:
-            losses_N = self._head_loss(z_ND, x0_NI, generator)
+            losses_N = self._head_loss(z_ND, x0_NI)
         else:
             inked_N = (x0_NI > -1).any(-1)
             gate_N = self.gate(z_ND).squeeze(-1).float()
             losses_N = F.binary_cross_entropy_with_logits(
                 gate_N, inked_N.to(gate_N.dtype), reduction="none"
             )
-            errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N], generator)
+            errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N])
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)
         return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / self.num_patches
 
-    def _head_loss(self, z_ND: Tensor, x0_NI: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _head_loss(self, z_ND: Tensor, x0_NI: Tensor) -> Tensor:
         """(N,), mean over ``num_draws`` times and noises a patch."""
         modulation, num_draws = self.head.modulation(z_ND), self.config.num_draws
 
@@ -211,30 +212,20 @@ class MAR(GenerativeModel):
             x_NKI, t_NK = x_t.unflatten(0, (-1, num_draws)), t.unflatten(0, (-1, num_draws))
             return self.head(x_NKI, t_NK, modulation).flatten(0, 1)
 
-        losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0), generator)
+        losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0))
         return losses.unflatten(0, (-1, num_draws)).mean(1)
 
-    def _draw_mask(self, num_images: int, generator: torch.Generator | None) -> Tensor:
+    def _draw_mask(self, num_images: int) -> Tensor:
         """bool (B, P) on the CPU, true where unknown: one patch an image or more."""
         # As with the times of the diffusion, a batch covers all shares of masked patches.
-        order = torch.randperm(num_images, generator=generator)
-        u = (order + torch.rand(1, generator=generator)) / max(num_images, 1)
+        u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
         low = self.config.min_mask_ratio
         share_B1 = (low + (1 - low) * self._unknown_share(u)).unsqueeze(1)
-        rank_BP = torch.rand(num_images, self.num_patches, generator=generator).argsort(1)
+        rank_BP = torch.rand(num_images, self.num_patches).argsort(1)
         return rank_BP < (share_B1 * self.num_patches).ceil().clamp(1, self.num_patches)
 
     def _unknown_share(self, u: Tensor) -> Tensor:
         return (u * (math.pi / 2)).cos() if self.config.unmasking == "cosine" else 1 - u
-
-    def _patches(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) cut into (B, P, I)."""
-        return F.unfold(pixels, self.config.patch_size, stride=self.config.patch_size).mT
-
-    def _canvas(self, patches_BPI: Tensor) -> Tensor:
-        """Undo ``_patches``, for any number of channels."""
-        size = self.config.patch_size
-        return F.fold(patches_BPI.mT, self.image_shape[1:], size, stride=size)
 
     def _states(
         self, patches_BPI: Tensor, order_BL: Tensor, known_BL: Tensor, cond: Tensor
@@ -247,9 +238,9 @@ class MAR(GenerativeModel):
         known_BP = known_BP.scatter(1, order_BL, known_BL.float())
         # Two kinds of plane: ink, from 0 to 2, and whether the pixel is known at all.
         ink_BPI = (patches_BPI + 1) * known_BP.unsqueeze(-1)
-        flags_BPI = known_BP.unsqueeze(-1).expand(-1, -1, self.config.patch_size**2)
-        planes = self._canvas(torch.cat([ink_BPI, flags_BPI], dim=-1))
         size, margin = self.config.patch_size, self.config.margin
+        flags_BPI = known_BP.unsqueeze(-1).expand(-1, -1, size**2)
+        planes = join(torch.cat([ink_BPI, flags_BPI], dim=-1), size)
         windows_BPF = F.unfold(planes, self.window, padding=margin, stride=size).mT
         index = order_BL.unsqueeze(-1).expand(-1, -1, windows_BPF.shape[-1])
         x_BLD = self.embed(windows_BPF.gather(1, index))
@@ -269,13 +260,13 @@ class MAR(GenerativeModel):
         A patch that is kept in part is drawn with its kept pixels held fast at every level of
         noise. Guidance rises over the steps, from near 1 to its full scale at the last.
         """
-        num_steps = how.num_steps or self.config.num_steps
+        num_steps, size = how.num_steps or self.config.num_steps, self.config.patch_size
         shape = (len(noise), *self.image_shape)
-        patches_BPI = self._patches(torch.full(shape, -1.0, device=self.device))
+        patches_BPI = cut(torch.full(shape, -1.0, device=self.device), size)
         fixed_BPI = torch.zeros_like(patches_BPI, dtype=torch.bool)
         if keep is not None:
-            fixed_BPI = self._patches(keep.mask.expand(shape).float()) > 0
-            patches_BPI = torch.where(fixed_BPI, self._patches(to_signed(keep.images)), patches_BPI)
+            fixed_BPI = cut(keep.mask.expand(shape).float(), size) > 0
+            patches_BPI = torch.where(fixed_BPI, cut(to_signed(keep.images), size), patches_BPI)
         whole_BP = fixed_BPI.all(-1)
         # Known patches come first in the order, the others at random.
         rank_BP = torch.where(whole_BP, -1.0, noise.uniform(self.num_patches))
@@ -309,7 +300,7 @@ class MAR(GenerativeModel):
             )
             # Rounded, as the known patches of training are.
             patches_BPI[chosen_N] = to_signed(to_uint8(drawn_NI))
-            yield to_uint8(self._canvas(patches_BPI))
+            yield to_uint8(join(patches_BPI, size))
 
     def _normal(
         self, noise: Noise, temperature: float, chosen_N: tuple[Tensor, Tensor] | None = None

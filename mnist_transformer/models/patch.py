@@ -12,9 +12,9 @@ in MADE, arXiv 1502.03509) and, through a few residual MLPs, becomes a softmax o
 levels. Nothing attends inside a patch, so a patch costs one transformer step, and a blank one
 none.
 
-Shapes: B batch, P patches, N patches with ink, M tokens of all images (N + B), L the longest
-sequence (P + 1), S slots of a neighbourhood, I = s*s pixels of a patch, E features of a pixel
-value, W width of the head, V grey levels, D dim.
+Shapes: B batch, P patches, N patches with ink, M tokens of all images (N + B), S slots of a
+neighbourhood, I = s*s pixels of a patch, E features of a pixel value, W width of the head, V grey
+levels, D dim.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, Orientation, with_null
-from mnist_transformer.models.base import NLL, GenerativeModel, check_patch_size
+from mnist_transformer.models.base import NLL, GenerativeModel
 from mnist_transformer.models.patch_head import (
     Corner,
     Gate,
@@ -37,6 +37,7 @@ from mnist_transformer.models.patch_head import (
 )
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.packing import Packing
+from mnist_transformer.patches import check_patch_size, join
 from mnist_transformer.sampling import Keep, Noise, Sampling
 from mnist_transformer.transformer import KVCache, Transformer
 
@@ -239,8 +240,7 @@ class Patch(GenerativeModel):
         size = self.config.patch_size
         nats_BPI = (nats_BP / size**2)[..., None].expand_as(own_BPI)
         nats_BPI = nats_BPI.masked_scatter(inked_BP[..., None], nats_BPI[inked_BP] + nats_NI)
-        grid = nats_BPI.view(-1, self.grid, self.grid, size, size)
-        return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return join(nats_BPI, size).squeeze(1)
 
     def tokens(
         self, before_NS: Tensor, previous_NI: Tensor, palette_NV: Tensor, offset_N2: Tensor

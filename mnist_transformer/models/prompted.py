@@ -32,11 +32,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.patch import Patch, PatchConfig, Picture
 from mnist_transformer.packing import Packing
 from mnist_transformer.prompt_tokens import (
     ASK,
     PAD,
+    READ_AT_ONCE,
     answer_nats,
     are_right,
     encode,
@@ -46,9 +48,7 @@ from mnist_transformer.prompt_tokens import (
     targets,
 )
 from mnist_transformer.prompts import MAX_BYTES
-from mnist_transformer.transformer import KVCache
-
-READ_AT_ONCE = 250  # prompts
+from mnist_transformer.transformer import KVCache, causal_mask_of
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,13 @@ class Prompted(Patch):
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """The share of prompts that are answered rightly."""
-        text_QT = self._rows(cond)[:, :, 1:].flatten(0, 1).to(self.device)
-        right = [
-            are_right(self.answer_logits(part), self._targets(part))
-            for part in text_QT.split(READ_AT_ONCE)
-        ]
-        return {"answers_right": torch.cat(right).double().mean().item()}
+
+        def right(text_QT: Tensor) -> Tensor:
+            return are_right(self.answer_logits(text_QT), self._targets(text_QT))
+
+        text_QT = self._rows(cond)[:, :, 1:].flatten(0, 1)
+        right_Q = in_batches(self, right, text_QT, batch_size=READ_AT_ONCE)
+        return {"answers_right": right_Q.mean().item()}
 
     # --- reading ---
 
@@ -261,11 +262,7 @@ class Prompted(Patch):
         text_XT = cond[:, 1:]
         text_XT = text_XT[:, : int((text_XT >= 0).sum(1).max())]
         seen_XT = text_XT >= 0
-        num_tokens = text_XT.shape[1]
-        if num_tokens:
+        if text_XT.shape[1]:
             x_XTD, at_XT = self._lay_out_text(text_XT)
-            ones_TT = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=cond.device)
-            # What is not seen sees itself at least: else its state, which counts nothing, is NaN.
-            mask_XTT = (ones_TT.tril() & seen_XT[:, None]) | ones_TT.tril().triu()
-            self.transformer(x_XTD, cache, at=at_XT, mask=mask_XTT[:, None])
+            self.transformer(x_XTD, cache, at=at_XT, mask=causal_mask_of(seen_XT))
         return seen_XT

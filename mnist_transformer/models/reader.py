@@ -19,12 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.llm import LAYER, MODEL
-from mnist_transformer.models.base import Model
-from mnist_transformer.prompt_tokens import answer_nats, are_right, read_greedily
+from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.prompt_tokens import READ_AT_ONCE, answer_nats, are_right, read_greedily
 from mnist_transformer.prompts import MAX_BYTES
-from mnist_transformer.transformer import Transformer, rms_norm
-
-READ_AT_ONCE = 250
+from mnist_transformer.transformer import Transformer, causal_mask_of, rms_norm
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,12 @@ class Reader(Model):
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """The share of prompts that are answered rightly."""
-        parts = zip(images.split(READ_AT_ONCE), cond.split(READ_AT_ONCE), strict=True)
-        right = [
-            are_right(self.logits(x.to(self.device), y.to(self.device)), y.to(self.device))
-            for x, y in parts
-        ]
-        return {"answers_right": torch.cat(right).double().mean().item()}
+
+        def right(states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
+            return are_right(self.logits(states_BTF, answer_BK), answer_BK)
+
+        right_B = in_batches(self, right, images, cond, batch_size=READ_AT_ONCE)
+        return {"answers_right": right_B.mean().item()}
 
     def logits(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """(B, K, V): symbol k given the prompt and the digits before it."""
@@ -106,12 +104,10 @@ class Reader(Model):
         seen_BT = (states_BTF != 0).any(-1)
         seen_BT = torch.cat([seen_BT, torch.ones_like(answer_BK, dtype=torch.bool)], 1)
         num_tokens = x_BTD.shape[1]
-        ones_TT = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=x_BTD.device)
-        # What stands before a prompt sees itself, so that its state, which counts nothing, is one.
-        mask_BTT = (ones_TT.tril() & seen_BT[:, None]) | ones_TT.tril().triu()
         first = self.transformer.num_tokens - num_tokens  # ASK is at the same place in all prompts
         at_T = torch.arange(first, first + num_tokens, device=x_BTD.device)
-        state_BTD = self.transformer(x_BTD, at=at_T.expand(len(x_BTD), -1), mask=mask_BTT[:, None])
+        at_BT, mask = at_T.expand(len(x_BTD), -1), causal_mask_of(seen_BT)
+        state_BTD = self.transformer(x_BTD, at=at_BT, mask=mask)
         return self.answer(state_BTD[:, num_states:])
 
     @torch.inference_mode()

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.codebook import Codebook, code_usage
-from mnist_transformer.models.base import Model
+from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.transformer import rms_norm
 
 STRIDE = 4  # pixels of a finest cell, in height and width
-BATCH = 250  # images coded at once where figures are made from a whole split
 
 
 @dataclass(frozen=True)
@@ -173,9 +172,9 @@ class VQVAE(Model):
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """``code_usage`` of every scale over all these images."""
-        coded = [self.encode(part) for part in images.split(BATCH)]
+        codes = in_batches(self, self.encode, images).long()
         figures = {}
-        for scale, ids in zip(self.config.scales, self.by_scale(torch.cat(coded)), strict=True):
+        for scale, ids in zip(self.config.scales, self.by_scale(codes), strict=True):
             usage, perplexity = code_usage(ids, self.config.codebook_size)
             figures[f"usage_{scale}x{scale}"] = usage
             figures[f"perplexity_{scale}x{scale}"] = perplexity

@@ -12,8 +12,8 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
-import mnist_transformer
 from mnist_transformer import asking, checkpoint, images
+from mnist_transformer.devices import to_device
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
@@ -46,7 +46,7 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
     models, asked, complaints = {}, {}, []
     for name, path in paths.items():
         try:
-            model = mnist_transformer.to_device(checkpoint.load(path))
+            model = to_device(checkpoint.load(path))
             if isinstance(model, GenerativeModel):
                 models[name] = model
             if isinstance(model, Prompted | Reader):

@@ -1,0 +1,29 @@
+"""Images cut into square patches, and put together again.
+
+Shapes: B images, C channels, E the edge of an image, s of a patch, P = (E / s)^2 patches in raster
+order, I = C * s * s pixels of a patch.
+"""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def check_patch_size(image_size: int, patch_size: int) -> None:
+    """Raises ValueError where patches do not tile an image."""
+    if image_size % patch_size:
+        raise ValueError(
+            f"image_size is {image_size}, expected a multiple of patch_size {patch_size}"
+        )
+
+
+def cut(images: Tensor, patch_size: int) -> Tensor:
+    """Floating-point images (B, C, E, E) as patches (B, P, I)."""
+    return F.unfold(images, patch_size, stride=patch_size).mT
+
+
+def join(patches_BPI: Tensor, patch_size: int) -> Tensor:
+    """Undo ``cut``, for any number of channels."""
+    edge = patch_size * math.isqrt(patches_BPI.shape[1])
+    return F.fold(patches_BPI.mT, (edge, edge), patch_size, stride=patch_size)
