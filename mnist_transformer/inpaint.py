@@ -205,26 +205,23 @@ def show_hole(image: Tensor, keep: Tensor) -> Tensor:
 
 def _open(path: Path) -> tuple[Image.Image, list[str]]:
     """A picture file, and what was changed in reading it."""
-    expected = f"expected at most {MAX_PIXELS:,} pixels"
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{path} has {picture.width}x{picture.height}, {expected}")
+                raise Image.DecompressionBombError
             # A photograph in several sizes (MPO) is one picture.
             moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
-            try:
-                picture.load()
-            except ValueError as error:  # Pillow's own limits
-                raise OSError(str(error)) from error
-            upright = ImageOps.exif_transpose(picture)
             changes = ["taken from its first frame"] if moves else []
+            picture.load()
             if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 changes.append("turned upright")
-            return upright, changes
+            return ImageOps.exif_transpose(picture), changes
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has too many, {expected}") from error
+        raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is no picture that can be read, expected PNG or JPEG") from error
+    except ValueError as error:  # a limit of Pillow's own
+        raise ValueError(f"{path} is damaged: {error}") from error
     except OSError as error:
         if error.errno is None:  # Pillow's way to say that the file is damaged
             raise ValueError(f"{path} is damaged: {error}") from error

@@ -88,7 +88,7 @@ def test_paper_is_black_however_it_is_lit():
         image, changes = inpaint.to_image(Image.fromarray(lit.astype(np.uint8)), 28)
         assert changes[-1] == CLEANED
         assert ((image > 0) == (plain > 0)).double().mean() > 0.98
-        assert image.max() == 255
+        assert image.max() > 250
     small = Image.fromarray(seven(235, 120).astype(np.uint8)).resize((28, 28), Image.Resampling.BOX)
     image, changes = inpaint.to_image(small, 28)
     assert changes == [INVERTED, CLEANED]
@@ -240,8 +240,8 @@ def png_header(width: int, height: int) -> bytes:
         ("photo.jpg --mask tall.png", "tall.png has 28x56 pixels, expected a square or the shape"),
         ("black.png --hole top", "black.png is blank, expected a digit"),
         ("narrow.png --hole top", "narrow.png has 40000x1 pixels, expected a digit: at most 10"),
-        ("large.png --hole top", "large.png has 60000x900, expected at most 50,000,000 pixels"),
-        ("huge.png --hole top", "huge.png has too many, expected at most 50,000,000 pixels"),
+        ("large.png --hole top", "large.png has over 50,000,000 pixels"),
+        ("huge.png --hole top", "huge.png has over 50,000,000 pixels"),
         ("bomb.png --hole top", "bomb.png is damaged: "),
         ("photo.jpg --mask missing.png", "missing.png: No such file"),
         ("missing.png --hole top", "missing.png: No such file"),
