@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mnist_transformer.images import grid
@@ -18,8 +18,11 @@ from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPix
 from mnist_transformer.sampling import Keep, Sampling
 
 HOLES = ("top", "bottom", "left", "right", "center", "random:SHARE")
-MAX_PIXELS = 50_000_000  # of a picture that a user gives
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # of pictures that a user gives
+MAX_PIXELS, MAX_ASPECT = 50_000_000, 10
 INK = 32  # below this a level is paper: noise of a photograph or of JPEG
+WIDER_THAN_A_STROKE = 13  # pixels of a scaled picture, an odd number
+HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
 HOLE_COLOR = (40, 110, 140)
 
 
@@ -62,49 +65,78 @@ def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
     """A picture file as an image uint8 (1, size, size), light on black; and what was changed.
 
     Raises:
-        ValueError: the file is no picture, or too large a one.
+        ValueError: the file is no picture, too large or too narrow a one, or blank.
         OSError: it cannot be read.
     """
-    return to_image(_open(path), size)
+    picture, turned = _open(path)
+    image, changes = to_image(picture, size, str(path))
+    return image, turned + changes
 
 
-def to_image(picture: Image.Image, size: int) -> tuple[Tensor, list[str]]:
+def to_image(
+    picture: Image.Image, size: int, name: str = "the picture"
+) -> tuple[Tensor, list[str]]:
     """A picture as an image uint8 (1, size, size), light on black; and what was changed.
 
-    A picture of another size is brought to full contrast, and its paper made black.
-    """
-    changes = []
-    grey = _grey(picture)
-    levels = np.asarray(grey)
-    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
-    if border.mean() > 127:
-        grey = ImageOps.invert(grey)
-        changes.append("inverted, since the paper is white")
-    if grey.size != (size, size):
-        changes.append(f"scaled from {grey.width}x{grey.height} to {size}x{size}")
-        scaled = _square(grey).resize((size, size), Image.Resampling.BOX)
-        # What was enlarged pixel by pixel, as our own drawings are, comes back as it was.
-        if ImageChops.difference(
-            scaled.resize(grey.size, Image.Resampling.NEAREST), grey
-        ).getbbox():
-            scaled = ImageOps.autocontrast(scaled)
-            scaled = scaled.point(lambda level: level if level >= INK else 0)
-        grey = scaled
-    return torch.tensor(np.array(grey))[None], changes
-
-
-def read_mask(path: Path, size: int) -> Tensor:
-    """A picture file as a mask: what is white is the hole.
+    An image of this size that is light on black stays as it is, also where it was enlarged pixel
+    by pixel, as our own drawings are. Of any other the paper is made black, however it is lit,
+    and the ink brought to full contrast.
 
     Raises:
-        ValueError: the file is no picture, is too large, or hides nothing.
+        ValueError: the picture is too narrow for a digit, or blank.
+    """
+    grey, changes = _grey(picture)
+    _check_aspect(grey, name)
+    levels = np.asarray(grey)
+    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+    paper = int(np.median(border))
+    scaled = ImageOps.pad(grey, (size, size), Image.Resampling.BOX, color=paper)
+    low, high = scaled.getextrema()
+    if high - low < INK:
+        raise ValueError(f"{name} is blank, expected a digit: its levels are {low} to {high}")
+    # Pixel by pixel the same, but for its size: nothing was made up in between.
+    same = scaled.resize(grey.size, Image.Resampling.NEAREST)
+    is_digit = ImageChops.difference(same, grey).getbbox() is None
+    if paper - low > high - paper:  # most that differs from the paper is darker
+        scaled, paper = ImageOps.invert(scaled), 255 - paper
+        changes.append("inverted, since the paper is lighter than the ink")
+    if grey.size != scaled.size:
+        changes.append(f"scaled from {grey.width}x{grey.height} to {size}x{size}")
+    if not (is_digit and paper == 0):
+        scaled = _clean(scaled)
+        changes.append("brought to full contrast on black paper")
+    return torch.tensor(np.array(scaled))[None], changes
+
+
+def read_mask(path: Path, size: int, picture_path: Path) -> Tensor:
+    """A picture file as a mask: what is white is the hole.
+
+    Args:
+        picture_path: the picture that it belongs to, whose shape it has; or it is square, as
+            what becomes of the picture.
+
+    Raises:
+        ValueError: the file is no picture, is too large, has another shape, or hides nothing.
         OSError: it cannot be read.
     """
-    grey = _square(_grey(_open(path))).resize((size, size), Image.Resampling.BOX)
-    keep = torch.tensor(np.array(grey))[None] < 128
+    mask, picture = _open(path)[0], _open(picture_path)[0]
+    if mask.has_transparency_data:
+        mask = _laid_on("black", mask)
+    if mask.width != mask.height and _fitted(mask, size) != _fitted(picture, size):
+        raise ValueError(
+            f"{path} has {mask.width}x{mask.height} pixels, expected a square or the shape of "
+            f"{picture_path}, {picture.width}x{picture.height}"
+        )
+    keep = to_mask(mask.convert("L"), size)
     if keep.all():
-        raise ValueError(f"{path} is nowhere white, expected white where the hole is")
+        raise ValueError(f"{path} hides no pixel of {size}x{size}, expected white in the hole")
     return keep
+
+
+def to_mask(hidden: Image.Image, size: int) -> Tensor:
+    """Levels of grey, white where something is hidden, as a mask: false from a quarter on."""
+    scaled = ImageOps.pad(hidden, (size, size), Image.Resampling.BOX, color=0)
+    return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
 
 
 def complete(
@@ -171,33 +203,75 @@ def show_hole(image: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep, image.expand(3, -1, -1), color)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path) -> tuple[Image.Image, list[str]]:
+    """A picture file, and what was changed in reading it."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{path} has {picture.width}x{picture.height} pixels, "
-                    f"expected at most {MAX_PIXELS:,}"
-                )
+                raise Image.DecompressionBombError
+            # A photograph in several sizes (MPO) is one picture.
+            moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+            changes = ["taken from its first frame"] if moves else []
             picture.load()
-            return ImageOps.exif_transpose(picture)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+            if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                changes.append("turned upright")
+            return ImageOps.exif_transpose(picture), changes
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
+    except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is no picture that can be read, expected PNG or JPEG") from error
+    except ValueError as error:  # a limit of Pillow's own
+        raise ValueError(f"{path} is damaged: {error}") from error
     except OSError as error:
         if error.errno is None:  # Pillow's way to say that the file is damaged
             raise ValueError(f"{path} is damaged: {error}") from error
         raise
 
 
-def _grey(picture: Image.Image) -> Image.Image:
-    """Levels of grey; what is transparent is paper, white as a page."""
+def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Levels of grey, and what was changed; what is transparent is paper."""
+    changes = []
     if picture.has_transparency_data:
-        page = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(page, picture.convert("RGBA"))
-    return picture.convert("L")
+        levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())
+        light = (levels * alpha).sum() > 127 * alpha.sum()
+        page = "black" if light else "white"
+        picture = _laid_on(page, picture)
+        changes.append(f"laid on a {page} page")
+    if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
+        values = np.nan_to_num(np.asarray(picture, dtype=float))
+        low, high = values.min(), values.max()
+        values = (values - low) * (255 / max(high - low, 1e-9))
+        picture = Image.fromarray(values.round().astype(np.uint8))
+        changes.append(f"brought from levels of {low:g} to {high:g} to 0 to 255")
+    grey = picture.convert("L")
+    if ImageChops.difference(grey.convert("RGB"), picture.convert("RGB")).getbbox():
+        changes.append("made grey")
+    return grey, changes
 
 
-def _square(grey: Image.Image) -> Image.Image:
-    """Centred on black, as wide as high."""
-    side = max(grey.size)
-    return ImageOps.pad(grey, (side, side), color=0)
+def _laid_on(page: str, picture: Image.Image) -> Image.Image:
+    blank = Image.new("RGBA", picture.size, page)
+    return Image.alpha_composite(blank, picture.convert("RGBA")).convert("RGB")
+
+
+def _check_aspect(picture: Image.Image, name: str) -> None:
+    if max(picture.size) > MAX_ASPECT * min(picture.size):
+        raise ValueError(
+            f"{name} has {picture.width}x{picture.height} pixels, expected a digit: at most "
+            f"{MAX_ASPECT} times as long as wide"
+        )
+
+
+def _fitted(picture: Image.Image, size: int) -> tuple[int, int]:
+    """Width and height where the longer one becomes ``size``."""
+    longer = max(picture.size)
+    return round(size * picture.width / longer), round(size * picture.height / longer)
+
+
+def _clean(scaled: Image.Image) -> Image.Image:
+    """Light ink of full contrast on paper that is black throughout."""
+    # What is wider than a stroke is the light on the paper (a white top-hat transform).
+    darkest = scaled.filter(ImageFilter.MinFilter(WIDER_THAN_A_STROKE))
+    paper = darkest.filter(ImageFilter.MaxFilter(WIDER_THAN_A_STROKE))
+    ink = ImageOps.autocontrast(ImageChops.subtract(scaled, paper))
+    return ink.point(lambda level: level if level >= INK else 0)

@@ -1,12 +1,14 @@
 """Around a hole: masks, pictures from anywhere, which digit it may be, and the verb."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import SPACES, all_images, random_model
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from mnist_transformer import cli, inpaint
 from mnist_transformer.sampling import Keep
@@ -57,31 +59,99 @@ def test_a_digit_that_we_drew_comes_back_as_it_was(tiny_checkpoint):
     assert [change.split()[0] for change in changes] == ["scaled"]
 
 
+INVERTED = "inverted, since the paper is lighter than the ink"
+SCALED, CLEANED = "scaled from 200x120 to 28x28", "brought to full contrast on black paper"
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_photograph_becomes_light_on_black(suffix):
     photograph().save(f"photo.{suffix}")
     image, changes = inpaint.read_picture(Path(f"photo.{suffix}"), 28)
-    assert changes == ["inverted, since the paper is white", "scaled from 200x120 to 28x28"]
+    assert changes == ["made grey", INVERTED, SCALED, CLEANED]
     assert image.max() > 200
     assert (image[0, :, :8] == 0).all()  # paper, without its noise
     assert (image[0, 10:18, 12:16] > 100).any(1).all()
 
 
-def test_transparent_is_paper():
+def seven(paper: np.ndarray | float, ink: float) -> np.ndarray:
+    """Levels (280, 280) of a 7 on paper (280, 280), or of one level."""
+    stroke = Image.new("L", (280, 280))
+    ImageDraw.Draw(stroke).line([(80, 60), (200, 60), (120, 230)], 255, 24)
+    share = np.asarray(stroke) / 255
+    return paper * (1 - share) + ink * share
+
+
+def test_paper_is_black_however_it_is_lit():
+    across = np.linspace(0, 1, 280)[None]
+    plain, _ = inpaint.to_image(Image.fromarray(seven(255, 0).astype(np.uint8)), 28)
+    for lit in (seven(200 + 40 * across, 20), seven(90 + 40 * across.T, 20), seven(20, 135)):
+        image, changes = inpaint.to_image(Image.fromarray(lit.astype(np.uint8)), 28)
+        assert changes[-1] == CLEANED
+        assert ((image > 0) == (plain > 0)).double().mean() > 0.98
+        assert image.max() > 250
+    small = Image.fromarray(seven(235, 120).astype(np.uint8)).resize((28, 28), Image.Resampling.BOX)
+    image, changes = inpaint.to_image(small, 28)
+    assert changes == [INVERTED, CLEANED]
+    assert ((image > 0) == (plain > 0)).double().mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        (seven(0, 40000).astype(np.uint16), "brought from levels of 0 to 40000 to 0 to 255"),
+        (seven(0, 1).astype(np.float32), "brought from levels of 0 to 1 to 0 to 255"),
+    ],
+)
+def test_more_than_256_levels_are_brought_to_256(levels, words):
+    image, changes = inpaint.to_image(Image.fromarray(levels), 28)
+    expected, _ = inpaint.to_image(Image.fromarray(seven(0, 255).astype(np.uint8)), 28)
+    assert changes[0] == words
+    assert (image.int() - expected.int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize(("ink", "page"), [(255, "black"), (0, "white")])
+def test_transparent_is_paper(ink, page):
     picture = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
-    ImageDraw.Draw(picture).rectangle((10, 5, 14, 20), (0, 0, 0, 255))
+    ImageDraw.Draw(picture).rectangle((10, 5, 14, 20), (ink, ink, ink, 255))
     image, changes = inpaint.to_image(picture, 28)
-    assert changes == ["inverted, since the paper is white"]
+    assert changes == [f"laid on a {page} page"] + ([INVERTED] if page == "white" else [])
     assert image[0, 10, 12] == 255
     assert image[0, 0, 0] == 0
+
+
+def test_what_a_file_says_of_itself_is_told():
+    turned = Image.fromarray(seven(0, 255).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned.save("turned.png", exif=exif)
+    turned.save("moving.gif", save_all=True, append_images=[Image.new("L", turned.size, 90)])
+    assert inpaint.read_picture(Path("turned.png"), 28)[1][0] == "turned upright"
+    assert inpaint.read_picture(Path("moving.gif"), 28)[1][0] == "taken from its first frame"
 
 
 def test_a_mask_is_white_where_the_hole_is():
     mask = Image.new("L", (56, 56))
     ImageDraw.Draw(mask).rectangle((0, 0, 27, 55), 255)
     mask.save("mask.png")
-    keep = inpaint.read_mask(Path("mask.png"), 28)
+    keep = inpaint.read_mask(Path("mask.png"), 28, Path("mask.png"))
     assert torch.equal(keep, inpaint.hole("left", 28))
+    clear = Image.new("RGBA", (56, 56), (255, 255, 255, 0))
+    ImageDraw.Draw(clear).rectangle((0, 0, 27, 55), "white")
+    clear.save("clear.png")
+    assert torch.equal(inpaint.read_mask(Path("clear.png"), 28, Path("mask.png")), keep)
+
+
+def test_a_mask_has_the_shape_of_its_picture():
+    photograph().save("photo.png")
+    mask = Image.new("L", (100, 60))
+    ImageDraw.Draw(mask).rectangle((50, 0, 99, 59), 255)
+    mask.save("mask.png")
+    photograph((120, 120)).save("square.png")
+    keep = inpaint.read_mask(Path("mask.png"), 28, Path("photo.png"))
+    assert keep[0, :, :14].all()
+    assert not keep[0, 6:22, 14:].any()
+    with pytest.raises(ValueError, match=r"mask\.png has 100x60 pixels, expected a square or"):
+        inpaint.read_mask(Path("mask.png"), 28, Path("square.png"))
 
 
 def test_class_posterior_is_bayes_rule():
@@ -124,7 +194,7 @@ def test_the_verb_completes_a_photograph(tiny_checkpoint, capsys):
     flags += ["--top-k", "9", "--top-p", "0.9"]
     assert cli.main(["inpaint", "photo.jpg", "--hole", "bottom", *flags]) == 0
     said = capsys.readouterr().out
-    assert "photo.jpg was inverted, since the paper is white" in said
+    assert f"photo.jpg was {INVERTED}" in said
     assert "it may be a " in said
     assert "saved photo-inpainted.png" in said
     with Image.open("photo-inpainted.png") as picture:
@@ -145,6 +215,13 @@ def test_the_verb_keeps_what_the_mask_keeps(tiny_checkpoint):
     assert torch.equal(last[1:2], alone)
 
 
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a file that claims to be that large."""
+    parts = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT"
+    chunks = (struct.pack(">I", len(x) - 4) + x + struct.pack(">I", zlib.crc32(x)) for x in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -159,7 +236,13 @@ def test_the_verb_keeps_what_the_mask_keeps(tiny_checkpoint):
         ("photo.jpg --hole top --top-p 2", "top_p is 2"),
         ("photo.jpg --hole top --sampler heun", "Patch does not use sampler"),
         ("photo.jpg --hole top --seed 4294967290", "seed is 4294967297"),
-        ("photo.jpg --mask black.png", "black.png is nowhere white"),
+        ("photo.jpg --mask black.png", "black.png hides no pixel of 28x28"),
+        ("photo.jpg --mask tall.png", "tall.png has 28x56 pixels, expected a square or the shape"),
+        ("black.png --hole top", "black.png is blank, expected a digit"),
+        ("narrow.png --hole top", "narrow.png has 40000x1 pixels, expected a digit: at most 10"),
+        ("large.png --hole top", "large.png has over 50,000,000 pixels"),
+        ("huge.png --hole top", "huge.png has over 50,000,000 pixels"),
+        ("bomb.png --hole top", "bomb.png is damaged: "),
         ("photo.jpg --mask missing.png", "missing.png: No such file"),
         ("missing.png --hole top", "missing.png: No such file"),
         ("text.png --hole top", "text.png is no picture that can be read"),
@@ -170,6 +253,13 @@ def test_the_verb_keeps_what_the_mask_keeps(tiny_checkpoint):
 def test_a_mistake_is_one_sentence(command, message, tiny_checkpoint, capsys):
     photograph().save("photo.jpg")
     Image.new("L", (28, 28)).save("black.png")
+    Image.new("L", (28, 56), 255).save("tall.png")
+    Image.new("L", (40_000, 1), 255).save("narrow.png")
+    Path("large.png").write_bytes(png_header(60_000, 900))
+    Path("huge.png").write_bytes(png_header(60_000, 60_000))
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Comment", " " * 2**21, zip=True)
+    photograph().save("bomb.png", pnginfo=note)
     Path("text.png").write_text("no picture")
     photograph().save("whole.jpg")
     content = Path("whole.jpg").read_bytes()

@@ -147,7 +147,7 @@ def inpaint(
     for change in changes:
         say(f"{image} was {change}")
     if mask is not None:
-        keep = around.read_mask(mask, size)
+        keep = around.read_mask(mask, size, image)
     else:
         assert hole is not None
         keep = around.hole(hole, size, seed)
