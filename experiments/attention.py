@@ -10,13 +10,9 @@ measured where the hardware has it. That both kernels are right is tests/test_ol
 Shapes: B batch, N heads, T tokens, K head_dim.
 """
 
-import ctypes
-import re
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -25,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.common import is_done, record, results, save_plot
+from experiments.common import is_done, peak_memory, record, results, save_plot
 from mnist_transformer.devices import fast_dtype
 from mnist_transformer.timing import now
 from mnist_transformer.transformer import plain_attention
@@ -35,7 +31,6 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "plain": partial(plain_attention, causal=True),
 }
 PASSES = ("forward", "forward and backward")
-MIB = 2**20
 
 
 def main(
@@ -113,29 +108,6 @@ def duration(work: Callable[[], object], device: torch.device, seconds: float) -
         work()
         times.append(now(device) - start)
     return median(times[1:])
-
-
-def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
-    """MiB beyond what was there before, at the worst moment; None where nothing tells it."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        return (torch.cuda.max_memory_allocated(device) - before) / MIB
-    if sys.platform != "linux":
-        return None
-    # What was freed must go back to the system, or it would be used again unseen.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = _resident("VmRSS")
-    work()
-    return max(0.0, _resident("VmHWM") - before)
-
-
-def _resident(name: str) -> float:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found.group(1)) / 1024
 
 
 def plot() -> Figure:

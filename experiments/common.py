@@ -5,6 +5,8 @@ combination of settings and one seed; it is skipped when the ledger has its row,
 training was interrupted goes on with it, so the same command again finishes what is left.
 """
 
+import ctypes
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from mnist_transformer.terminal import stages, training
 from mnist_transformer.train import train
 
 RUNS = Path("runs/trials")
+MIB = 2**20
 Figures = dict[str, float | None]
 
 
@@ -126,6 +129,29 @@ def run_cell(
         images_seen=images,
         seconds=seconds,
     )
+
+
+def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
+    """MiB beyond what was there before, at the worst moment; None where nothing tells it."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return (torch.cuda.max_memory_allocated(device) - before) / MIB
+    if sys.platform != "linux":
+        return None
+    # What was freed must go back to the system, or it would be used again unseen.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = _resident("VmRSS")
+    work()
+    return max(0.0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> float:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found.group(1)) / 1024
 
 
 class Quality:

@@ -15,6 +15,7 @@ from mnist_transformer.ledger import Row
 EXPERIMENTS = (
     "bench",
     "attention",
+    "pixel-sizes",
     "positions",
     "patching",
     "smallest",

@@ -8,7 +8,15 @@ import pytest
 import torch
 from helpers import SPACES, TINY_PATCH, TINY_PROMPTED, all_images, make_digits, random_model
 
-from experiments import attention, common, patching, positions, prompting, smallest
+from experiments import (
+    attention,
+    common,
+    patching,
+    pixel_sizes,
+    positions,
+    prompting,
+    smallest,
+)
 from mnist_transformer import checkpoint, evaluate, ledger, report
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
@@ -23,7 +31,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
     tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_PATCH, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
-    for module in (positions, patching, prompting, smallest):
+    for module in (pixel_sizes, positions, patching, prompting, smallest):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
     for module in (patching, smallest):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size: 1.0)
@@ -102,8 +110,21 @@ def test_peak_memory_is_what_is_held_at_once() -> None:
     def work() -> None:
         torch.ones(16, 2**20)  # 64 MiB
 
-    found = attention.peak_memory(work, torch.device("cpu"))
+    found = common.peak_memory(work, torch.device("cpu"))
     assert found is None or found == pytest.approx(64, rel=0.1)
+
+
+def test_pixel_sizes(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mnist-pixel-3.5m"
+    tiny = PixelConfig(dim=16, depth=1, num_heads=2, mlp_dim=16)
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], model=tiny))
+
+    for _ in range(2):  # the second time it has its row
+        pixel_sizes.main(names=(name,), num_steps=1, draw_at_once=1, device="cpu")
+    [row] = ledger.rows(small_world)
+    figures = row["metrics"]["figures"]
+    assert figures["seconds a step"] == pytest.approx(4 / figures["training images/s"])
+    assert figures["drawn images/s, 1 at once"] > 0
 
 
 def test_positions(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
