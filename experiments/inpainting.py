@@ -4,9 +4,9 @@
 
 One quadrant: the top left is seen; two: the top half; three: all but the bottom right. A
 completed digit counts as right when the judge reads the digit that it was cut from. Where a
-family has an exact likelihood, three more things follow from it: nats of the hidden half, given
-the visible one (the top half comes first in raster order, so these are exact), the digit
-inferred from what is seen, and how well the model classifies whole test digits by Bayes' rule.
+family has an exact likelihood, three more things follow from it: the class that Bayes' rule gives
+a completion that was drawn without one, how well it classifies whole test digits, and nats of
+the lower rows given the upper ones (which come first in raster order, so these are exact).
 """
 
 from pathlib import Path
@@ -22,10 +22,11 @@ from mnist_transformer import evaluate, inpaint, ledger
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.metrics import class_agreement
-from mnist_transformer.models.base import GenerativeModel, HasPixelNats
+from mnist_transformer.models.base import GenerativeModel, HasPixelNats, in_batches
 from mnist_transformer.sampling import Keep
 from mnist_transformer.terminal import stages
 
+SEEN_ROWS = 12  # whole rows of 4x4 patches: a row of patches is drawn at once in raster order
 BATCH = 25  # images at once; each is many particles
 QUADRANTS = {1: (slice(0, 14), slice(0, 14)), 2: (slice(0, 14), slice(None))}
 
@@ -43,7 +44,7 @@ def main(
         data: The folder with MNIST's four files; otherwise as for training.
         models: Shipped models, checkpoints or folders of runs; otherwise all that are shipped.
         num_images: Test digits to complete, evenly spaced over the test set.
-        num_classified: Test digits to classify by Bayes' rule.
+        num_classified: Test digits for the exact likelihoods: Bayes' rule, and nats of rows.
         again: Measure what the ledger has as well, as after a model was trained anew.
     """
     test = load_dataset("mnist", data).test
@@ -60,12 +61,17 @@ def main(
             _save_sheet(name, split, observed(num_quadrants), completed, num_quadrants)
         if not isinstance(model, HasPixelNats):
             continue
+        whole = test.spaced(num_classified)
         settings = {"model": name, "seen": "all, classified"}
         if not is_done("inpainting", settings, again=again):
-            whole = test.spaced(num_classified)
             guess = inpaint.class_posterior(model, whole.images).argmax(1)
             right = 100 * float((guess == whole.labels).double().mean())
             figures = {"digit inferred right, %": right}
+            record("inpainting", settings, figures, model, exact=True)
+        settings = {"model": name, "seen": f"the upper {SEEN_ROWS} of 28 rows"}
+        if not is_done("inpainting", settings, again=again):
+            nats = pixel_nats(model, whole.images, whole.labels)[:, SEEN_ROWS:]
+            figures = {"nats of the hidden rows": float(nats.sum((1, 2)).mean())}
             record("inpainting", settings, figures, model, exact=True)
         plot_nats(name, model, test)
 
@@ -95,19 +101,10 @@ def complete_all(model: GenerativeModel, split: Split, keep: Tensor, *, use_labe
     return torch.cat(done)
 
 
-def hidden_nats(model: GenerativeModel, split: Split, keep: Tensor) -> float:
-    """Mean nats of what is hidden, given what is seen, where that comes first in raster order."""
-    nats = pixel_nats(model, split.images, split.labels)
-    return float((nats * ~keep).double().sum((1, 2)).mean())
-
-
-@torch.inference_mode()
 def pixel_nats(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
     """Nats of each pixel (B, H, W), on the CPU."""
     assert isinstance(model, HasPixelNats)
-    images, labels = images.to(model.device), labels.to(model.device)
-    batches = zip(images.split(250), labels.split(250), strict=True)
-    return torch.cat([model.pixel_nats(*batch).cpu() for batch in batches])
+    return in_batches(model, model.pixel_nats, images, labels, batch_size=100)
 
 
 def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[Figures, Tensor]:
@@ -119,13 +116,10 @@ def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[F
         "read right, digit given, %": 100 * class_agreement(given, split.labels, judge),
         "read right, digit unknown, %": 100 * class_agreement(unknown, split.labels, judge),
         "digit inferred right, %": None,
-        "nats of the hidden half": None,
     }
     if isinstance(model, HasPixelNats):  # an exact likelihood, where others have a slow bound
         guess = inpaint.class_posterior(model, unknown).argmax(1)
         figures["digit inferred right, %"] = 100 * float((guess == split.labels).double().mean())
-        if num_quadrants == 2:
-            figures["nats of the hidden half"] = hidden_nats(model, split, keep)
     return figures, given
 
 

@@ -17,6 +17,7 @@ from mnist_transformer.images import grid
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats, in_batches
 from mnist_transformer.sampling import Keep, Sampling
 
+MAX_DRAWINGS = 1024  # at once, each particle being one; mnist-pixel-3.5m then takes 7 GB
 HOLES = ("top", "bottom", "left", "right", "center", "random:SHARE")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # of pictures that a user gives
 MAX_PIXELS, MAX_ASPECT = 50_000_000, 10
@@ -91,9 +92,8 @@ def to_image(
     border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
     paper = int(np.median(border))
     scaled = ImageOps.pad(grey, (size, size), Image.Resampling.BOX, color=paper)
-    low, high = scaled.getextrema()
-    if high - low < INK:
-        raise ValueError(f"{name} is blank, expected a digit: its levels are {low} to {high}")
+    found = np.asarray(scaled)
+    low, high = int(found.min()), int(found.max())
     # Pixel by pixel the same, but for its size: nothing was made up in between.
     same = scaled.resize(grey.size, Image.Resampling.NEAREST)
     is_digit = ImageChops.difference(same, grey).getbbox() is None
@@ -105,6 +105,8 @@ def to_image(
     if not (is_digit and paper == 0):
         scaled = _clean(scaled)
         changes.append("brought to full contrast on black paper")
+    if high - low < INK or not scaled.getbbox():
+        raise ValueError(f"{name} is blank, expected a digit: its levels are {low} to {high}")
     return torch.tensor(np.array(scaled))[None], changes
 
 
@@ -155,7 +157,16 @@ def complete(
         image: uint8 (C, H, W).
         keep: bool (1, H, W).
         label: the digit; None if it is unknown.
+
+    Raises:
+        ValueError: as in ``GenerativeModel.steps``, or too many at once.
     """
+    how = how or Sampling()
+    if "num_particles" in model.honours and n * how.num_particles > MAX_DRAWINGS:
+        raise ValueError(
+            f"n is {n} with {how.num_particles} particles each, "
+            f"expected at most {MAX_DRAWINGS:,} drawings at once"
+        )
     many = Keep(image.expand(n, -1, -1, -1), keep.expand(n, -1, -1, -1))
     labels = None if label is None else [label] * n
     return model.steps(labels, range(seed, seed + n), how, many)
@@ -164,7 +175,9 @@ def complete(
 def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 100) -> Tensor:
     """p(class | image), float64 (N, C) on the CPU, by Bayes' rule with equal priors.
 
-    Averaged over completions that were drawn without a class, it is p(class | kept pixels).
+    Averaged over completions that were drawn without a class, it estimates p(class | kept pixels),
+    as well as these follow p(completion | kept pixels): at temperature 1, with many particles, and
+    where the model without a class is the mean of what it is with each.
 
     Raises:
         ValueError: the model has no likelihood.

@@ -31,11 +31,13 @@ def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: 
         ("digits", "123456789", "expected 1 to 8"),
         ("times", 1e9, "how many times is 1000000000.0, expected a whole number from 1 to 9"),
         ("times", float("nan"), "how many times is nan"),
+        ("times", 2.5, "how many times is 2.5, expected a whole number"),
         ("temperature", 0, "temperature is 0, expected"),
         ("temperature", None, "temperature or guidance is empty"),
         ("guidance", -1, "guidance is -1, expected"),
         ("steps", 101, "steps is 101, expected a whole number from 0 to 100"),
         ("seed", None, "seed is None, expected"),
+        ("seed", -1, "seed is -1, expected a whole number"),
     ],
 )
 def test_wrong_numbers_get_a_sentence(
@@ -80,7 +82,7 @@ def test_red_on_the_pad_is_the_hole() -> None:
     assert image[0, 0, 0] == 0
     assert keep[0, :14].all()
     assert not keep[0, 14:].any()
-    with pytest.raises(ValueError, match="the pad is empty"):
+    with pytest.raises(ValueError, match="the pad is blank"):
         restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, 28)
 
 

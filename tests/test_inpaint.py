@@ -233,6 +233,8 @@ def png_header(width: int, height: int) -> bytes:
         ("photo.jpg --hole top --n 0", "n is 0"),
         ("photo.jpg --hole top --label 10", "class 10 is unknown"),
         ("photo.jpg --hole top --num-particles 0", "num_particles is 0"),
+        ("photo.jpg --hole top --num-particles 999", "n is 8 with 999 particles each, expected at"),
+        ("photo.jpg --hole top --guidance 2", "guidance is 2.0, expected 1 where no class is"),
         ("photo.jpg --hole top --top-p 2", "top_p is 2"),
         ("photo.jpg --hole top --sampler heun", "Patch does not use sampler"),
         ("photo.jpg --hole top --seed 4294967290", "seed is 4294967297"),

@@ -104,8 +104,10 @@ def inpaint(
     Args:
         image: A PNG or JPEG file; it is made 28x28 and light on black.
         hole: What is missing: top, bottom, left, right, center, or random:0.5 for that share.
-        mask: Instead of a hole, a picture of the image's shape that is white where it is missing.
-        label: The digit; if it is not given, the model infers it.
+        mask: Instead of a hole, a picture that is white where it is missing, of the image's shape
+            or square.
+        label: The digit; if it is not given, completions are drawn without a class, and a model
+            with an exact likelihood says which digit it may be.
         n: How many completions to draw.
         model: A shipped model (`list` names them), a checkpoint or a training run's folder.
         seed: The same seed draws the same completions.
@@ -143,14 +145,14 @@ def inpaint(
         how = replace(how, num_particles=num_particles)
     drawer = mnist_transformer.load(model, device)
     size = drawer.image_shape[-1]
-    original, changes = around.read_picture(image, size)
-    for change in changes:
-        say(f"{image} was {change}")
     if mask is not None:
         keep = around.read_mask(mask, size, image)
     else:
         assert hole is not None
         keep = around.hole(hole, size, seed)
+    original, changes = around.read_picture(image, size)
+    for change in changes:
+        say(f"{image} was {change}")
     frames, num_canvases = [], 0
     with stages() as report:
         steps = around.complete(drawer, original, keep, n=n, label=label, seed=seed, how=how)

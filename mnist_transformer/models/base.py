@@ -137,6 +137,8 @@ class GenerativeModel(Model):
         """
         how = how or Sampling()
         noise = Noise(seeds, self.device)
+        if cond is None and how.guidance != 1:
+            raise ValueError(f"guidance is {how.guidance}, expected 1 where no class is given")
         cond = self.check_cond(cond, len(noise))
         used = self.honours if keep is not None else self.honours - {"num_particles"}
         ignored = how.changed() - used

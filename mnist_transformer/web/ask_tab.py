@@ -65,7 +65,7 @@ def answer(
         remark = f"{name} reads {''.join(map(str, digits))}." if digits else f"{name} refuses."
         remarks.append(f"{remark} It does not use {', '.join(ignored)}." if ignored else remark)
         num = len(digits)
-        cond = one.conditions([text.strip()] * num, digits, [digits] * num) if digits else None
+        cond = one.conditions([text.strip()] * num, digits, [digits] * num) if digits else []
         streams.append(one.drawer.steps(cond, range(first, first + num), how))
     if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")

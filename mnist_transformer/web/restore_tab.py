@@ -9,7 +9,6 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -116,17 +115,14 @@ def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
         ValueError: nothing is drawn.
     """
     if pad is None or pad["composite"] is None:
-        raise ValueError("the pad is empty, expected a digit")
+        raise ValueError("the pad is blank, expected a digit")
     page = Image.new("RGBA", pad["composite"].size, "white")
     drawn = Image.alpha_composite(page, pad["composite"].convert("RGBA")).convert("RGB")
     levels = np.array(drawn).astype(int)
     red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60
     levels[red] = 255
-    image, _ = inpaint.to_image(Image.fromarray(levels.astype(np.uint8)), size)
-    share = Image.fromarray((red * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BOX)
-    if not image.any():
-        raise ValueError("the pad is empty, expected a digit")
-    return image, torch.tensor(np.array(share))[None] < 64
+    image, _ = inpaint.to_image(Image.fromarray(levels.astype(np.uint8)), size, "the pad")
+    return image, inpaint.to_mask(Image.fromarray((red * 255).astype(np.uint8)), size)
 
 
 def restore(

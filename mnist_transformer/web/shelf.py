@@ -1,5 +1,6 @@
 """The models that the demo draws with, loaded once, and what its tabs share."""
 
+import html
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
         except ValueError as error:
             complaints.append(f"{name} is left out: {error}")
     if not models:
-        raise ValueError(f"no model to draw with: {'; '.join(complaints) or 'none is shipped'}")
+        why = "; ".join(complaints) or f"{', '.join(paths) or 'nothing'} draws no digits"
+        raise ValueError(f"no model to draw with: {why}")
     return Shelf(models, asked, complaints)
 
 
@@ -64,7 +66,8 @@ def shown_to_visitor() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        # The page would show it as HTML, and load what that names.
+        raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
 
 def wire(
@@ -124,7 +127,7 @@ def dials(models: Sequence[GenerativeModel], guidance: float = 1) -> list[gr.Com
             info="0: the model's own",
             visible="num_steps" in used,
         ),
-        gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED),
+        gr.Number(0, label="Seed"),
     ]
 
 
@@ -135,7 +138,7 @@ def max_steps(models: Sequence[GenerativeModel]) -> int:
 
 def whole(name: str, value: float | None, low: int, high: int) -> int:
     """The number of a field, or ValueError where it is empty or out of its range."""
-    if value is None or not low <= value <= high:
+    if value is None or not low <= value <= high or value != int(value):
         raise ValueError(f"{name} is {value}, expected a whole number from {low} to {high}")
     return int(value)
 
