@@ -2,6 +2,7 @@
 
 import html
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,6 +83,10 @@ def wire(
     def stream(*values: object) -> Iterator[list[object]]:
         with shown_to_visitor():
             for note, pictures in run(*values):
+                for drawn in filter(None, pictures):
+                    # gradio names a file by its content and writes it in place: two visitors
+                    # with the same picture would read what the other one is writing.
+                    drawn.info["drawing"] = uuid.uuid4().hex
                 yield [note, *pictures]
 
     event = gr.on(
