@@ -31,6 +31,7 @@ from mnist_transformer.train import train
 
 RUNS = Path("runs/trials")
 MIB = 2**20
+PLAIN = Sampling()
 Figures = dict[str, float | None]
 
 
@@ -174,14 +175,16 @@ class Quality:
                 for name, split in (("validation", self.dataset.val), ("test", self.dataset.test))
             }
 
-    def draw(self, model: GenerativeModel, seed: int) -> tuple[Tensor, Tensor]:
-        """Class-balanced images uint8 (N, C, H, W), plainly drawn, and their labels (N,)."""
+    def draw(
+        self, model: GenerativeModel, seed: int, how: Sampling = PLAIN
+    ) -> tuple[Tensor, Tensor]:
+        """Class-balanced images uint8 (N, C, H, W), and their labels (N,)."""
         with stages() as report:
-            return evaluate.draw_balanced(model, self.num_samples, seed, Sampling(), report=report)
+            return evaluate.draw_balanced(model, self.num_samples, seed, how, report=report)
 
-    def drawn(self, model: GenerativeModel, seed: int) -> Figures:
-        """Class agreement and fd_cnn of what the model plainly draws."""
-        return self.judged(*self.draw(model, seed))
+    def drawn(self, model: GenerativeModel, seed: int, how: Sampling = PLAIN) -> Figures:
+        """Class agreement and fd_cnn of what the model draws."""
+        return self.judged(*self.draw(model, seed, how))
 
     def judged(self, images: Tensor, labels: Tensor) -> Figures:
         """Class agreement and fd_cnn of drawn or real images."""

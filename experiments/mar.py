@@ -3,11 +3,10 @@
     python -m experiments.mar
 
 The first cell is mnist-mar's own config; each other one differs in a few fields. All are trained
-for equally long, so what is smaller makes more steps in that time. The cells that differ in the
-head's steps alone share one training.
+for equally long, so what is smaller makes more steps in that time. How many steps the head draws
+in is no matter of training: experiments.diffusion_steps --models mnist-mar --head-steps 2 5 25.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,27 @@ from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.sampling import Sampling
 from mnist_transformer.timing import sampling_speed
 
 CHANGES: tuple[dict[str, Any], ...] = (
     {},
-    {"head_steps": 2},
-    {"head_steps": 5},
-    {"head_steps": 25},
     {"head_depth": 1},
-    {"head_depth": 6},
-    {"head_width": 96, "head_mlp_dim": 128},
     {"head_width": 384, "head_mlp_dim": 512},
     {"num_draws": 1},
-    {"prediction": "v"},
-    {"prediction": "epsilon"},
     {"schedule": "cosine", "prediction": "epsilon", "loss_space": "epsilon", "time_mean": None},
-    {"unmasking": "linear"},
     {"min_mask_ratio": 0.7},
     {"margin": 0},
     {"blank_gate": False},
 )
-FIGURES = ("class agreement, %", "fd_cnn", "drawn images/s")
-OF_DRAWING = {"head_steps"}  # fields that training does not see
+FIGURES = (
+    "class agreement, %",
+    "fd_cnn",
+    "training images/s",
+    "guided: class agreement, %",
+    "guided: fd_cnn",
+    "drawn images/s",
+)
 
 
 def main(
@@ -62,26 +60,24 @@ def main(
     quality = Quality(dataset, num_samples)
 
     def measure(model: GenerativeModel, seed: int) -> Figures:
+        guided = quality.drawn(model, seed, Sampling(guidance=2.0))
         return {
             **quality.drawn(model, seed),
+            **{f"guided: {name}": value for name, value in guided.items()},
             "drawn images/s": sampling_speed(model, 256, repeats=1),
         }
 
     recipe = RECIPES["mnist-mar"]
     for seed in seeds:
         for change in CHANGES:
-            of_training = {k: v for k, v in change.items() if k not in OF_DRAWING}
-            trained = replace(recipe.model, **of_training)
-            drawn = replace(recipe.model, **change)
+            model = replace(recipe.model, **change)
             run_cell(
                 "mar",
                 settings_of(recipe.model, change, max_seconds),
-                replace(recipe, name="trial", model=trained, max_seconds=max_seconds),
+                replace(recipe, name="trial", model=model, max_seconds=max_seconds),
                 dataset,
                 seed,
                 measure,
-                change=setting(drawn),
-                trained_as=settings_of(recipe.model, of_training, max_seconds),
                 exact=None,
             )
     save_plot(plot(), "mar")
@@ -94,13 +90,6 @@ def settings_of(
     before = asdict(config)
     words = [f"{name} {value} (from {before[name]})" for name, value in change.items()]
     return {"change": ", ".join(words) or "none", "seconds": seconds}
-
-
-def setting(config: MARConfig) -> Callable[[GenerativeModel], None]:
-    def change(model: GenerativeModel) -> None:
-        model.config = config
-
-    return change
 
 
 def plot() -> Figure:

@@ -35,7 +35,7 @@ def main(
     Args:
         data: The folder with MNIST's four files; otherwise as for training.
         names: Recipes.
-        batch_size: Images a step; a GPU with 80 GB takes the recipes' own.
+        batch_size: Images a step.
         num_steps: Steps to time, after a first one.
         draw_at_once: Digits to draw at once, to see how fast that is.
         device: cpu or cuda; otherwise a GPU where there is one.

@@ -1,13 +1,14 @@
 """Which positional encoding is best, and did the old RoPE slant the digits?
 
     python -m experiments.positions
-    python -m experiments.positions --size 28 --schemes learned axial_rope --epochs 1
+    python -m experiments.positions --size 28 --schemes learned axial_rope --epochs 1 --seeds 0
 
-A small pixel model is trained on digits of 14x14 pixels, once a scheme and seed, on equally many
-images: every scheme of positions.py, and an earlier project's RoPE on the head axis with no
-learned positions. All train with dropout. The old models kept their attention's dropout alive
-when they drew; "learned" and the old RoPE are measured that way as well, to tell the two faults
-apart. (With the cache a token's state is drawn once, and not anew in every pass as it was then.)
+A small pixel model is trained on digits of 14x14 pixels with dropout, once a scheme and seed, on
+equally many images. An earlier project's RoPE on the head axis turns all tokens alike, so that a
+model trained with it is one without positions (tests/test_old_faults.py): that one is drawn from
+with the old RoPE in place. The old models also kept their attention's dropout alive when they
+drew; "learned" and the old RoPE are measured that way as well, to tell the two faults apart.
+(With the cache a token's state is drawn once, and not anew in every pass as it was then.)
 
 Slant is the shear angle of the ink's second moments, positive where a digit leans to the right:
 atan(-mu_xy / mu_yy), with y pointing down. It is compared with that of real digits.
@@ -15,7 +16,7 @@ atan(-mu_xy / mu_yy), with y pointing down. It is compared with that of real dig
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,35 +38,33 @@ from experiments.common import (
 from experiments.old_faults import keep_dropout_alive, turn_heads
 from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluate import balanced_subset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.pixel import Pixel, PixelConfig
-from mnist_transformer.positions import POSITIONS
-from mnist_transformer.recipes import RECIPES, Recipe
+from mnist_transformer.recipes import RECIPES
 
 OLD = "rope on the head axis"
+SCHEMES = ("none", "learned", "sinusoidal", "rope", "axial_rope", "learned_axial_rope", OLD)
 REAL = "(real digits)"
 SMALL = PixelConfig(
     image_size=14, dim=128, depth=4, num_heads=4, mlp_dim=512, dropout=0.1, class_drop=0.0
 )
-FIGURES = ("validation bits/dim", "class agreement, %", "slant, degrees")
-
-
-@dataclass(frozen=True)
-class OldConfig(PixelConfig):
-    """A pixel model with RoPE on the head axis; its checkpoint is that of one without positions."""
-
-    def build(self) -> Pixel:
-        model = super().build()
-        turn_heads(model.transformer)
-        return model
+FIGURES = (
+    "validation bits/dim",
+    "class agreement, %",
+    "fd_cnn",
+    "slant, degrees",
+    "sd of slant, degrees",
+    "training images/s",
+)
 
 
 def main(
     data: Path | None = None,
     size: int = 14,
-    schemes: tuple[str, ...] = (*POSITIONS, OLD),
+    schemes: tuple[str, ...] = SCHEMES,
     seeds: tuple[int, ...] = (0, 1, 2),
-    epochs: float = 0.4,
+    epochs: float = 0.6,
     num_samples: int = 1000,
 ) -> None:
     """Train and measure what the ledger does not have yet, then draw the plot.
@@ -79,7 +78,8 @@ def main(
     if size not in (14, 28):
         raise ValueError(f"size is {size}, expected 14 or 28")
     dataset = load_dataset("mnist", data)
-    config = RECIPES["mnist-pixel-3.5m"].model
+    pixel = RECIPES["mnist-pixel-3.5m"]
+    config = pixel.model
     if size == 14:
         dataset, config = half_size(dataset), SMALL
     quality = Quality(dataset, num_samples)
@@ -91,33 +91,28 @@ def main(
 
     settings = {"size": size, "positions": REAL, "dropout when drawing": "off", "epochs": epochs}
     if not is_done("positions", settings):
-        test = dataset.test
-        figures = quality.judged(test.images, test.labels) | slant_figures(test.images)
+        # As many a class as are drawn, since slant is a matter of the class.
+        images, labels = balanced_subset(dataset.train, num_samples, 0)
+        figures = quality.judged(images, labels) | slant_figures(images)
         record("positions", settings, figures)
     for seed in seeds:
         for scheme in schemes:
-            recipe = make_recipe(config, scheme, epochs)
-            trained_as = settings | {"positions": scheme}
-            for dropout in ("off", "on") if scheme in ("learned", OLD) else ("off",):
+            trained = "none" if scheme == OLD else scheme
+            model = replace(config, positions=trained)
+            with_faults = config.dropout > 0 and scheme in ("learned", OLD)
+            for dropout in ("off", "on") if with_faults else ("off",):
                 run_cell(
                     "positions",
-                    trained_as | {"dropout when drawing": dropout},
-                    recipe,
+                    settings | {"positions": scheme, "dropout when drawing": dropout},
+                    replace(pixel, name="trial", model=model, epochs=epochs),
                     dataset,
                     seed,
                     measure,
                     change=faults(scheme == OLD, dropout == "on"),
-                    trained_as=trained_as,
+                    trained_as=settings | {"positions": trained},
                     exact=True if dropout == "off" else None,
                 )
     save_plot(plot(size), "positions" if size == 14 else f"positions/{size}")
-
-
-def make_recipe(config: PixelConfig, scheme: str, epochs: float) -> Recipe:
-    config = replace(config, positions="none" if scheme == OLD else scheme)
-    if scheme == OLD:
-        config = OldConfig(**vars(config))
-    return Recipe("trial", config, batch_size=32, epochs=epochs)
 
 
 def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:

@@ -3,11 +3,13 @@
     python -m experiments.smallest
 
 All are trained for equally long; what is small makes more steps in that time. The plot shows
-quality by size and by speed of drawing.
+quality by size and by speed of drawing, with the sizes that no other one beats in both joined by
+a line (the Pareto front), and a band for the flagship's own size.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import tyro
 from matplotlib.figure import Figure
@@ -99,10 +101,12 @@ def main(
 
 
 def plot() -> Figure:
-    """Quality by parameters and by speed; every seed is a dot, and a line joins the means."""
+    """Quality by parameters and by speed: a dot a seed, the Pareto front, the flagship's band."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     groups = trials.by_settings(results("smallest"))
+    flagship = RECIPES["mnist-patch-speedrun"].model.dim
     for axes_row, name in zip(figure.subplots(2, 2), QUALITY, strict=True):
+        less_is_better = name == QUALITY[0]
         for axes, across in zip(axes_row, ("parameters", SPEED), strict=True):
             means = []
             for group in groups:
@@ -110,13 +114,27 @@ def plot() -> Figure:
                 places = [row["parameters"] for row in group]
                 if across == SPEED:
                     places = trials.figures_of(group, SPEED)
-                axes.plot(places, values, "o", alpha=0.5)
-                means.append((sum(places) / len(places), sum(values) / len(values)))
-            if means:
-                axes.plot(*zip(*sorted(means), strict=True), color="grey")
+                axes.plot(places, values, "o", color="tab:blue", alpha=0.5)
+                means.append((mean(places), mean(values)))
+                axes.annotate(f"{group[0]['parameters'] / 1e6:.2g}M", means[-1])
+                if group[0]["metrics"]["settings"]["dim"] == flagship:
+                    axes.axhspan(min(values), max(values), color="grey", alpha=0.2)
+            front = pareto(means, small_place=across != SPEED, small_value=less_is_better)
+            axes.plot([x for x, _ in front], [y for _, y in front], color="tab:blue")
             axes.set(xscale="log", xlabel=across, ylabel=name)
             axes.grid(alpha=0.3)
     return figure
+
+
+def pareto(
+    points: list[tuple[float, float]], *, small_place: bool, small_value: bool
+) -> list[tuple[float, float]]:
+    """The points (place, value) that no other one beats in both, best places first."""
+    front: list[tuple[float, float]] = []
+    for place, value in sorted(points, reverse=not small_place):
+        if not front or (value < front[-1][1] if small_value else value > front[-1][1]):
+            front.append((place, value))
+    return front
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ of it that costs as much as any other is timed, and the rest extrapolated; the s
 """
 
 import copy
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -34,7 +35,7 @@ OLD_MODEL = "mnist-pixel-3.5m"
 NUM_COUNTED = 10  # images whose operations are counted: one a class
 MAX_DRAWINGS = 200
 NUM_PASSES = 8  # timed of the old way's one a pixel
-THE_OLD_WAY = "no cache"
+PLAIN, THE_OLD_WAY = "plain", "no cache"
 
 Draw = Callable[[int], object]
 Tell = Callable[[str], None]
@@ -85,7 +86,7 @@ def load_models(names: Sequence[str], device: str | None) -> dict[str, Generativ
 def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
     """A model with one switch after the other turned on; ``tell`` hears which cannot be."""
     draw = _drawer(model)
-    subjects = [Subject(name, "plain", model.num_parameters, draw, draw)]
+    subjects = [Subject(name, PLAIN, model.num_parameters, draw, draw)]
     if isinstance(model, Pixel):
         subjects.insert(0, _full_passes(name, model))
     if fast_dtype(model.device) != torch.bfloat16:
@@ -189,6 +190,7 @@ def race(
     peak_flops, _ = matmul_peak(device)
     counted: dict[Draw, float] = {}
     old: float | None = None
+    plain: dict[tuple[str, int], float] = {}
     for subject in subjects:
         for batch_size in batch_sizes:
             if batch_size > subject.largest_batch:
@@ -208,7 +210,11 @@ def race(
             assert rate is not None
             if batch_size == 1 and old is None and subject.setting.startswith(THE_OLD_WAY):
                 old = rate
-            figures["times the old way"] = rate / old if old else None
+            if subject.setting == PLAIN:
+                plain[subject.model, batch_size] = rate
+            before = plain.get((subject.model, batch_size))
+            figures["times plain"] = rate / before if before else None
+            figures["times the old way, one at a time"] = rate / old if old else None
             figures["GFLOP an image"] = flops_per_image / 1e9
             figures["share of matmul peak, %"] = 100 * rate * flops_per_image / peak_flops
             yield trials.make_row(
@@ -219,3 +225,29 @@ def race(
                 device=str(device),
                 command=command,
             )
+
+
+def plot(rows: Iterable[Row]) -> bytes:
+    """PNG of images/s by model, plain ones and the old way, a dot a batch size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rates: dict[str, dict[int, float]] = {}
+    for row in rows:
+        settings, figures = row["metrics"]["settings"], row["metrics"]["figures"]
+        old = settings["setting"].startswith(THE_OLD_WAY)
+        if old or settings["setting"] == PLAIN:
+            name = f"{settings['model']}, {THE_OLD_WAY}" if old else settings["model"]
+            rates.setdefault(name, {})[settings["batch"]] = figures["images/s"]
+    names = sorted(rates, key=lambda name: max(rates[name].values()))
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for batch in sorted({batch for found in rates.values() for batch in found}):
+        points = [(found[batch], names.index(n)) for n, found in rates.items() if batch in found]
+        axes.plot(*zip(*points, strict=True), "o", alpha=0.8, label=f"{batch} at once")
+    axes.set(xscale="log", xlabel="drawn images/s", yticks=range(len(names)), yticklabels=names)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()

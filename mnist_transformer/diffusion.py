@@ -31,7 +31,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t (N, ...), t (N,) or (1,) -> 
 NUM_LEVELS = 1000  # T of the paper: noise levels of "linear", of the bound, and most steps
 SCHEDULES = ("flow", "linear", "cosine")
 SPACES = ("x", "epsilon", "v")
-MIN_LEVEL = 0.05  # a flow is neither weighted nor bounded below this sigma (arXiv 2511.13720)
+# Below this sigma losses weigh no more than at it (arXiv 2511.13720), and a flow has no bound.
+MIN_LEVEL = 0.05
 
 # alpha_t^2 of DDPM, section 4: betas from 1e-4 to 0.02; the entry at 0 is the data's.
 _BETAS = torch.linspace(1e-4, 0.02, NUM_LEVELS, dtype=torch.float64)

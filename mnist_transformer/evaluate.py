@@ -109,7 +109,7 @@ def draw_balanced(
     return torch.cat(images), labels
 
 
-def _balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """As many real images of each class as ``draw_balanced`` draws, without repetition."""
     num_classes = int(split.labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
@@ -270,7 +270,7 @@ def drawing_figures(
 ) -> Metrics:
     """Drawn images, set by set, and the floor, as judged; copies are looked for in one set."""
     judgement = _Judgement(judge, dataset.test, num_samples, report)
-    floor = [_balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
+    floor = [balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
     held_out = nearest_distances(
         dataset.test.images, dataset.train.images, report, "neighbours of test images"
     )
@@ -324,7 +324,7 @@ def tokenizer_figures(
             **model.figures(split.images, split.labels),
         }
     judgement = _Judgement(judge, dataset.test, num_samples, report)
-    real = [_balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
+    real = [balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
     metrics["floor"] = judgement.measure(real, "judge training images")
     coded = [(again(images), labels) for images, labels in real]
     metrics["ceiling"] = judgement.measure(coded, "judge their reconstructions")

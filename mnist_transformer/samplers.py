@@ -80,17 +80,23 @@ def sample(
     normal: Normal,
     keep: tuple[Tensor, Tensor] | None = None,
     num_resamples: int = 1,
+    temperature: float = 1.0,
 ) -> Iterator[Tensor]:
     """Yield x_t (N, ...) after every step, from the noise ``x_1``; the last one is a sample.
 
     Args:
         sampler: a name of ``sampling.SAMPLERS``.
-        normal: noise for the steps that draw some.
+        normal: noise for the steps that draw some, and for what is kept.
         keep: (x0, mask), both like x_1: where the mask is true, x_t is x0 with the noise of t.
         num_resamples: with ``keep``, how often every step is made, going back by new noise in
             between, so that the rest comes to fit what is kept (RePaint, arXiv 2201.09865).
+        temperature: of the noise that is drawn from, x_1 and that of steps.
     """
-    x = x_1
+
+    def tempered() -> Tensor:
+        return temperature * normal()
+
+    x = temperature * x_1
     for t, s in pairwise(diffusion.times(num_steps).to(x.device).unsqueeze(1)):
         at_t, at_s = diffusion.levels(t, x), diffusion.levels(s, x)
         for repeat in range(num_resamples if keep is not None and s.item() > 0 else 1):
@@ -98,7 +104,7 @@ def sample(
                 ratio = at_t.alpha / at_s.alpha
                 added = (at_t.sigma**2 - (ratio * at_s.sigma) ** 2).clamp(min=0)
                 x = ratio * x + added.sqrt() * normal()
-            x = STEPS[sampler](diffusion, denoise, x, t, s, normal)
+            x = STEPS[sampler](diffusion, denoise, x, t, s, tempered)
             if keep is not None:
                 kept = at_s.alpha * keep[0] + at_s.sigma * normal()
                 x = torch.where(keep[1], kept, x)

@@ -94,7 +94,7 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
         assert row["parameters"] == model.num_parameters
         assert 0 < figures["p50, s"] <= figures["p90, s"] <= figures["p99, s"]
         assert figures["GFLOP an image"] > 0
-    assert rows[0]["metrics"]["figures"]["times the old way"] == 1
+    assert rows[0]["metrics"]["figures"]["times the old way, one at a time"] == 1
     # The cache spares the passes.
     assert (
         rows[2]["metrics"]["figures"]["GFLOP an image"]
@@ -136,6 +136,9 @@ def test_the_verb_records_its_rows(
     table = report.TABLES["bench"](rows)
     assert "| tiny.safetensors | plain | 2 |" in table
     assert "times the old way" in table
+    assert rows["bench/tiny.safetensors/plain/2"]["metrics"]["figures"]["times plain"] == 1
+    plot = (tmp_path / "results" / "bench" / "plot.png").read_bytes()
+    assert plot.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SPACES, TINY_PATCH, TINY_PROMPTED, all_images, make_digits, random_model
+from helpers import SPACES, TINY, TINY_PATCH, TINY_PROMPTED, all_images, make_digits, random_model
 
 from experiments import (
     attention,
     common,
+    diffusion,
+    diffusion_steps,
+    inpainting,
+    mar,
     patching,
     pixel_sizes,
     positions,
@@ -31,10 +35,17 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
     tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_PATCH, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
-    for module in (pixel_sizes, positions, patching, prompting, smallest):
+    for name in ("ddpm", "mar"):
+        model = replace(TINY[name], image_size=28, num_classes=10)
+        recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
+        monkeypatch.setitem(RECIPES, recipe.name, recipe)
+    for module in (
+        *(diffusion, diffusion_steps, inpainting, mar),
+        *(patching, pixel_sizes, positions, prompting, smallest),
+    ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
-    for module in (patching, smallest):
-        monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size: 1.0)
+    for module in (mar, patching, smallest):
+        monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size, repeats=3: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
 
 
@@ -153,9 +164,9 @@ def test_positions(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_patching(small_world: Path) -> None:
     def script() -> None:
-        patching.main(patch_sizes=(4,), seeds=(0,), max_seconds=0.2, num_samples=20)
+        patching.main(patch_sizes=(7, 4), seeds=(0,), max_seconds=0.2, num_samples=20)
 
-    masked, independent = run_twice(script, small_world)
+    *_, masked, independent = run_twice(script, small_world)
     assert masked["parameters"] == independent["parameters"]
     assert independent["exact"] is True
 
@@ -168,6 +179,70 @@ def test_smallest(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (row,) = run_twice(script, small_world)
     assert row["metrics"]["settings"]["dim"] == 16
+
+
+def test_what_no_other_point_beats() -> None:
+    points = [(1.0, 5.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0)]
+    front = smallest.pareto(points, small_place=True, small_value=True)
+    assert front == [(1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
+    front = smallest.pareto(points, small_place=False, small_value=False)
+    assert front == [(4.0, 1.0), (3.0, 4.0), (1.0, 5.0)]
+
+
+def test_diffusion(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives = (("flow", "x", "v", 0.8, 4), ("linear", "epsilon", "epsilon", None, 7))
+    monkeypatch.setattr(diffusion, "OBJECTIVES", objectives)
+    monkeypatch.setattr(diffusion, "NUM_BOUND_IMAGES", 4)
+
+    def script() -> None:
+        diffusion.main(max_seconds=0.2, num_samples=20, num_steps=2)
+
+    rows = run_twice(script, small_world)
+    assert [r["metrics"]["settings"]["patch"] for r in rows] == [4, 7]
+    assert all(r["exact"] is False for r in rows)
+
+
+def test_mar(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mar, "CHANGES", ({}, {"blank_gate": False}))
+
+    def script() -> None:
+        mar.main(max_seconds=0.2, num_samples=20)
+
+    rows = run_twice(script, small_world)
+    changes = [r["metrics"]["settings"]["change"] for r in rows]
+    assert changes == ["none", "blank_gate False (from True)"]
+    assert all("guided: fd_cnn" in r["metrics"]["figures"] for r in rows)
+
+
+def test_steps_of_diffusion(small_world: Path, tmp_path: Path) -> None:
+    paths = []
+    for name in ("ddpm", "mar"):
+        paths.append(str(tmp_path / name))
+        checkpoint.save(RECIPES[f"mnist-{name}"].model.build(), paths[-1], recipe=f"mnist-{name}")
+
+    def script() -> None:
+        diffusion_steps.main(tuple(paths), (2,), ("heun",), (2.0,), (1, 3), num_samples=20)
+
+    rows = run_twice(script, small_world)
+    assert [r["metrics"]["settings"]["head steps"] for r in rows] == ["–", 1, 3]
+
+
+def test_inpainting(small_world: Path, tmp_path: Path) -> None:
+    paths = []
+    for name, config in (("patch", TINY_PATCH), ("ddpm", RECIPES["mnist-ddpm"].model)):
+        paths.append(str(tmp_path / name))
+        checkpoint.save(config.build(), paths[-1], recipe=f"mnist-{name}")
+    folder = small_world.parent / "inpainting"
+    for _ in range(2):
+        inpainting.main(models=tuple(paths), num_images=10, num_classified=10)
+    rows = ledger.rows(small_world)
+    patch, ddpm = rows[:5], rows[5:]
+    assert [r["exact"] for r in rows] == [True] * 5 + [None] * 3
+    assert patch[-1]["metrics"]["figures"]["nats of the hidden rows"] > 0
+    assert ddpm[0]["metrics"]["figures"]["digit inferred right, %"] is None
+    assert len(list(folder.glob("mnist-*-?.png"))) == 6
+    # Rows of pixels are drawn in raster order where they are rows of whole patches.
+    assert inpainting.SEEN_ROWS % RECIPES["mnist-patch"].model.patch_size == 0
 
 
 def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def bench(
         peers: Race models of other libraries too, of the size of mnist-pixel-3.5m and with
             random weights; needs the extra [bench].
         device: cpu or cuda; otherwise a GPU where there is one.
-        record: Append the figures to results/ledger.jsonl.
+        record: Append the figures to results/ledger.jsonl, and draw results/bench/plot.png.
     """
     for size in batch_sizes:
         if size < 1:
@@ -92,8 +92,9 @@ def bench(
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds are {seconds}, expected a finite number above 0")
     from mnist_transformer import bench as racing
-    from mnist_transformer import ledger
+    from mnist_transformer import ledger, trials
     from mnist_transformer import peers as others
+    from mnist_transformer.files import write_atomic
 
     if peers:
         others.check_installed()
@@ -114,6 +115,12 @@ def bench(
         say(f"{subject}: {figures['images/s']:.4g} images/s, {figures['p50, s']:.3g} s")
         if record:
             ledger.append(row)
+    if record:
+        measured = trials.of("bench", ledger.latest(ledger.results_folder() / "ledger.jsonl"))
+        path = ledger.results_folder() / "bench" / "plot.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, racing.plot(measured))
+        say(f"saved {path}")
 
 
 def list_models() -> None:

@@ -272,7 +272,7 @@ class MAR(GenerativeModel):
         rank_BP = torch.where(whole_BP, -1.0, noise.uniform(self.num_patches))
         order_BP = rank_BP.argsort(dim=1, stable=True)
         uniform_BP = noise.uniform(self.num_patches)
-        x_1_BPI = self._normal(noise, how.temperature)
+        x_1_BPI = self._normal(noise)
         for step, (first_B, last_B) in enumerate(pairwise(self._bounds(whole_BP, num_steps))):
             order_BL = order_BP[:, : int(last_B.max())]
             place_L = torch.arange(order_BL.shape[1], device=self.device)
@@ -294,22 +294,20 @@ class MAR(GenerativeModel):
                 z_GND.flatten(0, 1),
                 x_1_BPI[chosen_N],
                 scale,
-                how.sampler or self.config.sampler,
-                partial(self._normal, noise, how.temperature, chosen_N),
+                how,
+                partial(self._normal, noise, chosen_N),
                 None if keep is None else (patches_BPI[chosen_N], fixed_BPI[chosen_N]),
             )
             # Rounded, as the known patches of training are.
             patches_BPI[chosen_N] = to_signed(to_uint8(drawn_NI))
             yield to_uint8(join(patches_BPI, size))
 
-    def _normal(
-        self, noise: Noise, temperature: float, chosen_N: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def _normal(self, noise: Noise, chosen_N: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Noise (N, I) for the chosen patches, or (B, P, I).
 
         Drawn for all: an image's next numbers must not depend on how many were chosen.
         """
-        x_BPI = noise.normal(self.num_patches, self.num_pixels) * temperature
+        x_BPI = noise.normal(self.num_patches, self.num_pixels)
         return x_BPI if chosen_N is None else x_BPI[chosen_N]
 
     def _draw(
@@ -317,7 +315,7 @@ class MAR(GenerativeModel):
         z_MD: Tensor,  # M is G * N
         x_1_NI: Tensor,
         scale: float,
-        sampler: str,
+        how: Sampling,
         normal: Normal,
         keep: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
@@ -332,7 +330,14 @@ class MAR(GenerativeModel):
             return guide(predicted.float(), scale)
 
         *_, x_NI = sample(
-            self.diffusion, denoise, x_1_NI, self.config.head_steps, sampler, normal, keep
+            self.diffusion,
+            denoise,
+            x_1_NI,
+            self.config.head_steps,
+            how.sampler or self.config.sampler,
+            normal,
+            keep,
+            temperature=how.temperature,
         )
         return x_NI
 

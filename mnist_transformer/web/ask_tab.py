@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import gradio as gr
+from torch import Tensor
 
 from mnist_transformer.asking import Asked
 from mnist_transformer.prompts import SCOPE
@@ -65,7 +66,9 @@ def answer(
         remark = f"{name} reads {''.join(map(str, digits))}." if digits else f"{name} refuses."
         remarks.append(f"{remark} It does not use {', '.join(ignored)}." if ignored else remark)
         num = len(digits)
-        cond = one.conditions([text.strip()] * num, digits, [digits] * num) if digits else []
+        cond: Tensor | list[int] = []
+        if digits:
+            cond = one.conditions([text.strip()] * num, digits, [digits] * num)
         streams.append(one.drawer.steps(cond, range(first, first + num), how))
     if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
