@@ -73,9 +73,26 @@ def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path)
         next(ask_tab.answer(filled.asked, " ", 1.0, 2.0, 0, 0))
 
 
-def test_red_on_the_pad_is_the_hole() -> None:
+def one() -> Image.Image:
+    """A 1 on the pad."""
     pad = Image.new("RGB", (280, 280), "white")
     ImageDraw.Draw(pad).rectangle([100, 60, 120, 220], fill=restore_tab.INK_COLOR)
+    return pad
+
+
+def test_restoring_takes_particles_where_a_model_has_them(tiny_checkpoint: Path) -> None:
+    models = shelf.fill({"a": tiny_checkpoint}).models
+    request = (models, "a", {"composite": one()}, "bottom")
+    *_, (_, [sheet]) = restore_tab.restore(*request, "1", 1.0, 2.0, 0, 0, 2)
+    assert sheet is not None
+    with pytest.raises(ValueError, match="particles is 999, expected a whole number"):
+        next(restore_tab.restore(*request, "1", 1.0, 1.0, 0, 0, 999))
+    with pytest.raises(ValueError, match="expected 1 where no class is given"):
+        next(restore_tab.restore(*request, restore_tab.UNKNOWN, 1.0, 2.0, 0, 0, 2))
+
+
+def test_red_on_the_pad_is_the_hole() -> None:
+    pad = one()
     ImageDraw.Draw(pad).rectangle([0, 140, 279, 279], fill=restore_tab.HOLE_COLOR)
     image, keep = restore_tab.read_pad({"composite": pad}, 28)
     assert image.max() == 255

@@ -4,6 +4,7 @@ On the pad black is ink and red is the hole.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mnist_transformer import images, inpaint
 from mnist_transformer.models.base import GenerativeModel, HasPixelNats
+from mnist_transformer.sampling import Sampling
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Drawing,
@@ -32,7 +34,7 @@ PAD = 280  # pixels a side
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
 PAINTED = "painted red"
 UNKNOWN = "unknown"
-NUM_COMPLETIONS = 8
+NUM_COMPLETIONS, MAX_PARTICLES = 8, 128
 SHEET_SCALE = 6
 MAX_BYTES = 10_000_000
 
@@ -70,6 +72,13 @@ def build(shelf: Shelf) -> None:
             chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
             label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")
             knobs = dials([shelf.models[default]])
+            particles = gr.Slider(
+                *(1, MAX_PARTICLES, Sampling().num_particles),
+                step=1,
+                label="Particles",
+                info="drawings that compete for each completion",
+                visible="num_particles" in shelf.models[default].honours,
+            )
             with gr.Row():
                 start = gr.Button("Restore", variant="primary", elem_id="restore", min_width=80)
                 cancel = gr.Button("Cancel", elem_id="restore-cancel", min_width=80)
@@ -84,13 +93,14 @@ def build(shelf: Shelf) -> None:
         model = shelf.models[chosen]
         shown = [gr.update(visible=n in model.honours) for n in ("temperature", "guidance")]
         steps = gr.update(visible="num_steps" in model.honours, maximum=max_steps([model]), value=0)
-        return [*shown, steps]
+        return [*shown, steps, gr.update(visible="num_particles" in model.honours)]
 
-    inputs = [chosen, pad, hole, label, *knobs]
+    inputs = [chosen, pad, hole, label, *knobs, particles]
     wire([start.click], cancel, partial(restore, shelf.models), inputs, [notes, sheet])
     # Shown progress would end, after a bad upload, as an error that covers the pad.
     upload.upload(show, upload, pad, show_progress="hidden", api_visibility="private")
-    chosen.change(fit, chosen, knobs[:3], show_progress="hidden", api_visibility="private")
+    fitted = [*knobs[:3], particles]
+    chosen.change(fit, chosen, fitted, show_progress="hidden", api_visibility="private")
 
 
 def read_upload(path: Path) -> Image.Image:
@@ -135,6 +145,7 @@ def restore(
     guidance: float | None,
     steps: float | None,
     seed: float | None,
+    particles: float | None,
 ) -> Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
@@ -150,6 +161,8 @@ def restore(
         raise ValueError("nothing is erased: paint over a part in red or choose one")
     digit = None if label == UNKNOWN else int(label)
     how, ignored = options(model, temperature, guidance, steps)
+    if "num_particles" in model.honours:
+        how = replace(how, num_particles=whole("particles", particles, 1, MAX_PARTICLES))
     first = whole("seed", seed, 0, MAX_SEED)
     note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
     canvases = inpaint.complete(
