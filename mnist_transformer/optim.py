@@ -137,7 +137,6 @@ def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer
     if hidden:
         optimizers.append(Muon(hidden, lr=recipe.muon_lr))
     if rest:
-        rest.sort(key=lambda p: p.ndim < 2)  # the order that saved states have them in
         fused = all(p.device.type in ("cpu", "cuda", "mps") for p in rest)
         optimizers.append(
             torch.optim.AdamW(

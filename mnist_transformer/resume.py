@@ -15,9 +15,8 @@ from mnist_transformer.recipes import Recipe
 
 NUM_KEPT = 2
 # Fields of a recipe that may change between two parts of one run: a run may be made shorter or
-# longer on its way, since learning rates follow its progress. States of earlier
-# versions have "compile" and "weight_decay", never set.
-FREE_FIELDS = {"about", "compile", "max_seconds", "epochs", "weight_decay"}
+# longer on its way, since learning rates follow its progress.
+FREE_FIELDS = {"about", "max_seconds", "epochs"}
 
 
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
