@@ -91,13 +91,22 @@ def figures_of(group: Iterable[Row], name: str) -> list[float]:
 
 
 def table(rows: Mapping[str, Row], experiment: str) -> str:
-    """Markdown: a line for each combination of settings, a column a setting, then the figures."""
+    """Markdown: a line for each combination of settings, a column a setting, then the figures.
+
+    Lines of one first setting, a model in most tables, stand together.
+    """
     groups = by_settings(of(experiment, rows))
     if not groups:
         return "Not measured yet.\n"
+    together: dict[str | int | float, list[list[Row]]] = {}
+    for group in groups:
+        first = next(iter(group[0]["metrics"]["settings"].values()))
+        together.setdefault(first, []).append(group)
+    groups = [group for found in together.values() for group in found]
     metrics = [row["metrics"] for group in groups for row in group]
     settings = list(dict.fromkeys(name for m in metrics for name in m["settings"]))
-    figures = list(dict.fromkeys(name for m in metrics for name in m["figures"]))
+    measured = (name for m in metrics for name, x in m["figures"].items() if x is not None)
+    figures = list(dict.fromkeys(measured))
     sized = any(group[0]["parameters"] for group in groups)
     head = [*settings, *(["parameters"] if sized else []), *figures]
     lines = []
