@@ -25,6 +25,7 @@ def small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_old_way(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPES[bench.OLD_MODEL], model=TINY["pixel"])
     monkeypatch.setitem(RECIPES, bench.OLD_MODEL, recipe)
+    monkeypatch.setattr(bench, "shipped", dict)  # as if it were not
 
 
 def subject(draw: Callable[[int], object], share: float = 1.0) -> bench.Subject:
