@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from mnist_transformer import checkpoint, evaluate, find_weights, ledger, trials
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.devices import to_device
+from mnist_transformer.images import figure_png
 from mnist_transformer.ledger import Row
 from mnist_transformer.metrics import class_agreement, fd_cnn
 from mnist_transformer.models.base import GenerativeModel, Model, in_batches
@@ -242,5 +242,5 @@ def save_plot(figure: Figure, experiment: str) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(path)
+    path.write_bytes(figure_png(figure))
     print(f"saved {path}")

@@ -8,7 +8,6 @@ of it that costs as much as any other is timed, and the rest extrapolated; the s
 """
 
 import copy
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -21,6 +20,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from mnist_transformer import load, load_shipped, shipped, trials
 from mnist_transformer.devices import fast_autocast, fast_dtype, to_device
+from mnist_transformer.images import figure_png
 from mnist_transformer.ledger import Row
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.ddpm import DDPM
@@ -229,7 +229,6 @@ def race(
 
 def plot(rows: Iterable[Row]) -> bytes:
     """PNG of images/s by model, plain ones and the old way, a dot a batch size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rates: dict[str, dict[int, float]] = {}
@@ -248,6 +247,4 @@ def plot(rows: Iterable[Row]) -> bytes:
     axes.set(xscale="log", xlabel="drawn images/s", yticks=range(len(names)), yticklabels=names)
     axes.grid(alpha=0.3)
     axes.legend()
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    return content.getvalue()
+    return figure_png(figure)

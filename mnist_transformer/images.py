@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 SOFTWARE = "mnist-transformer"  # written into every file, so that our own are known again
@@ -53,6 +54,15 @@ def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
 def columns_for(digits: str, times: int) -> int:
     """Columns of ``grid``: a number is read along its row; one digit many times makes a square."""
     return len(digits) if len(digits) > 1 else math.isqrt(times - 1) + 1
+
+
+def figure_png(figure: "Figure") -> bytes:
+    """A plot as a PNG file's content, drawn without pyplot: no window and no globals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
 
 
 def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:

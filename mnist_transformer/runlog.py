@@ -6,7 +6,6 @@ Each line of metrics.jsonl is a JSON object with ``kind`` "train" or "validation
 the run (``step``, ``images``, ``seconds``) and what was measured there.
 """
 
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from accelerate import Accelerator
 
 from mnist_transformer.data import Split
 from mnist_transformer.files import write_atomic
-from mnist_transformer.images import grid, save_png
+from mnist_transformer.images import figure_png, grid, save_png
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
 
 VALIDATION_BATCH = 250
@@ -173,8 +172,6 @@ def validation_curve(lines: Iterable[dict[str, Any]]) -> list[tuple[float, int, 
 
 def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
     """PNG of training and validation loss, in bits/dim where known, by minutes and by images."""
-    # Imported here, and drawn without pyplot: training itself needs no window and no globals.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = list(lines)
@@ -199,6 +196,4 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
         axes.set_ylabel("bits/dim" if unit == "bits_per_dim" else "loss")
         axes.grid(alpha=0.3)
         axes.legend()
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    return content.getvalue()
+    return figure_png(figure)
