@@ -84,10 +84,9 @@ def to_image(
     and the ink brought to full contrast.
 
     Raises:
-        ValueError: the picture is too narrow for a digit, or blank.
+        ValueError: the picture is blank.
     """
     grey, changes = _grey(picture)
-    _check_aspect(grey, name)
     levels = np.asarray(grey)
     border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
     paper = int(np.median(border))
@@ -118,12 +117,12 @@ def read_mask(path: Path, size: int, picture_path: Path) -> Tensor:
             what becomes of the picture.
 
     Raises:
-        ValueError: the file is no picture, is too large, has another shape, or hides nothing.
+        ValueError: the file is no picture, has a wrong size or shape, or hides nothing.
         OSError: it cannot be read.
     """
     mask, picture = _open(path)[0], _open(picture_path)[0]
     if mask.has_transparency_data:
-        mask = _laid_on("black", mask)
+        mask = laid_on("black", mask)
     if mask.width != mask.height and _fitted(mask, size) != _fitted(picture, size):
         raise ValueError(
             f"{path} has {mask.width}x{mask.height} pixels, expected a square or the shape of "
@@ -228,7 +227,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
             picture.load()
             if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 changes.append("turned upright")
-            return ImageOps.exif_transpose(picture), changes
+            upright = ImageOps.exif_transpose(picture)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
     except (UnidentifiedImageError, SyntaxError) as error:
@@ -239,6 +238,12 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
         if error.errno is None:  # Pillow's way to say that the file is damaged
             raise ValueError(f"{path} is damaged: {error}") from error
         raise
+    if max(upright.size) > MAX_ASPECT * min(upright.size):
+        raise ValueError(
+            f"{path} has {upright.width}x{upright.height} pixels, expected a digit: at most "
+            f"{MAX_ASPECT} times as long as wide"
+        )
+    return upright, changes
 
 
 def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -248,7 +253,7 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())
         light = (levels * alpha).sum() > 127 * alpha.sum()
         page = "black" if light else "white"
-        picture = _laid_on(page, picture)
+        picture = laid_on(page, picture)
         changes.append(f"laid on a {page} page")
     if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
         values = np.nan_to_num(np.asarray(picture, dtype=float))
@@ -262,17 +267,10 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     return grey, changes
 
 
-def _laid_on(page: str, picture: Image.Image) -> Image.Image:
+def laid_on(page: str, picture: Image.Image) -> Image.Image:
+    """The picture in RGB, on a page of that colour where it is transparent."""
     blank = Image.new("RGBA", picture.size, page)
     return Image.alpha_composite(blank, picture.convert("RGBA")).convert("RGB")
-
-
-def _check_aspect(picture: Image.Image, name: str) -> None:
-    if max(picture.size) > MAX_ASPECT * min(picture.size):
-        raise ValueError(
-            f"{name} has {picture.width}x{picture.height} pixels, expected a digit: at most "
-            f"{MAX_ASPECT} times as long as wide"
-        )
 
 
 def _fitted(picture: Image.Image, size: int) -> tuple[int, int]:

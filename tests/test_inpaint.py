@@ -242,6 +242,7 @@ def png_header(width: int, height: int) -> bytes:
         ("photo.jpg --mask tall.png", "tall.png has 28x56 pixels, expected a square or the shape"),
         ("black.png --hole top", "black.png is blank, expected a digit"),
         ("narrow.png --hole top", "narrow.png has 40000x1 pixels, expected a digit: at most 10"),
+        ("narrow.png --mask narrow.png", "narrow.png has 40000x1 pixels, expected a digit: at"),
         ("large.png --hole top", "large.png has over 50,000,000 pixels"),
         ("huge.png --hole top", "huge.png has over 50,000,000 pixels"),
         ("bomb.png --hole top", "bomb.png is damaged: "),

@@ -126,9 +126,7 @@ def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
     """
     if pad is None or pad["composite"] is None:
         raise ValueError("the pad is blank, expected a digit")
-    page = Image.new("RGBA", pad["composite"].size, "white")
-    drawn = Image.alpha_composite(page, pad["composite"].convert("RGBA")).convert("RGB")
-    levels = np.array(drawn).astype(int)
+    levels = np.array(inpaint.laid_on("white", pad["composite"])).astype(int)
     red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60
     levels[red] = 255
     image, _ = inpaint.to_image(Image.fromarray(levels.astype(np.uint8)), size, "the pad")
