@@ -5,9 +5,10 @@ of settings and figures are the heads of the table's columns, so they carry thei
 of the table is the mean over the seeds, and the standard deviation where there are several.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from mnist_transformer import ledger
 from mnist_transformer.ledger import Row
@@ -30,6 +31,7 @@ EXPERIMENTS = (
 )
 NOTHING = "–"
 
+Item = TypeVar("Item")
 Settings = Mapping[str, str | int | float]
 Figures = Mapping[str, float | None]
 
@@ -77,10 +79,16 @@ def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
 
 def by_settings(rows: Iterable[Row]) -> list[list[Row]]:
     """Rows that differ in their seeds alone, together, in the order of the first ones."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        found = row["metrics"]
-        groups.setdefault(name_of(found["experiment"], found["settings"]), []).append(row)
+    return _together(
+        rows, lambda row: name_of(row["metrics"]["experiment"], row["metrics"]["settings"])
+    )
+
+
+def _together(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """Items of one key together, in the order of the first ones."""
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return list(groups.values())
 
 
@@ -98,11 +106,8 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
     groups = by_settings(of(experiment, rows))
     if not groups:
         return "Not measured yet.\n"
-    together: dict[str | int | float, list[list[Row]]] = {}
-    for group in groups:
-        first = next(iter(group[0]["metrics"]["settings"].values()))
-        together.setdefault(first, []).append(group)
-    groups = [group for found in together.values() for group in found]
+    by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
+    groups = list(chain(*by_first))
     metrics = [row["metrics"] for group in groups for row in group]
     settings = list(dict.fromkeys(name for m in metrics for name in m["settings"]))
     measured = (name for m in metrics for name, x in m["figures"].items() if x is not None)
