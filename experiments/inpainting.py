@@ -64,9 +64,7 @@ def main(
         whole = test.spaced(num_classified)
         settings = {"model": name, "seen": "all, classified"}
         if not is_done("inpainting", settings, again=again):
-            guess = inpaint.class_posterior(model, whole.images).argmax(1)
-            right = 100 * float((guess == whole.labels).double().mean())
-            figures = {"digit inferred right, %": right}
+            figures = {"digit inferred right, %": inferred_right(model, whole.images, whole.labels)}
             record("inpainting", settings, figures, model, exact=True)
         settings = {"model": name, "seen": f"the upper {SEEN_ROWS} of 28 rows"}
         if not is_done("inpainting", settings, again=again):
@@ -101,6 +99,12 @@ def complete_all(model: GenerativeModel, split: Split, keep: Tensor, *, use_labe
     return torch.cat(done)
 
 
+def inferred_right(model: GenerativeModel, images: Tensor, labels: Tensor) -> float:
+    """Percent of the images to which Bayes' rule gives their label."""
+    guess = inpaint.class_posterior(model, images).argmax(1)
+    return 100 * float((guess == labels).double().mean())
+
+
 def pixel_nats(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
     """Nats of each pixel (B, H, W), on the CPU."""
     assert isinstance(model, HasPixelNats)
@@ -118,8 +122,7 @@ def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[F
         "digit inferred right, %": None,
     }
     if isinstance(model, HasPixelNats):  # an exact likelihood, where others have a slow bound
-        guess = inpaint.class_posterior(model, unknown).argmax(1)
-        figures["digit inferred right, %"] = 100 * float((guess == split.labels).double().mean())
+        figures["digit inferred right, %"] = inferred_right(model, unknown, split.labels)
     return figures, given
 
 
