@@ -38,57 +38,20 @@ def make_digits(num_images: int = 40) -> Dataset:
 
 # --- every family that draws, 8 x 8 ---
 
+BACKBONE = {"num_classes": 3, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16}
+SMALL = {"image_size": 8, **BACKBONE}
 TINY = {
-    "patch": replace(
-        TINY_PATCH,
-        image_size=8,
-        num_classes=3,
-        num_levels=16,
-        depth=2,
-        margin=2,
-        corner=True,
-        turned=0.5,
-    ),
-    "prompted": PromptedConfig(
-        image_size=8,
-        num_classes=3,
-        num_levels=16,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-        head_width=16,
-        head_depth=1,
-        head_mlp_dim=16,
-        margin=2,
-        answer_weight=2.0,
-    ),
-    "pixel": PixelConfig(
-        image_size=8,
-        num_classes=3,
-        num_levels=16,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-    ),
+    "patch": replace(TINY_PATCH, **SMALL, num_levels=16, margin=2, corner=True, turned=0.5),
+    "prompted": replace(TINY_PROMPTED, **SMALL, num_levels=16, margin=2, answer_weight=2.0),
+    "pixel": PixelConfig(**SMALL, num_levels=16),
     "var": VarConfig(
         tokenizer=VQVAEConfig(
             image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=16, code_dim=4
         ),
-        num_classes=3,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
+        **BACKBONE,
     ),
     "mar": MARConfig(
-        image_size=8,
-        num_classes=3,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
+        **SMALL,
         margin=2,
         head_width=16,
         head_depth=1,
@@ -97,16 +60,7 @@ TINY = {
         num_draws=2,
         num_steps=4,
     ),
-    "ddpm": DDPMConfig(
-        image_size=8,
-        num_classes=3,
-        dim=16,
-        depth=2,
-        num_heads=2,
-        mlp_dim=16,
-        num_steps=4,
-        bound_samples=4,
-    ),
+    "ddpm": DDPMConfig(**SMALL, num_steps=4, bound_samples=4),
 }
 
 
