@@ -22,8 +22,8 @@ class HeadAxisRope(Rope):
     """RoPE that takes the head's number for the token's position (fault 1)."""
 
     def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
-        turned = super().rotate(x_BNTK.transpose(1, 2), slice(0, x_BNTK.shape[1]))
-        return turned.transpose(1, 2)
+        turned = super().rotate(x_BNTK.transpose(-3, -2), slice(0, x_BNTK.shape[-3]))
+        return turned.transpose(-3, -2)
 
 
 class AliveDropout(Attention):

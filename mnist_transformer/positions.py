@@ -5,7 +5,8 @@ does not do leaves its argument as it is. Two of them do both.
 
 Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``at`` says where the T tokens are: a slice
 of T consecutive positions, or one position a token, int64 (B, T). Positions lie on a grid in
-raster order: position = row * width + column.
+raster order: position = row * width + column. ``rotate`` also takes several
+such arguments stacked, (..., B, N, T, K).
 """
 
 import math

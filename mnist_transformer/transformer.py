@@ -69,7 +69,10 @@ def plain_attention(
     if causal and mask is None and num_queries > 1:
         mask = _causal_mask(num_queries, num_keys, scores.device)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        # Added, where filling it in would cost the gradient a pass of its own.
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(
+            ~mask, float("-inf")
+        )
     return drop(scores.softmax(-1), dropout) @ v_BNSK
 
 
@@ -165,6 +168,7 @@ class Pass(NamedTuple):
     mask: Tensor | None
     cache: KVCache | None
     cond: Tensor | None
+    lengths: list[int] | None
 
 
 class Attention(nn.Module):
@@ -185,14 +189,21 @@ class Attention(nn.Module):
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        q_BNTK = positions.rotate(rms_norm(q_BNTK), run.at)
-        k_BNTK = positions.rotate(rms_norm(k_BNTK), run.at)
+        # Both at once: at one token a step, what counts is how many operations there are.
+        qk = positions.rotate(rms_norm(torch.stack([q_BNTK, k_BNTK])), run.at)
+        q_BNTK, k_BNTK = qk.unbind()
         if run.cache is not None:
             k_BNTK, v_BNTK = run.cache.extend(layer, k_BNTK, v_BNTK)
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
         dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
-        y_BNTK = attend(q_BNTK, k_BNTK, v_BNTK, causal=self.causal, mask=run.mask, dropout=dropout)
+        parts = [(q_BNTK, k_BNTK, v_BNTK)]
+        if run.lengths is not None:
+            split = (x_BNTK.split(run.lengths, 2) for x_BNTK in parts[0])
+            parts = list(zip(*split, strict=True))
+        y_BNTK = torch.cat(
+            [attend(*part, causal=self.causal, mask=run.mask, dropout=dropout) for part in parts], 2
+        )
         return self.output(y_BNTK.transpose(1, 2).flatten(2))
 
 
@@ -306,6 +317,7 @@ class Transformer(nn.Module):
         at: Tensor | None = None,
         mask: Tensor | None = None,
         cond: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> Tensor:
         """States of the T given tokens; with a cache they continue the tokens it holds.
 
@@ -314,11 +326,15 @@ class Transformer(nn.Module):
             mask: bool, broadcasts to (B, N, T, S), true where a token sees another; replaces
                 the causal rule.
             cond: (B, C), or (B, T, C) for one a token; required with ``cond_dim``.
+            lengths: of sequences that lie one behind the other in the T tokens; a token sees
+                those of its own sequence only. Nothing is padded so.
         """
         start = cache.length if cache is not None else 0
         if cond is not None and cond.ndim == 2:
             cond = cond[:, None]
-        run = Pass(slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond)
+        run = Pass(
+            slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond, lengths
+        )
         x_BTD = self.positions.add(x_BTD, run.at)
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, self.positions, run, layer)
@@ -326,3 +342,7 @@ class Transformer(nn.Module):
             cache.length += x_BTD.shape[1]
         x_BTD = rms_norm(x_BTD)
         return x_BTD if self.modulation is None else modulate(x_BTD, *self.modulation(cond))
+
+    def side_by_side(self, x_MD: Tensor, at_M: Tensor, lengths_B: Tensor) -> Tensor:
+        """States (M, D) of the tokens of B sequences, one behind the other, each for itself."""
+        return self(x_MD[None], at=at_M[None], lengths=lengths_B.tolist())[0]

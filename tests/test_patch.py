@@ -1,4 +1,4 @@
-"""What the patch model promises beyond the contract: packing, blank patches, batches."""
+"""What the patch model promises beyond the contract: blank patches, batches."""
 
 import pytest
 import torch
@@ -7,31 +7,12 @@ from helpers import TINY, moved
 from mnist_transformer.conditioning import turn
 from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.models.patch_sampler import PatchSampler
-from mnist_transformer.packing import Packing
 from mnist_transformer.sampling import Noise, Sampling
 
 
 @pytest.fixture
 def model():
     return moved(TINY["patch"]).eval()
-
-
-def test_packing_loses_nothing_and_keeps_sequences_apart():
-    lengths = torch.tensor([3, 1, 5, 2, 4, 5])
-    packing = Packing(lengths, row_length=6)
-    assert packing.shape == (4, 6)  # 20 tokens: 5+1, 5, 4+2, 3
-    tokens = torch.arange(20.0)[:, None]
-    rows = packing.rows(tokens)
-    assert torch.equal(packing.tokens(rows), tokens)
-    owner = torch.arange(6).repeat_interleave(lengths)
-    rows, mask = rows.squeeze(-1), packing.mask[:, 0]
-    for row, places in enumerate(mask):
-        for query, sees in enumerate(places):
-            assert sees[query]  # padding too sees itself, else its softmax were empty
-            for key in sees.nonzero().flatten().tolist():
-                assert key <= query
-                a, b = int(rows[row, query]), int(rows[row, key])
-                assert owner[a] == owner[b] or a == b == 0
 
 
 def test_likelihood_of_an_image_does_not_depend_on_its_batch(model):

@@ -47,6 +47,20 @@ def test_cached_equals_uncached(positions, chunk):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
+@torch.no_grad()
+def test_sequences_side_by_side_are_each_one_by_itself(positions):
+    model = make_transformer(positions)
+    lengths = torch.tensor([3, 1, 5, NUM_TOKENS, 2])
+    x_MD = torch.randn(int(lengths.sum()), DIM)
+    at_M = torch.cat([torch.randperm(NUM_TOKENS)[:length] for length in lengths.tolist()])
+    together = model.side_by_side(x_MD, at_M, lengths).split(lengths.tolist())
+    for x, at, states in zip(
+        x_MD.split(lengths.tolist()), at_M.split(lengths.tolist()), together, strict=True
+    ):
+        torch.testing.assert_close(model(x[None], at=at[None])[0], states, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
 def test_state_depends_on_itself_and_the_past_alone(positions):
     model = make_transformer(positions)
     x = torch.randn(1, NUM_TOKENS, DIM, requires_grad=True)

@@ -36,7 +36,6 @@ from mnist_transformer.models.patch_head import (
     first_ink,
 )
 from mnist_transformer.models.patch_sampler import PatchSampler
-from mnist_transformer.packing import Packing
 from mnist_transformer.patches import check_patch_size, join
 from mnist_transformer.sampling import Keep, Noise, Sampling
 from mnist_transformer.transformer import KVCache, Transformer
@@ -91,12 +90,14 @@ class PatchConfig:
         return Patch(self)
 
 
-def _palettes(own_BPI: Tensor, inked_BP: Tensor, num_levels: int) -> Tensor:
-    """log(1 + how often each grey level was drawn in the patches with ink before): (B, P, V)."""
-    counts_BPV = torch.zeros(*inked_BP.shape, num_levels, device=own_BPI.device)
-    ink = inked_BP[..., None].expand_as(own_BPI).to(counts_BPV.dtype)
-    counts_BPV.scatter_add_(-1, own_BPI, ink)
-    return (counts_BPV.cumsum(1) - counts_BPV).log1p()
+def _palettes(own_NI: Tensor, num_inked_B: Tensor, num_levels: int) -> Tensor:
+    """log(1 + how often each grey level was drawn in the image's patches before): (N, V)."""
+    counts_NV = torch.zeros(len(own_NI), num_levels, device=own_NI.device)
+    counts_NV.scatter_add_(-1, own_NI, torch.ones_like(own_NI, dtype=counts_NV.dtype))
+    before_NV = counts_NV.cumsum(0) - counts_NV
+    lengths = num_inked_B[num_inked_B > 0]
+    others_NV = before_NV[lengths.cumsum(0) - lengths].repeat_interleave(lengths, 0)
+    return (before_NV - others_NV).log1p()
 
 
 def _corners(own_BPI: Tensor, start_P2: Tensor, edge: int) -> Tensor:
@@ -180,8 +181,7 @@ class Patch(GenerativeModel):
 
     def _pixel_nats(self, picture: Picture, told_BD: Tensor) -> Tensor:
         x_MD = picture.x_MD + told_BD.repeat_interleave(picture.length_B, 0)
-        packing = Packing(picture.length_B, self.num_patches + 1)
-        state_MD = packing.through(self.transformer, x_MD, picture.at_M)
+        state_MD = self.transformer.side_by_side(x_MD, picture.at_M, picture.length_B)
         return self.nats_of(picture, state_MD)
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
@@ -200,8 +200,9 @@ class Patch(GenerativeModel):
         patch_N = inked_BP.nonzero()[:, 1]
         corner_BP2 = _corners(own_BPI, self.starts_P2, self.config.image_size)
         offset_N2 = self.offsets(patch_N, corner_BP2[inked_BP])
-        palette_NV = _palettes(own_BPI, inked_BP, self.config.num_levels)[inked_BP]
-        length_B = 1 + inked_BP.sum(1)
+        num_inked_B = inked_BP.sum(1)
+        palette_NV = _palettes(own_BPI[inked_BP], num_inked_B, self.config.num_levels)
+        length_B = 1 + num_inked_B
         start_B = length_B.cumsum(0) - length_B
         token_BP = start_B[:, None] + inked_BP.cumsum(1)
         token_N = token_BP[inked_BP]

@@ -64,7 +64,10 @@ class Neighbourhood(nn.Module):
 
     def embed(self, values: Tensor) -> Tensor:
         """(..., S) pixel values to features (..., S * E)."""
-        return F.embedding(values, self.features).flatten(-2)
+        # In the dtype of the products that follow: in float32 it would be twice the memory.
+        device = self.features.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return F.embedding(values, self.features.to(dtype)).flatten(-2)
 
 
 def _value_features(num_levels: int) -> Tensor:

@@ -22,6 +22,7 @@ from mnist_transformer.transformer import KVCache
 if TYPE_CHECKING:
     from mnist_transformer.models.patch import Patch
 
+GATES = 512  # drawn at once in a search for ink
 FREE = -1  # where a kept value would stand: this pixel is to be drawn
 
 
@@ -154,11 +155,11 @@ class PatchSampler:
         """
         state_GNW = self.model.gate.state(state_GND)
         next_N = self.next_R[rows_N] + 1
-        # A search costs its own while few rows take part, then what the gates drawn in vain do.
-        num_ahead = max(2, min(self.model.grid, 256 // max(len(rows_N), 1)))
-        ahead_C = torch.arange(num_ahead, device=rows_N.device)
         search = (next_N < self.num_patches).nonzero().squeeze(1)
         while len(search):
+            # A search costs its own while few rows take part, then what gates drawn in vain do.
+            num_ahead = max(2, min(self.model.grid, GATES // len(search)))
+            ahead_C = torch.arange(num_ahead, device=rows_N.device)
             rows = rows_N[search]
             patch_NC = next_N[search, None] + ahead_C
             inside_NC = patch_NC < self.num_patches

@@ -34,7 +34,6 @@ from torch.nn import functional as F
 
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.patch import Patch, PatchConfig, Picture
-from mnist_transformer.packing import Packing
 from mnist_transformer.prompt_tokens import (
     ASK,
     PAD,
@@ -147,8 +146,7 @@ class Prompted(Patch):
         """(Q, K, V): symbol k given the prompt and the digits before it."""
         x_QTD, at_QT = self._lay_out_text(text_QT)
         seen_QT = text_QT >= 0
-        packing = Packing(seen_QT.sum(1), self.transformer.num_tokens)
-        state_UD = packing.through(self.transformer, x_QTD[seen_QT], at_QT[seen_QT])
+        state_UD = self.transformer.side_by_side(x_QTD[seen_QT], at_QT[seen_QT], seen_QT.sum(1))
         return self._logits(text_QT, state_UD)
 
     def _logits(self, text_QT: Tensor, state_UD: Tensor) -> Tensor:
@@ -195,8 +193,7 @@ class Prompted(Patch):
         x = torch.cat([x_QTD[seen_QT], picture.x_MD + class_MD])
         at = torch.cat([at_QT[seen_QT], picture.at_M])
         order, lengths = self._sequences(picture, label_B, seen_QT.sum(1))
-        packing = Packing(lengths, self.transformer.num_tokens)
-        ordered = packing.through(self.transformer, x[order], at[order])
+        ordered = self.transformer.side_by_side(x[order], at[order], lengths)
         state = torch.empty_like(ordered).index_copy(0, order, ordered)
         state_UD, state_MD = state.split([len(x) - len(class_MD), len(class_MD)])
         return self.nats_of(picture, state_MD), state_UD
