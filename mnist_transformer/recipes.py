@@ -53,8 +53,16 @@ class Recipe:
 
 _patch = Recipe(
     "mnist-patch",
-    PatchConfig(dropout=0.1, corner=True, turned=0.3),
-    batch_size=32,
+    PatchConfig(
+        patch_size=1,
+        dim=128,
+        depth=4,
+        mlp_dim=512,
+        positions="learned_axial_rope",
+        gate_width=64,
+        corner=True,
+    ),
+    batch_size=16,
     max_seconds=150 * 60,
     about="patch by patch, pixel by pixel inside a patch",
 )
