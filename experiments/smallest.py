@@ -24,13 +24,13 @@ from mnist_transformer.timing import sampling_speed
 
 # dim, depth, num_heads; head_width, head_depth
 SIZES = (
-    (16, 2, 2, 24, 2),
-    (32, 2, 2, 32, 2),
-    (64, 3, 4, 64, 3),
-    (96, 4, 4, 96, 3),
-    (128, 4, 4, 128, 3),
-    (192, 5, 4, 192, 3),
-    (320, 6, 5, 256, 3),
+    (32, 2, 2, 16, 2),
+    (64, 2, 2, 32, 2),
+    (96, 3, 3, 48, 3),
+    (128, 4, 4, 64, 3),
+    (192, 4, 4, 96, 3),
+    (256, 5, 4, 128, 3),
+    (320, 6, 5, 160, 3),
 )
 QUALITY = ("validation bits/dim", "class agreement, %")
 SPEED = "drawn images/s at 256"
@@ -45,7 +45,7 @@ def make_config(flagship: PatchConfig, size: tuple[int, ...]) -> PatchConfig:
         depth=depth,
         num_heads=num_heads,
         mlp_dim=4 * dim,
-        gate_width=head_width // 2,
+        gate_width=head_width,
         head_width=head_width,
         head_depth=head_depth,
         head_mlp_dim=2 * head_width,
