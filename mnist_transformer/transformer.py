@@ -10,6 +10,7 @@ scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
 Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -197,13 +198,12 @@ class Attention(nn.Module):
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
         dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
-        parts = [(q_BNTK, k_BNTK, v_BNTK)]
-        if run.lengths is not None:
-            split = (x_BNTK.split(run.lengths, 2) for x_BNTK in parts[0])
-            parts = list(zip(*split, strict=True))
-        y_BNTK = torch.cat(
-            [attend(*part, causal=self.causal, mask=run.mask, dropout=dropout) for part in parts], 2
-        )
+        look = partial(attend, causal=self.causal, mask=run.mask, dropout=dropout)
+        if run.lengths is None:
+            y_BNTK = look(q_BNTK, k_BNTK, v_BNTK)
+        else:
+            split = (x_BNTK.split(run.lengths, 2) for x_BNTK in (q_BNTK, k_BNTK, v_BNTK))
+            y_BNTK = torch.cat([look(*part) for part in zip(*split, strict=True)], 2)
         return self.output(y_BNTK.transpose(1, 2).flatten(2))
 
 
