@@ -53,7 +53,7 @@ class Recipe:
 
 _patch = Recipe(
     "mnist-patch",
-    PatchConfig(dropout=0.1, corner=True, turned=0.3),
+    PatchConfig(corner=True, law=True),
     batch_size=32,
     max_seconds=150 * 60,
     about="patch by patch, pixel by pixel inside a patch",

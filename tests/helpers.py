@@ -95,6 +95,7 @@ SPACES = {
     "four patches of one pixel": SPACE,
     "one patch of four pixels": replace(SPACE, patch_size=2),
     "four patches of four pixels": replace(SPACE, patch_size=2, image_size=4, num_levels=2),
+    "four patches of one pixel, by law": replace(SPACE, law=True),
     "four patches behind a prompt": PromptedConfig(**(vars(SPACE) | {"positions": "learned_rope"})),
     "four pixels": PixelConfig(
         image_size=2, num_levels=3, num_classes=2, dim=16, depth=2, num_heads=2, mlp_dim=16

@@ -10,6 +10,7 @@ from mnist_transformer.sampling import Sampling, adjust_logits, draw_categorical
 
 DRAWN = [
     "four patches of one pixel",
+    "four patches of one pixel, by law",
     "one patch of four pixels",
     "four patches behind a prompt",
     "four pixels",

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.conditioning import ClassEmbedding, Orientation, with_null
 from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.level_law import LevelLaw
 from mnist_transformer.models.patch_head import (
     Corner,
     Gate,
@@ -54,6 +55,7 @@ class PatchConfig:
         class_drop: share of training images that are shown without their class.
         corner: whether a patch is told where it lies, seen from the corner of the ink so far.
         turned: share of training images that are shown in another orientation, and told so.
+        law: whether the pixel head is told which grey levels the way MNIST was scaled allows.
     """
 
     image_size: int = 28
@@ -75,6 +77,7 @@ class PatchConfig:
     class_drop: float = 0.1
     corner: bool = False
     turned: float = 0.0
+    law: bool = False
 
     def __post_init__(self) -> None:
         if self.channels != 1:
@@ -114,6 +117,7 @@ class Picture(NamedTuple):
         inked_BP: bool, the patches with ink; N of them.
         palette_NV: see ``_palettes``.
         offset_N2: int64, see ``corner_offsets``.
+        law_NIV: see ``LevelLaw``; None without it.
         length_B: number of tokens of each image.
         token_BP: the token of patch t, or of the last inked one before it, or the start.
         x_MD, at_M: the tokens without their class, and their positions.
@@ -123,6 +127,7 @@ class Picture(NamedTuple):
     inked_BP: Tensor
     palette_NV: Tensor
     offset_N2: Tensor
+    law_NIV: Tensor | None
     length_B: Tensor
     token_BP: Tensor
     x_MD: Tensor
@@ -135,7 +140,10 @@ class Patch(GenerativeModel):
     loss_is_nll = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     starts_P2: Tensor  # first row and column of each patch
-    adamw_modules: ClassVar[tuple[str, ...]] = ("gate.output", "head.copy", "head.output")
+    adamw_modules: ClassVar[tuple[str, ...]] = (
+        *("gate.output", "head.copy", "head.trust"),
+        "head.output",
+    )
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
@@ -163,6 +171,7 @@ class Patch(GenerativeModel):
             positions=config.positions,
             dropout=config.dropout,
         )
+        self.law = self._make_law() if config.law else None
         self.gate = Gate(config, self.num_patches, num_before)
         self.head = PixelHead(config, self.around)
 
@@ -192,6 +201,12 @@ class Patch(GenerativeModel):
 
     # --- its parts ---
 
+    def _make_law(self) -> LevelLaw:
+        size, edge = self.config.patch_size, self.config.image_size
+        own = torch.cartesian_prod(torch.arange(size), torch.arange(size))
+        row_PI, column_PI = (self.starts_P2[:, None] + own).unbind(-1)
+        return LevelLaw(edge, self.config.num_levels, row_PI * edge + column_PI)
+
     def lay_out(self, images: Tensor) -> Picture:
         """Images uint8 (B, 1, H, W) as tokens."""
         values_BPS = self.around.values(self.around.pad(images))
@@ -201,6 +216,9 @@ class Patch(GenerativeModel):
         corner_BP2 = _corners(own_BPI, self.starts_P2, self.config.image_size)
         offset_N2 = self.offsets(patch_N, corner_BP2[inked_BP])
         num_inked_B = inked_BP.sum(1)
+        law_NIV = None
+        if self.law is not None:
+            law_NIV = self.law.before(own_BPI[inked_BP], patch_N, num_inked_B)
         palette_NV = _palettes(own_BPI[inked_BP], num_inked_B, self.config.num_levels)
         length_B = 1 + num_inked_B
         start_B = length_B.cumsum(0) - length_B
@@ -213,7 +231,10 @@ class Patch(GenerativeModel):
         x_MD = x_ND.new_zeros(len(x_ND) + len(length_B), x_ND.shape[1]).index_copy(0, token_N, x_ND)
         at_M = torch.full((len(x_MD),), self.num_patches, device=x_MD.device)
         at_M[token_N] = patch_N
-        return Picture(values_BPS, inked_BP, palette_NV, offset_N2, length_B, token_BP, x_MD, at_M)
+        return Picture(
+            *(values_BPS, inked_BP, palette_NV, offset_N2, law_NIV),
+            *(length_B, token_BP, x_MD, at_M),
+        )
 
     def nats_of(self, picture: Picture, state_MD: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), from the transformer's states of all tokens."""
@@ -232,7 +253,9 @@ class Patch(GenerativeModel):
         )
         around_NF = self.around.embed(values_BPS[inked_BP])
         state_ND = state_MD[picture.token_BP[inked_BP]]
-        logits_NIV = self.head(state_ND, around_NF, palette_NV, picture.offset_N2).float()
+        logits_NIV = self.head(
+            state_ND, around_NF, palette_NV, picture.offset_N2, picture.law_NIV
+        ).float()
         # There is ink somewhere: when all pixels but the last are zero, the last one cannot be.
         logits_NIV[(own_NI[:, :-1] == 0).all(-1), -1, 0] = float("-inf")
         nats_NI = F.cross_entropy(

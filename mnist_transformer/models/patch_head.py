@@ -155,10 +155,13 @@ class PixelHead(nn.Module):
             MLP(self.width, config.head_mlp_dim) for _ in range(config.head_depth)
         )
         self.copy = nn.Linear(self.width, 1)
+        self.trust = nn.Linear(self.width, 1) if config.law else None
         self.output = nn.Linear(self.width, config.num_levels)
         nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.copy.weight)
-        nn.init.zeros_(self.copy.bias)
+        for gate in (self.copy, self.trust):
+            if gate is not None:
+                nn.init.zeros_(gate.weight)
+                nn.init.zeros_(gate.bias)
 
     def _offset(
         self, slot: tuple[int, int], j: int, i: int, margin: int, own: list[tuple[int, int]]
@@ -175,24 +178,30 @@ class PixelHead(nn.Module):
         return weight.unflatten(-1, (self.num_features, self.width)).transpose(1, 2)
 
     def forward(
-        self, state_ND: Tensor, around_NF: Tensor, palette_NV: Tensor, offset_N2: Tensor
+        self,
+        state_ND: Tensor,
+        around_NF: Tensor,
+        palette_NV: Tensor,
+        offset_N2: Tensor,
+        law_NIV: Tensor | None,
     ) -> Tensor:
         """Logits (N, I, V) of all pixels at once; ``around`` holds the S * E features."""
         weight = self.window_weight().flatten(2).flatten(0, 1)
         x_NX = self.told(state_ND, offset_N2) + around_NF @ weight
-        return self.logits(x_NX.unflatten(-1, (-1, self.width)), palette_NV[:, None])
+        return self.logits(x_NX.unflatten(-1, (-1, self.width)), palette_NV[:, None], law_NIV)
 
     def told(self, state: Tensor, offset_N2: Tensor) -> Tensor:
         """What all pixels are told of the patch, from the states (..., N, D): (..., N, I * W)."""
         x = self.state(state)
         return x if self.corner is None else x + self.corner(offset_N2)
 
-    def logits(self, x: Tensor, palette: Tensor) -> Tensor:
-        """Logits (..., V) from the summed inputs (..., W) and the palette (..., V)."""
+    def logits(self, x: Tensor, palette: Tensor, law: Tensor | None) -> Tensor:
+        """Logits (..., V) from the summed inputs (..., W), the palette and the law (..., V)."""
         for mlp in self.mlps:
             x = x + mlp(rms_norm(x))
         x = rms_norm(x)
-        return torch.addcmul(self.output(x), self.copy(x), palette)
+        logits = torch.addcmul(self.output(x), self.copy(x), palette)
+        return logits if self.trust is None else torch.addcmul(logits, self.trust(x), law)
 
 
 class Gate(nn.Module):

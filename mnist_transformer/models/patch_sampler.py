@@ -50,6 +50,10 @@ class PatchSampler:
         self.previous_RI = self.padded_R.new_full(
             (num_rows, self.around.num_own), self.around.outside
         )
+        # Of how the digit was scaled: its log-probabilities, see ``LevelLaw``.
+        self.law_RH = self.counts_RV[:, :0]
+        if model.law is not None:
+            self.law_RH = model.law.log_prior_H.expand(num_rows, -1).clone()
         edge = model.config.image_size
         self.corner_R2 = self.padded_R.new_full((num_rows, 2), edge)  # see ``first_ink``
         self.next_R = self.padded_R.new_full((num_rows,), -1)  # the next patch with ink, P if none
@@ -138,7 +142,9 @@ class PatchSampler:
         parent_R = self.particles.resample()
         if parent_R is None:
             return
-        for name in ("padded_R", "counts_RV", "previous_RI", "corner_R2", "next_R", "seen_RL"):
+        for name in (
+            *("padded_R", "counts_RV", "law_RH", "previous_RI", "corner_R2", "next_R", "seen_RL"),
+        ):
             setattr(self, name, getattr(self, name)[parent_R])
         # Images are in the cache with all their rows, or not at all.
         place_R = torch.zeros_like(parent_R)
@@ -207,10 +213,13 @@ class PatchSampler:
         uniform_NI = self.uniform_RPU[rows_N, patch_N, 1:]
         around_NX = self.around.embed(before_NS) @ self.before_weight
         x_GNIW = (head.told(state_GND, offset_N2) + around_NX).unflatten(-1, (-1, head.width))
+        law_NIV = None
+        if self.model.law is not None:
+            law_NIV = self.model.law.log_chances(self.law_RH[rows_N], patch_N)
         own_NI = torch.zeros_like(kept_NI)
         for i in range(head.num_pixels):
             x_GNW = x_GNIW[:, :, i] + self.around.embed(own_NI[:, :i]) @ self.own_weights[i]
-            logits_GNV = head.logits(x_GNW, palette_NV)
+            logits_GNV = head.logits(x_GNW, palette_NV, None if law_NIV is None else law_NIV[:, i])
             logits_NV = guide(logits_GNV.flatten(0, 1), self.how.guidance)
             if i == head.num_pixels - 1:  # there is ink somewhere in this patch
                 logits_NV[(own_NI[:, :-1] == 0).all(-1), 0] = float("-inf")
@@ -225,6 +234,8 @@ class PatchSampler:
             own_NI[:, i] = drawn_N
         self.padded_R[rows_N[:, None], own_slots_NI] = own_NI
         self.previous_RI[rows_N] = own_NI
+        if self.model.law is not None:
+            self.law_RH[rows_N] += self.model.law.evidence(own_NI, patch_N)
         start_N2 = self.model.starts_P2[patch_N]
         first_N2 = first_ink(own_NI, start_N2, self.model.config.image_size)
         self.corner_R2[rows_N] = torch.minimum(self.corner_R2[rows_N], first_N2)

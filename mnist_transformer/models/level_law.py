@@ -1,0 +1,188 @@
+"""Which grey levels a pixel of MNIST can have: the law that its digits were scaled by.
+
+Every digit was a square of m x m pixels, black or white, scanned from paper; it was scaled down
+to a box of 20x20 and the box laid on a canvas of 28x28 so that the ink's centre is in the middle.
+A level is the ink's area in its pixel, a sum of products of the parts that scanned rows and
+columns have in it, so m and the box's place decide which levels there can be: with m = 50 a pixel
+holds 2.5 x 2.5 scanned ones and knows 25 areas. Yadav and Bottou (Cold case: the lost MNIST
+digits, arXiv 1905.10498) found the way it was scaled, with its fault that a scanned pixel that
+two pixels share is counted a hundredth of its side too small. How areas were rounded was found
+here, from the levels of training images.
+
+Neither m nor the place is given. From the levels drawn so far Bayes' rule tells how probable each
+is, and so the levels of the next pixels. Nothing here is learned, and nothing sees what it must
+not, so a likelihood stays exact.
+
+Shapes: N patches, I pixels of a patch, H hypotheses (J places of the box times Z of m and the
+brightness), K of them that are looked at, X = box * box cells, V grey levels, A edges.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SHRUNK = 0.99  # of a scanned pixel's side, where two pixels share it
+STRAY = 0.05  # share of levels that follow no law, as edges are not as straight as here
+KEPT = 8  # hypotheses that are looked at, the most probable ones
+ANGLES, OFFSETS = 24, 48  # of the edges
+# Of log(m / box), measured on training images, and of the box's place, in pixels.
+LOG_SIDE, LOG_SIDE_SD, PLACE_SD = 0.82, 0.25, 1.3
+ROUNDING = 2e-3  # a level that is this close to a whole one may have come out on either side
+
+
+class LevelLaw(nn.Module):
+    """How probable each grey level is, given those drawn before.
+
+    Args:
+        image_size, num_levels: of the images.
+        cells_PI: int64, the pixels of each patch, numbered row by row over the canvas.
+    """
+
+    chance_CV: Tensor  # by kind of cell; the last row is the average of all
+    kind_ZX: Tensor  # the kind of each cell of the box, then of what is outside of it
+    log_chance_LZ: Tensor  # L = V * (X + 1): the logarithms by level and cell, all Z side by side
+    cell_PIJ: Tensor  # the cell of each pixel of a patch, for each place of the box
+    side_Z: Tensor  # m
+    log_prior_H: Tensor
+
+    def __init__(self, image_size: int, num_levels: int, cells_PI: Tensor) -> None:
+        super().__init__()
+        box = max(1, image_size * 5 // 7)
+        margin = (image_size - box) / 2
+        tables, kinds, sides = [], [], []
+        for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
+            # Often a pixel of full weight is white. Where only the first row and column of the
+            # box have full weight it seldom is, and all are brightened until the brightest is.
+            for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
+                table_CV, kind_X = _chances(side, box, num_levels, losses)
+                kinds.append(sum(map(len, tables)) + kind_X)
+                tables.append(table_CV)
+                sides.append(side)
+        chance_CV = torch.cat(tables)
+        chance_CV = torch.cat([chance_CV, chance_CV.mean(0, keepdim=True)])
+        kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=len(chance_CV) - 1)
+        log_chance_VC = chance_CV.log().T.contiguous()
+        log_chance_VC[:, -1] = math.log(STRAY / 10 / num_levels)  # no box is where ink is outside
+        log_chance_VC[0] = 0  # black tells nothing
+        side_Z = torch.tensor(sides)
+        log_side_Z = -0.5 * (((side_Z / box).log() - LOG_SIDE) / LOG_SIDE_SD) ** 2
+        places_S = torch.arange(max(0, int(margin) - 2), int(margin) + 4)
+        log_place_S = -0.5 * ((places_S - margin) / PLACE_SD) ** 2
+        log_place_J = (log_place_S[:, None] + log_place_S).flatten()
+        row_SY = torch.arange(image_size) - places_S[:, None]
+        inside_SY = (row_SY >= 0) & (row_SY < box)
+        cell_SSYY = row_SY[:, None, :, None] * box + row_SY[None, :, None, :]
+        inside_SSYY = inside_SY[:, None, :, None] & inside_SY[None, :, None, :]
+        cell_JY = cell_SSYY.where(inside_SSYY, box * box).flatten(0, 1).flatten(1)
+        self.num_kinds, self.num_cells = kind_ZX.shape[0], kind_ZX.shape[1]
+        for name, table in (
+            ("chance_CV", chance_CV),
+            ("kind_ZX", kind_ZX),
+            ("log_chance_LZ", log_chance_VC[:, kind_ZX.T].flatten(0, 1)),
+            ("cell_PIJ", cell_JY.T[cells_PI]),
+            ("side_Z", side_Z),
+            ("log_prior_H", (log_place_J[:, None] + log_side_Z).flatten().log_softmax(0)),
+        ):
+            self.register_buffer(name, table, persistent=False)
+
+    def evidence(self, own_NI: Tensor, patch_N: Tensor) -> Tensor:
+        """Log-likelihood (N, H) of each hypothesis, of the levels (N, I) of these patches."""
+        row_NIJ = own_NI[:, :, None] * self.num_cells + self.cell_PIJ[patch_N]
+        bags = row_NIJ.transpose(1, 2).flatten(0, 1)
+        return F.embedding_bag(bags, self.log_chance_LZ, mode="sum").view(len(own_NI), -1)
+
+    def log_chances(self, log_posterior_NH: Tensor, patch_N: Tensor) -> Tensor:
+        """Log-probabilities (N, I, V) of the levels of these patches' pixels.
+
+        Args:
+            log_posterior_NH: the prior plus all evidence so far, up to a constant.
+        """
+        top_NK, hypothesis_NK = log_posterior_NH.topk(min(KEPT, log_posterior_NH.shape[1]))
+        weight_NK = (top_NK - log_posterior_NH.logsumexp(1, keepdim=True)).exp()
+        place_NK = hypothesis_NK.div(self.num_kinds, rounding_mode="floor")
+        cell_NIK = self.cell_PIJ[patch_N].gather(
+            2, place_NK[:, None].expand(-1, self.cell_PIJ.shape[1], -1)
+        )
+        kind_NIK = self.kind_ZX[(hypothesis_NK % self.num_kinds)[:, None], cell_NIK]
+        weight_NIK = weight_NK[:, None].expand_as(kind_NIK)
+        # What the others say together is close to what all say.
+        average = self.chance_CV[-1] * (1 - weight_NK.sum(1))[:, None, None]
+        chance_MV = F.embedding_bag(
+            kind_NIK.flatten(0, 1),
+            self.chance_CV,
+            mode="sum",
+            per_sample_weights=weight_NIK.flatten(0, 1),
+        )
+        return (chance_MV.view(*kind_NIK.shape[:2], -1) + average).log()
+
+    def before(self, own_NI: Tensor, patch_N: Tensor, num_inked_B: Tensor) -> Tensor:
+        """``log_chances`` of all patches with ink of a batch, given those before each."""
+        image_N = torch.arange(len(num_inked_B), device=own_NI.device).repeat_interleave(
+            num_inked_B
+        )
+        first_B = num_inked_B.cumsum(0) - num_inked_B
+        place_N = torch.arange(len(own_NI), device=own_NI.device) - first_B[image_N]
+        # Image by image and in the order of drawing, so that drawing comes to the same sums.
+        size = (len(num_inked_B), 1 + int(num_inked_B.max()), len(self.log_prior_H))
+        log_posterior_BTH = self.log_prior_H.new_zeros(size)
+        log_posterior_BTH[:, 0] = self.log_prior_H
+        log_posterior_BTH[image_N, place_N + 1] = self.evidence(own_NI, patch_N)
+        log_posterior_BTH = log_posterior_BTH.cumsum(1)
+        return self.log_chances(log_posterior_BTH[image_N, place_N], patch_N)
+
+
+def scaling(side: int, box: int) -> Tensor:
+    """Parts (box, side) that scanned rows have in the box's rows, float64."""
+    scale = box / side
+    weights = torch.zeros(box, side, dtype=torch.float64)
+    for i in range(side):
+        start = box / 2 + scale * (i - side / 2)
+        end = start + SHRUNK * scale
+        first, last = math.floor(start + 1e-11), math.ceil(end - 1e-11) - 1
+        if first == last:
+            weights[first, i] = scale
+        else:
+            weights[first, i] = first + 1 - start
+            weights[last, i] = end - last
+    return weights
+
+
+def _chances(side: int, box: int, num_levels: int, losses: int) -> tuple[Tensor, Tensor]:
+    """Probabilities (C, V) of the levels of each kind of cell, and the kind (X,) of each cell.
+
+    They are those of ink with a straight edge of any direction at any distance.
+
+    Args:
+        losses: how many times the share that is lost is missing in the brightest pixel.
+    """
+    period = box // math.gcd(side, box)  # so many rows are different
+    parts_RM = scaling(side, box)[:period]
+    first_R = (parts_RM > 0).int().argmax(1)
+    most = int((parts_RM > 0).sum(1).max())
+    index_RM = first_R[:, None] + torch.arange(most)
+    parts_RM = F.pad(parts_RM, (0, most)).gather(1, index_RM).float()
+    areas_RRA = torch.einsum("rm,amn,sn->rsa", parts_RM, _edges(most).float(), parts_RM)
+    shades = areas_RRA * (num_levels - 1) / (1 - (1 - SHRUNK) * box / side) ** losses
+    chances_RRV = torch.full((period, period, num_levels), 1e-6)
+    for noise in (-ROUNDING, ROUNDING):
+        levels = torch.where(
+            shades > (num_levels - 1) / 2, (shades + noise).floor(), (shades + noise).ceil()
+        )
+        levels = levels.clamp(0, num_levels - 1).long()
+        chances_RRV.scatter_add_(-1, levels, torch.ones_like(shades))
+    chances_RRV[..., 0] = 0  # whether there is ink at all is another question
+    chances_RRV = chances_RRV / chances_RRV.sum(-1, keepdim=True)
+    chances_RRV = (1 - STRAY) * chances_RRV + STRAY / num_levels
+    kind_R = torch.arange(box) % period
+    return chances_RRV.flatten(0, 1), (kind_R[:, None] * period + kind_R).flatten()
+
+
+def _edges(size: int) -> Tensor:
+    """Black or white squares (A, size, size), on one side of a straight line each."""
+    angle = (torch.arange(ANGLES) + 0.5) * 2 * math.pi / ANGLES
+    offset = ((torch.arange(OFFSETS) + 0.5) / OFFSETS - 0.5) * 1.44 * size
+    at = torch.arange(size) - (size - 1) / 2
+    along = at[:, None] * angle.sin()[:, None, None] + at * angle.cos()[:, None, None]
+    return (along < offset[:, None, None, None]).flatten(0, 1)
