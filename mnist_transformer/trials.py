@@ -19,6 +19,8 @@ EXPERIMENTS = (
     "pixel-sizes",
     "positions",
     "patching",
+    "level-law",
+    "level-law-training",
     "smallest",
     "var",
     "diffusion",

@@ -14,6 +14,7 @@ from experiments import (
     diffusion,
     diffusion_steps,
     inpainting,
+    level_law,
     mar,
     patching,
     pixel_sizes,
@@ -40,7 +41,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(diffusion, diffusion_steps, inpainting, mar),
+        *(diffusion, diffusion_steps, inpainting, level_law, mar),
         *(patching, pixel_sizes, positions, prompting, smallest),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
@@ -268,3 +269,19 @@ def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (*_, size) = ledger.rows(small_world)
     assert size["recipe"].startswith("prompting-size/mnist-prompt-scratch/200/0.2/seed 0")
     assert "held-out sums, %" in size["metrics"]["figures"]
+
+
+def test_level_law(small_world: Path) -> None:
+    def script() -> None:
+        level_law.main(num_images=4, seeds=(5,), max_seconds=1.0, num_samples=20)
+
+    script()
+    rows = ledger.rows(small_world)
+    script()
+    assert ledger.rows(small_world) == rows
+    assert [r["recipe"] for r in rows] == [
+        "level-law/4",
+        "level-law-training/with/1.0/seed 5",
+        "level-law-training/without/1.0/seed 5",
+    ]
+    assert (small_world.parent / "level-law" / "plot.png").read_bytes().startswith(b"\x89PNG")

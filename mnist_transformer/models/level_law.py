@@ -119,6 +119,10 @@ class LevelLaw(nn.Module):
 
     def before(self, own_NI: Tensor, patch_N: Tensor, num_inked_B: Tensor) -> Tensor:
         """``log_chances`` of all patches with ink of a batch, given those before each."""
+        return self.log_chances(self.log_posteriors(own_NI, patch_N, num_inked_B), patch_N)
+
+    def log_posteriors(self, own_NI: Tensor, patch_N: Tensor, num_inked_B: Tensor) -> Tensor:
+        """What ``log_chances`` takes, (N, H), for all patches with ink, image after image."""
         image_N = torch.arange(len(num_inked_B), device=own_NI.device).repeat_interleave(
             num_inked_B
         )
@@ -129,8 +133,15 @@ class LevelLaw(nn.Module):
         log_posterior_BTH = self.log_prior_H.new_zeros(size)
         log_posterior_BTH[:, 0] = self.log_prior_H
         log_posterior_BTH[image_N, place_N + 1] = self.evidence(own_NI, patch_N)
-        log_posterior_BTH = log_posterior_BTH.cumsum(1)
-        return self.log_chances(log_posterior_BTH[image_N, place_N], patch_N)
+        return log_posterior_BTH.cumsum(1)[image_N, place_N]
+
+    def sides(self, log_posterior_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """The values of m (M,), and how probable each is (N, M)."""
+        chance_NZ = log_posterior_NH.softmax(1).unflatten(1, (-1, self.num_kinds)).sum(1)
+        side_M, index_Z = self.side_Z.unique(return_inverse=True)
+        return side_M, chance_NZ.new_zeros(len(chance_NZ), len(side_M)).index_add(
+            1, index_Z, chance_NZ
+        )
 
 
 def scaling(side: int, box: int) -> Tensor:
