@@ -41,7 +41,7 @@ def make_digits(num_images: int = 40) -> Dataset:
 BACKBONE = {"num_classes": 3, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16}
 SMALL = {"image_size": 8, **BACKBONE}
 TINY = {
-    "patch": replace(TINY_PATCH, **SMALL, num_levels=16, margin=2, corner=True, turned=0.5),
+    "patch": replace(TINY_PATCH, **SMALL, num_levels=16, margin=2, corner=True),
     "prompted": replace(TINY_PROMPTED, **SMALL, num_levels=16, margin=2, answer_weight=2.0),
     "pixel": PixelConfig(**SMALL, num_levels=16),
     "var": VarConfig(

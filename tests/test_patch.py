@@ -4,7 +4,6 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer.conditioning import turn
 from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.sampling import Noise, Sampling
@@ -63,23 +62,3 @@ def test_drawing_knows_the_corner_of_the_ink_so_far(model):
         assert sampler.corner_R2[0].tolist() == corner
         num_canvases += 1
     assert num_canvases > 2
-
-
-def test_all_eight_orientations_are_reached_and_told():
-    image = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)[None, None]
-    turned = turn(image.expand(8, -1, -1, -1), torch.arange(8))
-    assert torch.equal(turned[0], image[0])
-    assert len({tuple(x.flatten().tolist()) for x in turned}) == 8
-    assert {tuple(sorted(x.flatten().tolist())) for x in turned} == {(1, 2, 3, 4)}
-
-
-def test_training_turns_images_and_likelihood_does_not(model):
-    images = torch.randint(0, 16, (6, 1, 8, 8), dtype=torch.uint8)
-    labels = torch.zeros(6, dtype=torch.long)
-    assert torch.equal(model.loss(images, labels), model.loss(images, labels))
-    model.train()
-    model.classes.drop = 0.0
-    losses = torch.stack([model.loss(images, labels) for _ in range(8)])
-    assert (losses.std(0) > 0).all()
-    upright = model.eval().loss(images, labels)
-    assert torch.isclose(losses, upright).any(0).all()

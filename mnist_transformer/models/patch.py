@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding, Orientation, with_null
+from mnist_transformer.conditioning import ClassEmbedding, with_null
 from mnist_transformer.models.base import NLL, GenerativeModel
 from mnist_transformer.models.level_law import LevelLaw
 from mnist_transformer.models.patch_head import (
@@ -54,7 +54,6 @@ class PatchConfig:
         margin: how many pixels around itself a patch, and a pixel, sees directly.
         class_drop: share of training images that are shown without their class.
         corner: whether a patch is told where it lies, seen from the corner of the ink so far.
-        turned: share of training images that are shown in another orientation, and told so.
         law: whether the pixel head is told which grey levels the way MNIST was scaled allows.
     """
 
@@ -76,7 +75,6 @@ class PatchConfig:
     dropout: float = 0.0
     class_drop: float = 0.1
     corner: bool = False
-    turned: float = 0.0
     law: bool = False
 
     def __post_init__(self) -> None:
@@ -159,7 +157,6 @@ class Patch(GenerativeModel):
         self.palette = nn.Linear(config.num_levels, config.dim, bias=False)
         self.corner = Corner(config, config.dim) if config.corner else None
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
-        self.orientation = Orientation(config.dim, config.turned) if config.turned else None
         self.transformer = Transformer(
             dim=config.dim,
             depth=config.depth,
@@ -176,20 +173,13 @@ class Patch(GenerativeModel):
         self.head = PixelHead(config, self.around)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (B,); in training some images are turned, some lack
-        their class."""
-        told_BD = self.classes(cond)
-        if self.training and self.orientation is not None:
-            images, how_BD = self.orientation(images)
-            told_BD = told_BD + how_BD
-        return self._pixel_nats(self.lay_out(images), told_BD).flatten(1).sum(-1)
+        """Negative log-likelihood in nats (B,); in training some images lack their class."""
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W); a gate's are spread evenly over its patch."""
-        return self._pixel_nats(self.lay_out(images), self.classes(cond))
-
-    def _pixel_nats(self, picture: Picture, told_BD: Tensor) -> Tensor:
-        x_MD = picture.x_MD + told_BD.repeat_interleave(picture.length_B, 0)
+        picture = self.lay_out(images)
+        x_MD = picture.x_MD + self.classes(cond).repeat_interleave(picture.length_B, 0)
         state_MD = self.transformer.side_by_side(x_MD, picture.at_M, picture.length_B)
         return self.nats_of(picture, state_MD)
 

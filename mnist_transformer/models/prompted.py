@@ -69,8 +69,6 @@ class PromptedConfig(PatchConfig):
         super().__post_init__()
         if not 1 <= self.num_classes <= 10:
             raise ValueError(f"num_classes is {self.num_classes}, expected digits: 1 to 10")
-        if self.turned:
-            raise ValueError(f"turned is {self.turned}, expected 0: prompts ask for upright digits")
 
     @property
     def num_text_tokens(self) -> int:
