@@ -139,7 +139,9 @@ class Patch(GenerativeModel):
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     starts_P2: Tensor  # first row and column of each patch
     adamw_modules: ClassVar[tuple[str, ...]] = (
-        *("gate.output", "head.copy", "head.trust"),
+        "gate.output",
+        "head.copy",
+        "head.trust",
         "head.output",
     )
 
@@ -221,10 +223,8 @@ class Patch(GenerativeModel):
         x_MD = x_ND.new_zeros(len(x_ND) + len(length_B), x_ND.shape[1]).index_copy(0, token_N, x_ND)
         at_M = torch.full((len(x_MD),), self.num_patches, device=x_MD.device)
         at_M[token_N] = patch_N
-        return Picture(
-            *(values_BPS, inked_BP, palette_NV, offset_N2, law_NIV),
-            *(length_B, token_BP, x_MD, at_M),
-        )
+        hints = palette_NV, offset_N2, law_NIV
+        return Picture(values_BPS, inked_BP, *hints, length_B, token_BP, x_MD, at_M)
 
     def nats_of(self, picture: Picture, state_MD: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), from the transformer's states of all tokens."""

@@ -142,9 +142,8 @@ class PatchSampler:
         parent_R = self.particles.resample()
         if parent_R is None:
             return
-        for name in (
-            *("padded_R", "counts_RV", "law_RH", "previous_RI", "corner_R2", "next_R", "seen_RL"),
-        ):
+        names = "padded_R", "counts_RV", "law_RH", "previous_RI", "corner_R2", "next_R", "seen_RL"
+        for name in names:
             setattr(self, name, getattr(self, name)[parent_R])
         # Images are in the cache with all their rows, or not at all.
         place_R = torch.zeros_like(parent_R)
