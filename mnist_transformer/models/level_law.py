@@ -91,7 +91,9 @@ class LevelLaw(nn.Module):
         """Log-likelihood (N, H) of each hypothesis, of the levels (N, I) of these patches."""
         row_NIJ = own_NI[:, :, None] * self.num_cells + self.cell_PIJ[patch_N]
         bags = row_NIJ.transpose(1, 2).flatten(0, 1)
-        return F.embedding_bag(bags, self.log_chance_LZ, mode="sum").view(len(own_NI), -1)
+        return F.embedding_bag(bags, self.log_chance_LZ, mode="sum").view(
+            len(own_NI), len(self.log_prior_H)
+        )
 
     def log_chances(self, log_posterior_NH: Tensor, patch_N: Tensor) -> Tensor:
         """Log-probabilities (N, I, V) of the levels of these patches' pixels.
@@ -115,7 +117,7 @@ class LevelLaw(nn.Module):
             mode="sum",
             per_sample_weights=weight_NIK.flatten(0, 1),
         )
-        return (chance_MV.view(*kind_NIK.shape[:2], -1) + average).log()
+        return (chance_MV.view(*kind_NIK.shape[:2], self.chance_CV.shape[1]) + average).log()
 
     def before(self, own_NI: Tensor, patch_N: Tensor, num_inked_B: Tensor) -> Tensor:
         """``log_chances`` of all patches with ink of a batch, given those before each."""
