@@ -51,13 +51,14 @@ class LevelLaw(nn.Module):
         super().__init__()
         box = max(1, image_size * 5 // 7)
         margin = (image_size - box) / 2
-        tables, kinds, sides = [], [], []
+        tables: list[Tensor] = []
+        kinds, sides = [], []
         for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
             # Often a pixel of full weight is white. Where only the first row and column of the
             # box have full weight it seldom is, and all are brightened until the brightest is.
             for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
                 table_CV, kind_X = _chances(side, box, num_levels, losses)
-                kinds.append(sum(map(len, tables)) + kind_X)
+                kinds.append(sum(len(table) for table in tables) + kind_X)
                 tables.append(table_CV)
                 sides.append(side)
         chance_CV = torch.cat(tables)

@@ -201,7 +201,9 @@ class PixelHead(nn.Module):
             x = x + mlp(rms_norm(x))
         x = rms_norm(x)
         logits = torch.addcmul(self.output(x), self.copy(x), palette)
-        return logits if self.trust is None else torch.addcmul(logits, self.trust(x), law)
+        if self.trust is None or law is None:
+            return logits
+        return torch.addcmul(logits, self.trust(x), law)
 
 
 class Gate(nn.Module):
