@@ -15,7 +15,7 @@ CELLS_PI = torch.arange(28 * 28).view(7, 4, 7, 4).transpose(1, 2).reshape(49, 16
 
 @pytest.fixture(scope="module")
 def law():
-    return LevelLaw(28, 256, CELLS_PI)
+    return LevelLaw(28, 4, 256)
 
 
 def scan(side: int) -> torch.Tensor:

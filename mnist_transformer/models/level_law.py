@@ -18,10 +18,13 @@ brightness), K of them that are looked at, X = box * box cells, V grey levels, A
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mnist_transformer.patches import cut
 
 SHRUNK = 0.99  # of a scanned pixel's side, where two pixels share it
 STRAY = 0.05  # share of levels that follow no law, as edges are not as straight as here
@@ -36,56 +39,36 @@ class LevelLaw(nn.Module):
     """How probable each grey level is, given those drawn before.
 
     Args:
-        image_size, num_levels: of the images.
-        cells_PI: int64, the pixels of each patch, numbered row by row over the canvas.
+        image_size, patch_size, num_levels: of the images.
     """
 
     chance_CV: Tensor  # by kind of cell; the last row is the average of all
     kind_ZX: Tensor  # the kind of each cell of the box, then of what is outside of it
     log_chance_LZ: Tensor  # L = V * (X + 1): the logarithms by level and cell, all Z side by side
-    cell_PIJ: Tensor  # the cell of each pixel of a patch, for each place of the box
     side_Z: Tensor  # m
+    cell_PIJ: Tensor  # the cell of each pixel of a patch, for each place of the box
     log_prior_H: Tensor
 
-    def __init__(self, image_size: int, num_levels: int, cells_PI: Tensor) -> None:
+    def __init__(self, image_size: int, patch_size: int, num_levels: int) -> None:
         super().__init__()
         box = max(1, image_size * 5 // 7)
         margin = (image_size - box) / 2
-        tables: list[Tensor] = []
-        kinds, sides = [], []
-        for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
-            # Often a pixel of full weight is white. Where only the first row and column of the
-            # box have full weight it seldom is, and all are brightened until the brightest is.
-            for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
-                table_CV, kind_X = _chances(side, box, num_levels, losses)
-                kinds.append(sum(len(table) for table in tables) + kind_X)
-                tables.append(table_CV)
-                sides.append(side)
-        chance_CV = torch.cat(tables)
-        chance_CV = torch.cat([chance_CV, chance_CV.mean(0, keepdim=True)])
-        kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=len(chance_CV) - 1)
-        log_chance_VC = chance_CV.log().T.contiguous()
-        log_chance_VC[:, -1] = math.log(STRAY / 10 / num_levels)  # no box is where ink is outside
-        log_chance_VC[0] = 0  # black tells nothing
-        side_Z = torch.tensor(sides)
-        log_side_Z = -0.5 * (((side_Z / box).log() - LOG_SIDE) / LOG_SIDE_SD) ** 2
-        places_S = torch.arange(max(0, int(margin) - 2), int(margin) + 4)
-        log_place_S = -0.5 * ((places_S - margin) / PLACE_SD) ** 2
-        log_place_J = (log_place_S[:, None] + log_place_S).flatten()
-        row_SY = torch.arange(image_size) - places_S[:, None]
-        inside_SY = (row_SY >= 0) & (row_SY < box)
-        cell_SSYY = row_SY[:, None, :, None] * box + row_SY[None, :, None, :]
-        inside_SSYY = inside_SY[:, None, :, None] & inside_SY[None, :, None, :]
-        cell_JY = cell_SSYY.where(inside_SSYY, box * box).flatten(0, 1).flatten(1)
-        self.num_kinds, self.num_cells = kind_ZX.shape[0], kind_ZX.shape[1]
-        for name, table in (
-            ("chance_CV", chance_CV),
-            ("kind_ZX", kind_ZX),
-            ("log_chance_LZ", log_chance_VC[:, kind_ZX.T].flatten(0, 1)),
-            ("cell_PIJ", cell_JY.T[cells_PI]),
-            ("side_Z", side_Z),
-            ("log_prior_H", (log_place_J[:, None] + log_side_Z).flatten().log_softmax(0)),
-        ):
+        with torch.device("cpu"):  # "list" builds models on the meta device
+            tables = _tables(box, num_levels)
+            log_side_Z = -0.5 * (((tables["side_Z"] / box).log() - LOG_SIDE) / LOG_SIDE_SD) ** 2
+            places_S = torch.arange(max(0, int(margin) - 2), int(margin) + 4)
+            log_place_S = -0.5 * ((places_S - margin) / PLACE_SD) ** 2
+            log_place_J = (log_place_S[:, None] + log_place_S).flatten()
+            row_SY = torch.arange(image_size) - places_S[:, None]
+            inside_SY = (row_SY >= 0) & (row_SY < box)
+            cell_SSYY = row_SY[:, None, :, None] * box + row_SY[None, :, None, :]
+            inside_SSYY = inside_SY[:, None, :, None] & inside_SY[None, :, None, :]
+            cell_JHW = cell_SSYY.where(inside_SSYY, box * box).flatten(0, 1)
+            cell_PIJ = cut(cell_JHW[:, None], patch_size).permute(1, 2, 0).contiguous()
+            log_prior_H = (log_place_J[:, None] + log_side_Z).flatten().log_softmax(0)
+        self.num_kinds, self.num_cells = tables["kind_ZX"].shape
+        tables = tables | {"cell_PIJ": cell_PIJ, "log_prior_H": log_prior_H}
+        for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
     def evidence(self, own_NI: Tensor, patch_N: Tensor) -> Tensor:
@@ -145,6 +128,33 @@ class LevelLaw(nn.Module):
         return side_M, chance_NZ.new_zeros(len(chance_NZ), len(side_M)).index_add(
             1, index_Z, chance_NZ
         )
+
+
+@cache
+def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
+    """The tables of ``LevelLaw`` that do not depend on where the box lies."""
+    tables: list[Tensor] = []
+    kinds, sides = [], []
+    for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
+        # Often a pixel of full weight is white. Where only the first row and column of the
+        # box have full weight it seldom is, and all are brightened until the brightest is.
+        for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
+            table_CV, kind_X = _chances(side, box, num_levels, losses)
+            kinds.append(sum(len(table) for table in tables) + kind_X)
+            tables.append(table_CV)
+            sides.append(side)
+    chance_CV = torch.cat(tables)
+    chance_CV = torch.cat([chance_CV, chance_CV.mean(0, keepdim=True)])
+    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=len(chance_CV) - 1)
+    log_chance_VC = chance_CV.log().T.contiguous()
+    log_chance_VC[:, -1] = math.log(STRAY / 10 / num_levels)  # no box is where ink is outside
+    log_chance_VC[0] = 0  # black tells nothing
+    return {
+        "chance_CV": chance_CV,
+        "kind_ZX": kind_ZX,
+        "log_chance_LZ": log_chance_VC[:, kind_ZX.T].flatten(0, 1),
+        "side_Z": torch.tensor(sides),
+    }
 
 
 def scaling(side: int, box: int) -> Tensor:

@@ -170,7 +170,9 @@ class Patch(GenerativeModel):
             positions=config.positions,
             dropout=config.dropout,
         )
-        self.law = self._make_law() if config.law else None
+        self.law = None
+        if config.law:
+            self.law = LevelLaw(config.image_size, config.patch_size, config.num_levels)
         self.gate = Gate(config, self.num_patches, num_before)
         self.head = PixelHead(config, self.around)
 
@@ -192,12 +194,6 @@ class Patch(GenerativeModel):
         return NLL(nats_BHW.flatten(1).sum(-1), exact=True)
 
     # --- its parts ---
-
-    def _make_law(self) -> LevelLaw:
-        size, edge = self.config.patch_size, self.config.image_size
-        own = torch.cartesian_prod(torch.arange(size), torch.arange(size))
-        row_PI, column_PI = (self.starts_P2[:, None] + own).unbind(-1)
-        return LevelLaw(edge, self.config.num_levels, row_PI * edge + column_PI)
 
     def lay_out(self, images: Tensor) -> Picture:
         """Images uint8 (B, 1, H, W) as tokens."""
