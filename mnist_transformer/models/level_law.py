@@ -64,10 +64,13 @@ class LevelLaw(nn.Module):
             cell_SSYY = row_SY[:, None, :, None] * box + row_SY[None, :, None, :]
             inside_SSYY = inside_SY[:, None, :, None] & inside_SY[None, :, None, :]
             cell_JHW = cell_SSYY.where(inside_SSYY, box * box).flatten(0, 1)
-            cell_PIJ = cut(cell_JHW[:, None], patch_size).permute(1, 2, 0).contiguous()
+            cell_JPI = cut(cell_JHW[:, None].float(), patch_size).long()
             log_prior_H = (log_place_J[:, None] + log_side_Z).flatten().log_softmax(0)
         self.num_kinds, self.num_cells = tables["kind_ZX"].shape
-        tables = tables | {"cell_PIJ": cell_PIJ, "log_prior_H": log_prior_H}
+        tables = tables | {
+            "cell_PIJ": cell_JPI.permute(1, 2, 0).contiguous(),
+            "log_prior_H": log_prior_H,
+        }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
