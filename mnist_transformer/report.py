@@ -39,7 +39,7 @@ def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}"
 
 
-def _figure(*path: str, digits: int, scale: int = 1) -> Cell:
+def _figure(*path: str, digits: int, scale: float = 1) -> Cell:
     """The cell of a number that stands there in a row's metrics, if one does."""
 
     def cell(row: Row) -> str:
@@ -140,6 +140,10 @@ def speed_table(rows: Mapping[str, Row]) -> str:
             (
                 "share of matmul peak, %",
                 _figure("throughput", "share_of_peak", digits=0, scale=100),
+            ),
+            (
+                "matmul peak, GFLOP/s",
+                _figure("throughput", "peak_flops", digits=0, scale=1e-9),
             ),
             ("drawn images/s at batch 1", _figure("images_per_second", "1", digits=1)),
             ("at batch 256", _figure("images_per_second", "256", digits=0)),
