@@ -10,6 +10,7 @@ for equally long with the law and without.
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import tyro
@@ -52,11 +53,9 @@ def main(
         record("level-law", settings, figures(known))
     save_plot(plot(model, images, known), "level-law")
 
-    quality: Quality | None = None
+    quality = Quality(dataset, num_samples)
 
     def measure(trained: GenerativeModel, seed: int) -> Figures:
-        nonlocal quality
-        quality = quality or Quality(dataset, num_samples)
         return {**quality.bits(trained), **quality.drawn(trained, seed)}
 
     for seed in seeds:
@@ -76,18 +75,19 @@ def main(
             )
 
 
-class Known:
+class Known(NamedTuple):
     """What the law knows while it reads one image, patch by patch.
 
-    Attributes:
+    Args:
         side_M: the values of m.
         chance_NM: how probable each is before each patch with ink.
-        bits: of each grey pixel among the grey levels, and the patch it is in; both (G,).
+        bits_G, patch_G: of each grey pixel among the grey levels, and the patch it is in.
     """
 
-    def __init__(self, side_M: Tensor, chance_NM: Tensor, bits_G: Tensor, patch_G: Tensor) -> None:
-        self.side_M, self.chance_NM = side_M, chance_NM
-        self.bits_G, self.patch_G = bits_G, patch_G
+    side_M: Tensor
+    chance_NM: Tensor
+    bits_G: Tensor
+    patch_G: Tensor
 
     @property
     def best(self) -> int:
@@ -106,13 +106,13 @@ class Known:
 def read(model: Patch, image_1: Tensor) -> Known:
     """What ``model``'s law knows of an image uint8 (1, 1, H, W), before each patch with ink."""
     assert model.law is not None
-    picture = model.lay_out(image_1)
-    assert picture.law_NIV is not None
-    own_NI = picture.values_BPS[picture.inked_BP][:, model.around.num_before :]
-    patch_N = picture.inked_BP.nonzero()[:, 1]
-    posterior_NH = model.law.log_posteriors(own_NI, patch_N, picture.inked_BP.sum(1))
+    own_BPI = model.around.values(model.around.pad(image_1))[..., model.around.num_before :]
+    inked_BP = (own_BPI > 0).any(-1)
+    own_NI, patch_N = own_BPI[inked_BP], inked_BP.nonzero()[:, 1]
+    posterior_NH = model.law.log_posteriors(own_NI, patch_N, inked_BP.sum(1))
+    law_NIV = model.law.log_chances(posterior_NH, patch_N)
     grey_NI = (own_NI > 0) & (own_NI < WHITE)
-    among_grey_GV = picture.law_NIV[grey_NI][:, 1:WHITE].log_softmax(1)
+    among_grey_GV = law_NIV[grey_NI][:, 1:WHITE].log_softmax(1)
     nats_G = -among_grey_GV.gather(1, own_NI[grey_NI][:, None] - 1).squeeze(1)
     bits_G = nats_G / torch.tensor(2.0).log()
     return Known(*model.law.sides(posterior_NH), bits_G, grey_NI.nonzero()[:, 0])
