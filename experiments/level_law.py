@@ -110,9 +110,9 @@ def read(model: Patch, image_1: Tensor) -> Known:
     inked_BP = (own_BPI > 0).any(-1)
     own_NI, patch_N = own_BPI[inked_BP], inked_BP.nonzero()[:, 1]
     posterior_NH = model.law.log_posteriors(own_NI, patch_N, inked_BP.sum(1))
-    law_NIV = model.law.log_chances(posterior_NH, patch_N)
+    law_NIDV = model.law.chances(posterior_NH, patch_N)
     grey_NI = (own_NI > 0) & (own_NI < WHITE)
-    among_grey_GV = law_NIV[grey_NI][:, 1:WHITE].log_softmax(1)
+    among_grey_GV = law_NIDV[grey_NI].mean(1)[:, 1:WHITE].log().log_softmax(1)
     nats_G = -among_grey_GV.gather(1, own_NI[grey_NI][:, None] - 1).squeeze(1)
     bits_G = nats_G / torch.tensor(2.0).log()
     return Known(*model.law.sides(posterior_NH), bits_G, grey_NI.nonzero()[:, 0])

@@ -54,7 +54,7 @@ class Recipe:
 _patch = Recipe(
     "mnist-patch",
     PatchConfig(corner=True, law=True),
-    batch_size=32,
+    batch_size=16,
     max_seconds=150 * 60,
     about="patch by patch, pixel by pixel inside a patch",
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer.models.level_law import LevelLaw, scaling
+from mnist_transformer.models.level_law import DIRECTIONS, LevelLaw, scaling
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.sampling import Noise, Sampling
 
@@ -60,15 +60,25 @@ def test_levels_that_are_drawn_make_levels_probable(law):
     own_PI = scaled(50, 4, 4).flatten().long()[CELLS_PI]
     inked_P = (own_PI > 0).any(1)
     patch_N = inked_P.nonzero().squeeze(1)
-    log_chances_NIV = law.before(own_PI[patch_N], patch_N, inked_P.sum()[None])
-    torch.testing.assert_close(log_chances_NIV.exp().sum(-1), torch.ones(len(patch_N), 16))
-    among_grey_NIV = log_chances_NIV[..., 1:240].log_softmax(-1)
+    chances_NIDV = law.before(own_PI[patch_N], patch_N, inked_P.sum()[None])
+    ones = torch.ones(len(patch_N), 16, DIRECTIONS)
+    torch.testing.assert_close(chances_NIDV.sum(-1), ones, atol=1e-3, rtol=0)
+    among_grey_NIV = chances_NIDV.mean(2)[..., 1:240].log().log_softmax(-1)
     own_NI = own_PI[patch_N]
     grey_NI = (own_NI > 0) & (own_NI < 240)
     nats_NI = -among_grey_NIV.gather(2, (own_NI - 1).clamp(0, 238)[..., None]).squeeze(2)
     half = len(patch_N) // 2
     assert nats_NI[half:][grey_NI[half:]].mean() < 4  # of log 239 = 5.5
     assert nats_NI[:1][grey_NI[:1]].mean() > 4.5
+
+
+def test_an_upright_edge_has_fewer_levels_than_a_slanted_one(law):
+    """And so has a level one, among the eight directions from upright to upright."""
+    kind = law.side_Z.tolist().index(50)
+    chance_DV = law.chance_CY[law.kind_ZX[kind, 10 * 20 + 10]].view(DIRECTIONS, -1).float()
+    entropy_D = -(chance_DV * chance_DV.log()).sum(1)
+    upright_and_level, slanted = entropy_D[[0, 4]], entropy_D[[1, 3, 5, 7]]
+    assert upright_and_level.max() < slanted.min() - 0.1
 
 
 def test_it_sees_what_was_drawn_before_only(law):

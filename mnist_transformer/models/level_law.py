@@ -10,11 +10,13 @@ two pixels share is counted a hundredth of its side too small. How areas were ro
 here, from the levels of training images.
 
 Neither m nor the place is given. From the levels drawn so far Bayes' rule tells how probable each
-is, and so the levels of the next pixels. Nothing here is learned, and nothing sees what it must
-not, so a likelihood stays exact.
+is, and so the levels of the next pixels, for each direction that the ink's edge may have there:
+an upright edge leaves few levels, a slanted one many. Which direction it is the pixel head tells.
+Nothing here is learned, and nothing sees what it must not, so a likelihood stays exact.
 
 Shapes: N patches, I pixels of a patch, H hypotheses (J places of the box times Z of m and the
-brightness), K of them that are looked at, X = box * box cells, V grey levels, A edges.
+brightness), K of them that are looked at (L with all others as one), X = box * box cells of C
+kinds, D directions, V grey levels, Y = D * V, A edges.
 """
 
 import math
@@ -28,8 +30,9 @@ from mnist_transformer.patches import cut
 
 SHRUNK = 0.99  # of a scanned pixel's side, where two pixels share it
 STRAY = 0.05  # share of levels that follow no law, as edges are not as straight as here
-KEPT = 8  # hypotheses that are looked at, the most probable ones
-ANGLES, OFFSETS = 24, 48  # of the edges
+KEPT = 4  # hypotheses that are looked at, the most probable ones
+DIRECTIONS = 8  # of edges, from upright to upright again
+ANGLES, OFFSETS = 3, 48  # of the edges in each direction
 # Of log(m / box), measured on training images, and of the box's place, in pixels.
 LOG_SIDE, LOG_SIDE_SD, PLACE_SD = 0.82, 0.25, 1.3
 ROUNDING = 2e-3  # a level that is this close to a whole one may have come out on either side
@@ -42,7 +45,7 @@ class LevelLaw(nn.Module):
         image_size, patch_size, num_levels: of the images.
     """
 
-    chance_CV: Tensor  # by kind of cell; the last row is the average of all
+    chance_CY: Tensor  # by kind of cell, float16; the last row is the average of all
     kind_ZX: Tensor  # the kind of each cell of the box, then of what is outside of it
     log_chance_LZ: Tensor  # L = V * (X + 1): the logarithms by level and cell, all Z side by side
     side_Z: Tensor  # m
@@ -82,36 +85,40 @@ class LevelLaw(nn.Module):
             len(own_NI), len(self.log_prior_H)
         )
 
-    def log_chances(self, log_posterior_NH: Tensor, patch_N: Tensor) -> Tensor:
-        """Log-probabilities (N, I, V) of the levels of these patches' pixels.
+    def chances(self, log_posterior_NH: Tensor, patch_N: Tensor) -> Tensor:
+        """Probabilities (N, I, D, V) of the levels of these patches' pixels, by their edges.
 
         Args:
             log_posterior_NH: the prior plus all evidence so far, up to a constant.
         """
-        top_NK, hypothesis_NK = log_posterior_NH.topk(min(KEPT, log_posterior_NH.shape[1]))
-        weight_NK = (top_NK - log_posterior_NH.logsumexp(1, keepdim=True)).exp()
+        log_top_NK, hypothesis_NK = log_posterior_NH.log_softmax(1).topk(
+            min(KEPT, log_posterior_NH.shape[1])
+        )
         place_NK = hypothesis_NK.div(self.num_kinds, rounding_mode="floor")
         cell_NIK = self.cell_PIJ[patch_N].gather(
             2, place_NK[:, None].expand(-1, self.cell_PIJ.shape[1], -1)
         )
         kind_NIK = self.kind_ZX[(hypothesis_NK % self.num_kinds)[:, None], cell_NIK]
-        weight_NIK = weight_NK[:, None].expand_as(kind_NIK)
         # What the others say together is close to what all say.
-        average = self.chance_CV[-1] * (1 - weight_NK.sum(1))[:, None, None]
-        chance_MV = F.embedding_bag(
-            kind_NIK.flatten(0, 1),
-            self.chance_CV,
+        kind_NIL = F.pad(kind_NIK, (0, 1), value=len(self.chance_CY) - 1)
+        top_NK = log_top_NK.exp()
+        weight_NL = torch.cat([top_NK, 1 - top_NK.sum(1, keepdim=True)], 1)
+        weight_NIL = weight_NL[:, None].expand_as(kind_NIL).to(self.chance_CY.dtype)
+        chance_MY = F.embedding_bag(
+            kind_NIL.flatten(0, 1),
+            self.chance_CY,
             mode="sum",
-            per_sample_weights=weight_NIK.flatten(0, 1),
+            per_sample_weights=weight_NIL.flatten(0, 1),
         )
-        return (chance_MV.view(*kind_NIK.shape[:2], self.chance_CV.shape[1]) + average).log()
+        num_levels = self.chance_CY.shape[1] // DIRECTIONS
+        return chance_MY.float().view(*kind_NIL.shape[:2], DIRECTIONS, num_levels)
 
     def before(self, own_NI: Tensor, patch_N: Tensor, num_inked_B: Tensor) -> Tensor:
-        """``log_chances`` of all patches with ink of a batch, given those before each."""
-        return self.log_chances(self.log_posteriors(own_NI, patch_N, num_inked_B), patch_N)
+        """``chances`` of all patches with ink of a batch, given those before each."""
+        return self.chances(self.log_posteriors(own_NI, patch_N, num_inked_B), patch_N)
 
     def log_posteriors(self, own_NI: Tensor, patch_N: Tensor, num_inked_B: Tensor) -> Tensor:
-        """What ``log_chances`` takes, (N, H), for all patches with ink, image after image."""
+        """What ``chances`` takes, (N, H), for all patches with ink, image after image."""
         image_N = torch.arange(len(num_inked_B), device=own_NI.device).repeat_interleave(
             num_inked_B
         )
@@ -142,18 +149,18 @@ def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
         # Often a pixel of full weight is white. Where only the first row and column of the
         # box have full weight it seldom is, and all are brightened until the brightest is.
         for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
-            table_CV, kind_X = _chances(side, box, num_levels, losses)
+            table_CDV, kind_X = _chances(side, box, num_levels, losses)
             kinds.append(sum(len(table) for table in tables) + kind_X)
-            tables.append(table_CV)
+            tables.append(table_CDV)
             sides.append(side)
-    chance_CV = torch.cat(tables)
-    chance_CV = torch.cat([chance_CV, chance_CV.mean(0, keepdim=True)])
-    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=len(chance_CV) - 1)
-    log_chance_VC = chance_CV.log().T.contiguous()
+    chance_CDV = torch.cat(tables)
+    chance_CDV = torch.cat([chance_CDV, chance_CDV.mean(0, keepdim=True)])
+    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=len(chance_CDV) - 1)
+    log_chance_VC = chance_CDV.mean(1).log().T.contiguous()
     log_chance_VC[:, -1] = math.log(STRAY / 10 / num_levels)  # no box is where ink is outside
     log_chance_VC[0] = 0  # black tells nothing
     return {
-        "chance_CV": chance_CV,
+        "chance_CY": chance_CDV.flatten(1).half(),
         "kind_ZX": kind_ZX,
         "log_chance_LZ": log_chance_VC[:, kind_ZX.T].flatten(0, 1),
         "side_Z": torch.tensor(sides),
@@ -177,9 +184,9 @@ def scaling(side: int, box: int) -> Tensor:
 
 
 def _chances(side: int, box: int, num_levels: int, losses: int) -> tuple[Tensor, Tensor]:
-    """Probabilities (C, V) of the levels of each kind of cell, and the kind (X,) of each cell.
+    """Probabilities (C, D, V) of the levels of each kind of cell, and the kind (X,) of each cell.
 
-    They are those of ink with a straight edge of any direction at any distance.
+    They are those of ink with a straight edge of a direction at any distance.
 
     Args:
         losses: how many times the share that is lost is missing in the brightest pixel.
@@ -190,26 +197,28 @@ def _chances(side: int, box: int, num_levels: int, losses: int) -> tuple[Tensor,
     most = int((parts_RM > 0).sum(1).max())
     index_RM = first_R[:, None] + torch.arange(most)
     parts_RM = F.pad(parts_RM, (0, most)).gather(1, index_RM).float()
-    areas_RRA = torch.einsum("rm,amn,sn->rsa", parts_RM, _edges(most).float(), parts_RM)
-    shades = areas_RRA * (num_levels - 1) / (1 - (1 - SHRUNK) * box / side) ** losses
-    chances_RRV = torch.full((period, period, num_levels), 1e-6)
+    areas_RRDA = torch.einsum("rm,damn,sn->rsda", parts_RM, _edges(most).float(), parts_RM)
+    shades = areas_RRDA * (num_levels - 1) / (1 - (1 - SHRUNK) * box / side) ** losses
+    chances_RRDV = torch.full((period, period, DIRECTIONS, num_levels), 1e-6)
     for noise in (-ROUNDING, ROUNDING):
         levels = torch.where(
             shades > (num_levels - 1) / 2, (shades + noise).floor(), (shades + noise).ceil()
         )
         levels = levels.clamp(0, num_levels - 1).long()
-        chances_RRV.scatter_add_(-1, levels, torch.ones_like(shades))
-    chances_RRV[..., 0] = 0  # whether there is ink at all is another question
-    chances_RRV = chances_RRV / chances_RRV.sum(-1, keepdim=True)
-    chances_RRV = (1 - STRAY) * chances_RRV + STRAY / num_levels
+        chances_RRDV.scatter_add_(-1, levels, torch.ones_like(shades))
+    chances_RRDV[..., 0] = 0  # whether there is ink at all is another question
+    chances_RRDV = chances_RRDV / chances_RRDV.sum(-1, keepdim=True)
+    chances_RRDV = (1 - STRAY) * chances_RRDV + STRAY / num_levels
     kind_R = torch.arange(box) % period
-    return chances_RRV.flatten(0, 1), (kind_R[:, None] * period + kind_R).flatten()
+    return chances_RRDV.flatten(0, 1), (kind_R[:, None] * period + kind_R).flatten()
 
 
 def _edges(size: int) -> Tensor:
-    """Black or white squares (A, size, size), on one side of a straight line each."""
-    angle = (torch.arange(ANGLES) + 0.5) * 2 * math.pi / ANGLES
+    """Black or white squares (D, A, size, size), on one side of a straight line each."""
+    number_DGS = torch.arange(DIRECTIONS * ANGLES).view(DIRECTIONS, ANGLES, 1) - (ANGLES - 1) / 2
+    angle = (number_DGS / (DIRECTIONS * ANGLES) + torch.arange(2)) * math.pi  # and inside out
     offset = ((torch.arange(OFFSETS) + 0.5) / OFFSETS - 0.5) * 1.44 * size
     at = torch.arange(size) - (size - 1) / 2
-    along = at[:, None] * angle.sin()[:, None, None] + at * angle.cos()[:, None, None]
-    return (along < offset[:, None, None, None]).flatten(0, 1)
+    angle = angle.flatten(1)[..., None, None]
+    along = at[:, None] * angle.sin() + at * angle.cos()  # (D, angles, size, size)
+    return (along[:, :, None] < offset[:, None, None]).flatten(1, 2)

@@ -115,7 +115,7 @@ class Picture(NamedTuple):
         inked_BP: bool, the patches with ink; N of them.
         palette_NV: see ``_palettes``.
         offset_N2: int64, see ``corner_offsets``.
-        law_NIV: see ``LevelLaw``; None without it.
+        law_NIDV: see ``LevelLaw``; None without it.
         length_B: number of tokens of each image.
         token_BP: the token of patch t, or of the last inked one before it, or the start.
         x_MD, at_M: the tokens without their class, and their positions.
@@ -125,7 +125,7 @@ class Picture(NamedTuple):
     inked_BP: Tensor
     palette_NV: Tensor
     offset_N2: Tensor
-    law_NIV: Tensor | None
+    law_NIDV: Tensor | None
     length_B: Tensor
     token_BP: Tensor
     x_MD: Tensor
@@ -142,6 +142,7 @@ class Patch(GenerativeModel):
         "gate.output",
         "head.copy",
         "head.trust",
+        "head.direction",
         "head.output",
     )
 
@@ -204,9 +205,9 @@ class Patch(GenerativeModel):
         corner_BP2 = _corners(own_BPI, self.starts_P2, self.config.image_size)
         offset_N2 = self.offsets(patch_N, corner_BP2[inked_BP])
         num_inked_B = inked_BP.sum(1)
-        law_NIV = None
+        law_NIDV = None
         if self.law is not None:
-            law_NIV = self.law.before(own_BPI[inked_BP], patch_N, num_inked_B)
+            law_NIDV = self.law.before(own_BPI[inked_BP], patch_N, num_inked_B)
         palette_NV = _palettes(own_BPI[inked_BP], num_inked_B, self.config.num_levels)
         length_B = 1 + num_inked_B
         start_B = length_B.cumsum(0) - length_B
@@ -219,7 +220,7 @@ class Patch(GenerativeModel):
         x_MD = x_ND.new_zeros(len(x_ND) + len(length_B), x_ND.shape[1]).index_copy(0, token_N, x_ND)
         at_M = torch.full((len(x_MD),), self.num_patches, device=x_MD.device)
         at_M[token_N] = patch_N
-        hints = palette_NV, offset_N2, law_NIV
+        hints = palette_NV, offset_N2, law_NIDV
         return Picture(values_BPS, inked_BP, *hints, length_B, token_BP, x_MD, at_M)
 
     def nats_of(self, picture: Picture, state_MD: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ class Patch(GenerativeModel):
         around_NF = self.around.embed(values_BPS[inked_BP])
         state_ND = state_MD[picture.token_BP[inked_BP]]
         logits_NIV = self.head(
-            state_ND, around_NF, palette_NV, picture.offset_N2, picture.law_NIV
+            state_ND, around_NF, palette_NV, picture.offset_N2, picture.law_NIDV
         ).float()
         # There is ink somewhere: when all pixels but the last are zero, the last one cannot be.
         logits_NIV[(own_NI[:, :-1] == 0).all(-1), -1, 0] = float("-inf")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnist_transformer.models.level_law import DIRECTIONS
 from mnist_transformer.transformer import MLP, rms_norm
 
 if TYPE_CHECKING:
@@ -156,9 +157,10 @@ class PixelHead(nn.Module):
         )
         self.copy = nn.Linear(self.width, 1)
         self.trust = nn.Linear(self.width, 1) if config.law else None
+        self.direction = nn.Linear(self.width, DIRECTIONS) if config.law else None
         self.output = nn.Linear(self.width, config.num_levels)
         nn.init.zeros_(self.output.weight)
-        for gate in (self.copy, self.trust):
+        for gate in (self.copy, self.trust, self.direction):
             if gate is not None:
                 nn.init.zeros_(gate.weight)
                 nn.init.zeros_(gate.bias)
@@ -183,12 +185,12 @@ class PixelHead(nn.Module):
         around_NF: Tensor,
         palette_NV: Tensor,
         offset_N2: Tensor,
-        law_NIV: Tensor | None,
+        law_NIDV: Tensor | None,
     ) -> Tensor:
         """Logits (N, I, V) of all pixels at once; ``around`` holds the S * E features."""
         weight = self.window_weight().flatten(2).flatten(0, 1)
         x_NX = self.told(state_ND, offset_N2) + around_NF @ weight
-        return self.logits(x_NX.unflatten(-1, (-1, self.width)), palette_NV[:, None], law_NIV)
+        return self.logits(x_NX.unflatten(-1, (-1, self.width)), palette_NV[:, None], law_NIDV)
 
     def told(self, state: Tensor, offset_N2: Tensor) -> Tensor:
         """What all pixels are told of the patch, from the states (..., N, D): (..., N, I * W)."""
@@ -201,8 +203,10 @@ class PixelHead(nn.Module):
             x = x + mlp(rms_norm(x))
         x = rms_norm(x)
         logits = torch.addcmul(self.output(x), self.copy(x), palette)
-        if self.trust is None or law is None:
+        if self.trust is None or self.direction is None or law is None:
             return logits
+        share = self.direction(x).float().softmax(-1)
+        law = (share[..., None, :] @ law).squeeze(-2).log()
         return torch.addcmul(logits, self.trust(x), law)
 
 

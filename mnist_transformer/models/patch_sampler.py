@@ -212,13 +212,15 @@ class PatchSampler:
         uniform_NI = self.uniform_RPU[rows_N, patch_N, 1:]
         around_NX = self.around.embed(before_NS) @ self.before_weight
         x_GNIW = (head.told(state_GND, offset_N2) + around_NX).unflatten(-1, (-1, head.width))
-        law_NIV = None
+        law_NIDV = None
         if self.model.law is not None:
-            law_NIV = self.model.law.log_chances(self.law_RH[rows_N], patch_N)
+            law_NIDV = self.model.law.chances(self.law_RH[rows_N], patch_N)
         own_NI = torch.zeros_like(kept_NI)
         for i in range(head.num_pixels):
             x_GNW = x_GNIW[:, :, i] + self.around.embed(own_NI[:, :i]) @ self.own_weights[i]
-            logits_GNV = head.logits(x_GNW, palette_NV, None if law_NIV is None else law_NIV[:, i])
+            logits_GNV = head.logits(
+                x_GNW, palette_NV, None if law_NIDV is None else law_NIDV[:, i]
+            )
             logits_NV = guide(logits_GNV.flatten(0, 1), self.how.guidance)
             if i == head.num_pixels - 1:  # there is ink somewhere in this patch
                 logits_NV[(own_NI[:, :-1] == 0).all(-1), 0] = float("-inf")
