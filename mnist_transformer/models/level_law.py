@@ -47,7 +47,7 @@ class LevelLaw(nn.Module):
 
     chance_CY: Tensor  # by kind of cell, float16; the last row is the average of all
     kind_ZX: Tensor  # the kind of each cell of the box, then of what is outside of it
-    log_chance_LZ: Tensor  # L = V * (X + 1): the logarithms by level and cell, all Z side by side
+    log_chance_QZ: Tensor  # Q = V * (X + 1): the logarithms by level and cell, all Z side by side
     side_Z: Tensor  # m
     cell_PIJ: Tensor  # the cell of each pixel of a patch, for each place of the box
     log_prior_H: Tensor
@@ -81,7 +81,7 @@ class LevelLaw(nn.Module):
         """Log-likelihood (N, H) of each hypothesis, of the levels (N, I) of these patches."""
         row_NIJ = own_NI[:, :, None] * self.num_cells + self.cell_PIJ[patch_N]
         bags = row_NIJ.transpose(1, 2).flatten(0, 1)
-        return F.embedding_bag(bags, self.log_chance_LZ, mode="sum").view(
+        return F.embedding_bag(bags, self.log_chance_QZ, mode="sum").view(
             len(own_NI), len(self.log_prior_H)
         )
 
@@ -162,7 +162,7 @@ def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
     return {
         "chance_CY": chance_CDV.flatten(1).half(),
         "kind_ZX": kind_ZX,
-        "log_chance_LZ": log_chance_VC[:, kind_ZX.T].flatten(0, 1),
+        "log_chance_QZ": log_chance_VC[:, kind_ZX.T].flatten(0, 1),
         "side_Z": torch.tensor(sides),
     }
 
