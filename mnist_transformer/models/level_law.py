@@ -146,12 +146,13 @@ def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
     tables: list[Tensor] = []
     kinds, sides = [], []
     for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
+        areas_CDA, kind_X = _areas(side, box)
         # Often a pixel of full weight is white. Where only the first row and column of the
         # box have full weight it seldom is, and all are brightened until the brightest is.
         for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
-            table_CDV, kind_X = _chances(side, box, num_levels, losses)
+            brightest = (1 - (1 - SHRUNK) * box / side) ** losses
             kinds.append(sum(len(table) for table in tables) + kind_X)
-            tables.append(table_CDV)
+            tables.append(_chances(areas_CDA, brightest, num_levels))
             sides.append(side)
     chance_CDV = torch.cat(tables)
     chance_CDV = torch.cat([chance_CDV, chance_CDV.mean(0, keepdim=True)])
@@ -183,14 +184,8 @@ def scaling(side: int, box: int) -> Tensor:
     return weights
 
 
-def _chances(side: int, box: int, num_levels: int, losses: int) -> tuple[Tensor, Tensor]:
-    """Probabilities (C, D, V) of the levels of each kind of cell, and the kind (X,) of each cell.
-
-    They are those of ink with a straight edge of a direction at any distance.
-
-    Args:
-        losses: how many times the share that is lost is missing in the brightest pixel.
-    """
+def _areas(side: int, box: int) -> tuple[Tensor, Tensor]:
+    """Ink (C, D, A) in each kind of cell by each edge, and the kind (X,) of each cell."""
     period = box // math.gcd(side, box)  # so many rows are different
     parts_RM = scaling(side, box)[:period]
     first_R = (parts_RM > 0).int().argmax(1)
@@ -198,19 +193,30 @@ def _chances(side: int, box: int, num_levels: int, losses: int) -> tuple[Tensor,
     index_RM = first_R[:, None] + torch.arange(most)
     parts_RM = F.pad(parts_RM, (0, most)).gather(1, index_RM).float()
     areas_RRDA = torch.einsum("rm,damn,sn->rsda", parts_RM, _edges(most).float(), parts_RM)
-    shades = areas_RRDA * (num_levels - 1) / (1 - (1 - SHRUNK) * box / side) ** losses
-    chances_RRDV = torch.full((period, period, DIRECTIONS, num_levels), 1e-6)
+    kind_R = torch.arange(box) % period
+    return areas_RRDA.flatten(0, 1), (kind_R[:, None] * period + kind_R).flatten()
+
+
+def _chances(areas_CDA: Tensor, brightest: float, num_levels: int) -> Tensor:
+    """Probabilities (C, D, V) of the levels of each kind of cell.
+
+    They are those of ink with a straight edge of a direction at any distance.
+
+    Args:
+        areas_CDA: see ``_areas``.
+        brightest: the area of the brightest pixel, which is white.
+    """
+    shades = areas_CDA * (num_levels - 1) / brightest
+    chances_CDV = torch.full((*areas_CDA.shape[:2], num_levels), 1e-6)
     for noise in (-ROUNDING, ROUNDING):
         levels = torch.where(
             shades > (num_levels - 1) / 2, (shades + noise).floor(), (shades + noise).ceil()
         )
         levels = levels.clamp(0, num_levels - 1).long()
-        chances_RRDV.scatter_add_(-1, levels, torch.ones_like(shades))
-    chances_RRDV[..., 0] = 0  # whether there is ink at all is another question
-    chances_RRDV = chances_RRDV / chances_RRDV.sum(-1, keepdim=True)
-    chances_RRDV = (1 - STRAY) * chances_RRDV + STRAY / num_levels
-    kind_R = torch.arange(box) % period
-    return chances_RRDV.flatten(0, 1), (kind_R[:, None] * period + kind_R).flatten()
+        chances_CDV.scatter_add_(-1, levels, torch.ones_like(shades))
+    chances_CDV[..., 0] = 0  # whether there is ink at all is another question
+    chances_CDV = chances_CDV / chances_CDV.sum(-1, keepdim=True)
+    return (1 - STRAY) * chances_CDV + STRAY / num_levels
 
 
 def _edges(size: int) -> Tensor:
