@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer.models.level_law import DIRECTIONS, LevelLaw, scaling
+from mnist_transformer.models.level_law import DIRECTIONS, TRANSPOSED, LevelLaw, scaling
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.sampling import Noise, Sampling
 
@@ -41,6 +41,15 @@ def test_shared_rows_are_counted_a_hundredth_too_small():
     expected[::5] = 1
     torch.testing.assert_close(sums, expected)
     torch.testing.assert_close(scaling(40, 20).sum(1), torch.ones(20, dtype=torch.float64))
+
+
+def test_cells_below_the_diagonal_are_those_above_it_transposed(law):
+    """What is in a transposed cell by edges of a direction: that of the transposed direction."""
+    chance_CDV = law.chance_CY.unflatten(1, (DIRECTIONS, -1))
+    kind_ZYX = law.kind_ZX[:, :-1].unflatten(1, (20, 20))
+    above_ZDV, below_ZDV = chance_CDV[kind_ZYX[:, 3, 4]], chance_CDV[kind_ZYX[:, 4, 3]]
+    assert torch.equal(above_ZDV[:, TRANSPOSED], below_ZDV)
+    assert not torch.equal(above_ZDV, below_ZDV)
 
 
 @pytest.mark.parametrize(("side", "row", "column"), [(36, 4, 4), (50, 3, 5), (48, 5, 2)])

@@ -35,6 +35,7 @@ DIRECTIONS = 8  # of edges, from upright to upright again
 ANGLES, OFFSETS = 3, 48  # of the edges in each direction
 # Of log(m / box), measured on training images, and of the box's place, in pixels.
 LOG_SIDE, LOG_SIDE_SD, PLACE_SD = 0.82, 0.25, 1.3
+TRANSPOSED = [(DIRECTIONS // 2 - d) % DIRECTIONS for d in range(DIRECTIONS)]  # where each goes
 ROUNDING = 2e-3  # a level that is this close to a whole one may have come out on either side
 
 
@@ -143,25 +144,30 @@ class LevelLaw(nn.Module):
 @cache
 def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
     """The tables of ``LevelLaw`` that do not depend on where the box lies."""
-    tables: list[Tensor] = []
-    kinds, sides = [], []
+    chances, log_chances, kinds, sides = [], [], [], []
+    num_kinds, average_DV = 0, torch.zeros(DIRECTIONS, num_levels)
     for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
         areas_CDA, kind_X = _areas(side, box)
         # Often a pixel of full weight is white. Where only the first row and column of the
         # box have full weight it seldom is, and all are brightened until the brightest is.
         for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
             brightest = (1 - (1 - SHRUNK) * box / side) ** losses
-            kinds.append(sum(len(table) for table in tables) + kind_X)
-            tables.append(_chances(areas_CDA, brightest, num_levels))
+            chance_CDV = _chances(areas_CDA, brightest, num_levels)
+            kinds.append(num_kinds + kind_X)
             sides.append(side)
-    chance_CDV = torch.cat(tables)
-    chance_CDV = torch.cat([chance_CDV, chance_CDV.mean(0, keepdim=True)])
-    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=len(chance_CDV) - 1)
-    log_chance_VC = chance_CDV.mean(1).log().T.contiguous()
+            # Half the precision at once, as a table of all in full would take 200 MB.
+            for turn in (slice(None), TRANSPOSED):
+                chances.append(chance_CDV.half()[:, turn])
+                log_chances.append(chance_CDV.mean(1).log())
+                average_DV += chance_CDV[:, turn].sum(0)
+            num_kinds += 2 * len(chance_CDV)
+    average_DV /= num_kinds
+    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=num_kinds)
+    log_chance_VC = torch.cat([*log_chances, average_DV.mean(0, keepdim=True)]).T.contiguous()
     log_chance_VC[:, -1] = math.log(STRAY / 10 / num_levels)  # no box is where ink is outside
     log_chance_VC[0] = 0  # black tells nothing
     return {
-        "chance_CY": chance_CDV.flatten(1).half(),
+        "chance_CY": torch.cat([*chances, average_DV.half()[None]]).flatten(1),
         "kind_ZX": kind_ZX,
         "log_chance_QZ": log_chance_VC[:, kind_ZX.T].flatten(0, 1),
         "side_Z": torch.tensor(sides),
@@ -171,21 +177,23 @@ def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
 def scaling(side: int, box: int) -> Tensor:
     """Parts (box, side) that scanned rows have in the box's rows, float64."""
     scale = box / side
+    number_M = torch.arange(side)
+    start_M = box / 2 + scale * (number_M.double() - side / 2)
+    end_M = start_M + SHRUNK * scale
+    first_M = (start_M + 1e-11).floor().long()
+    last_M = (end_M - 1e-11).ceil().long() - 1
     weights = torch.zeros(box, side, dtype=torch.float64)
-    for i in range(side):
-        start = box / 2 + scale * (i - side / 2)
-        end = start + SHRUNK * scale
-        first, last = math.floor(start + 1e-11), math.ceil(end - 1e-11) - 1
-        if first == last:
-            weights[first, i] = scale
-        else:
-            weights[first, i] = first + 1 - start
-            weights[last, i] = end - last
+    weights[last_M, number_M] = end_M - last_M
+    weights[first_M, number_M] = torch.where(first_M == last_M, scale, first_M + 1 - start_M)
     return weights
 
 
 def _areas(side: int, box: int) -> tuple[Tensor, Tensor]:
-    """Ink (C, D, A) in each kind of cell by each edge, and the kind (X,) of each cell."""
+    """Ink (C, D, A) in each kind of cell by each edge, and the kind (X,) of each cell.
+
+    Only kinds above the diagonal are there: those below it are the same, transposed, and their
+    numbers begin after those of the others.
+    """
     period = box // math.gcd(side, box)  # so many rows are different
     parts_RM = scaling(side, box)[:period]
     first_R = (parts_RM > 0).int().argmax(1)
@@ -193,8 +201,13 @@ def _areas(side: int, box: int) -> tuple[Tensor, Tensor]:
     index_RM = first_R[:, None] + torch.arange(most)
     parts_RM = F.pad(parts_RM, (0, most)).gather(1, index_RM).float()
     areas_RRDA = torch.einsum("rm,damn,sn->rsda", parts_RM, _edges(most).float(), parts_RM)
-    kind_R = torch.arange(box) % period
-    return areas_RRDA.flatten(0, 1), (kind_R[:, None] * period + kind_R).flatten()
+    row_C, column_C = torch.triu_indices(period, period)
+    number_C = torch.arange(len(row_C))
+    kind_RR = torch.empty(period, period, dtype=torch.long)
+    kind_RR[column_C, row_C] = len(row_C) + number_C
+    kind_RR[row_C, column_C] = number_C
+    repeats = box // period
+    return areas_RRDA[row_C, column_C], kind_RR.repeat(repeats, repeats).flatten()
 
 
 def _chances(areas_CDA: Tensor, brightest: float, num_levels: int) -> Tensor:
@@ -223,7 +236,8 @@ def _edges(size: int) -> Tensor:
     """Black or white squares (D, A, size, size), on one side of a straight line each."""
     number_DGS = torch.arange(DIRECTIONS * ANGLES).view(DIRECTIONS, ANGLES, 1) - (ANGLES - 1) / 2
     angle = (number_DGS / (DIRECTIONS * ANGLES) + torch.arange(2)) * math.pi  # and inside out
-    offset = ((torch.arange(OFFSETS) + 0.5) / OFFSETS - 0.5) * 1.44 * size
+    # A little to the side, as no pixel's centre may lie on an edge.
+    offset = ((torch.arange(OFFSETS) + 0.5) / OFFSETS - 0.5) * 1.44 * size - 1e-4
     at = torch.arange(size) - (size - 1) / 2
     angle = angle.flatten(1)[..., None, None]
     along = at[:, None] * angle.sin() + at * angle.cos()  # (D, angles, size, size)
