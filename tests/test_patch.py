@@ -65,3 +65,26 @@ def test_drawing_knows_the_corner_of_the_ink_so_far(model):
         assert sampler.corner_R2[0].tolist() == corner
         num_canvases += 1
     assert num_canvases > 2
+
+
+def test_built_in_guidance_is_a_share_of_the_way_from_the_null_class_in_training(model):
+    guided = replace(model.config, built_in_guidance=2.0, class_drop=0.0).build()
+    guided.load_state_dict(model.state_dict())
+    images = torch.randint(0, 16, (5, 1, 8, 8), dtype=torch.uint8)
+    images *= torch.rand(5, 1, 8, 8) < 0.2
+    labels, null = torch.tensor([0, 1, 2, 0, 1]), torch.full((5,), 3)
+    picture = guided.lay_out(images)
+    own, none = (
+        guided.logits(picture, guided.states(picture, guided.classes(cond)))
+        for cond in (labels, null)
+    )
+    between = [(x + y) / 2 for x, y in zip(own, none, strict=True)]
+    expected = guided.nats_of(picture, *between).flatten(1).sum(1)
+    guided.train()
+    loss = guided.loss(images, labels)
+    assert guided.training
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    assert not guided.classes.table.weight.grad[3].any(), "the null class is held fixed"
+    guided.eval()
+    torch.testing.assert_close(guided.loss(images, labels), model.nll(images, labels).nats)

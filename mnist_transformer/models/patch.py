@@ -55,6 +55,8 @@ class PatchConfig:
         class_drop: share of training images that are shown without their class.
         corner: whether a patch is told where it lies, seen from the corner of the ink so far.
         law: whether the pixel head is told which grey levels the way MNIST was scaled allows.
+        built_in_guidance: the guidance that it learns to draw with by itself, see ``Patch.loss``;
+            1 learns the images as they are.
     """
 
     image_size: int = 28
@@ -76,10 +78,13 @@ class PatchConfig:
     class_drop: float = 0.1
     corner: bool = False
     law: bool = False
+    built_in_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
+        if self.built_in_guidance < 1:
+            raise ValueError(f"built_in_guidance is {self.built_in_guidance}, expected 1 or more")
         check_patch_size(self.image_size, self.patch_size)
 
     @property
@@ -178,15 +183,31 @@ class Patch(GenerativeModel):
         self.head = PixelHead(config, self.around)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (B,); in training some images lack their class."""
-        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+        """Negative log-likelihood in nats (B,); in training some images lack their class.
+
+        With guidance g built in, what is trained on the images is null + (own - null) / g, the
+        null class's logits held fixed: then the model's own ones, with which it draws, become
+        null + g * (conditional - null), and drawing needs no second pass for it. Guidance-free
+        training (arXiv 2501.15420) with its beta fixed at 1 / g.
+        """
+        guidance = self.config.built_in_guidance
+        if not self.training or guidance == 1:
+            return self.pixel_nats(images, cond).flatten(1).sum(-1)
+        picture = self.lay_out(images)
+        own = self.logits(picture, self.states(picture, self.classes(cond)))
+        self.eval()  # no dropout: the images' logits have theirs
+        with torch.no_grad():
+            null_B = torch.full_like(cond, self.classes.null_class)
+            null = self.logits(picture, self.states(picture, self.classes(null_B)))
+        self.train()
+        gate_BP, level_NIV = (x.lerp(y, 1 / guidance) for x, y in zip(null, own, strict=True))
+        return self.nats_of(picture, gate_BP, level_NIV).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W); a gate's are spread evenly over its patch."""
         picture = self.lay_out(images)
-        x_MD = picture.x_MD + self.classes(cond).repeat_interleave(picture.length_B, 0)
-        state_MD = self.transformer.side_by_side(x_MD, picture.at_M, picture.length_B)
-        return self.nats_of(picture, state_MD)
+        state_MD = self.states(picture, self.classes(cond))
+        return self.nats_of(picture, *self.logits(picture, state_MD))
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
         """Exact negative log-likelihood in nats (B,), over all pixels."""
@@ -223,30 +244,42 @@ class Patch(GenerativeModel):
         hints = palette_NV, offset_N2, law_NIDV
         return Picture(values_BPS, inked_BP, *hints, length_B, token_BP, x_MD, at_M)
 
-    def nats_of(self, picture: Picture, state_MD: Tensor) -> Tensor:
-        """Nats of each pixel (B, H, W), from the transformer's states of all tokens."""
-        values_BPS, inked_BP, palette_NV = picture.values_BPS, picture.inked_BP, picture.palette_NV
-        before_BPS, own_BPI = values_BPS.split([self.around.num_before, self.around.num_own], -1)
-        own_NI = own_BPI[inked_BP]
+    def states(self, picture: Picture, class_BD: Tensor) -> Tensor:
+        """The transformer's states (M, D) of all tokens."""
+        x_MD = picture.x_MD + class_BD.repeat_interleave(picture.length_B, 0)
+        return self.transformer.side_by_side(x_MD, picture.at_M, picture.length_B)
+
+    def logits(self, picture: Picture, state_MD: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 (B, P) that a patch has ink, and (N, I, V) of the levels in ink."""
+        values_BPS, inked_BP = picture.values_BPS, picture.inked_BP
         # Patch t's gate must not see its token: it has ink.
         last_BP = picture.token_BP - inked_BP.long()
         gate_BP = self.gate(
             self.gate.state(state_MD)[last_BP],
-            self.around.embed(before_BPS),
+            self.around.embed(values_BPS[..., : self.around.num_before]),
             torch.arange(self.num_patches, device=state_MD.device),
-        ).float()
+        )
+        level_NIV = self.head(
+            state_MD[picture.token_BP[inked_BP]],
+            self.around.embed(values_BPS[inked_BP]),
+            picture.palette_NV,
+            picture.offset_N2,
+            picture.law_NIDV,
+        )
+        return gate_BP.float(), level_NIV.float()
+
+    def nats_of(self, picture: Picture, gate_BP: Tensor, level_NIV: Tensor) -> Tensor:
+        """Nats of each pixel (B, H, W), from ``logits``."""
+        inked_BP = picture.inked_BP
+        own_BPI = picture.values_BPS[..., self.around.num_before :]
+        own_NI = own_BPI[inked_BP]
         nats_BP = F.binary_cross_entropy_with_logits(
             gate_BP, inked_BP.to(gate_BP.dtype), reduction="none"
         )
-        around_NF = self.around.embed(values_BPS[inked_BP])
-        state_ND = state_MD[picture.token_BP[inked_BP]]
-        logits_NIV = self.head(
-            state_ND, around_NF, palette_NV, picture.offset_N2, picture.law_NIDV
-        ).float()
         # There is ink somewhere: when all pixels but the last are zero, the last one cannot be.
-        logits_NIV[(own_NI[:, :-1] == 0).all(-1), -1, 0] = float("-inf")
+        level_NIV[(own_NI[:, :-1] == 0).all(-1), -1, 0] = float("-inf")
         nats_NI = F.cross_entropy(
-            logits_NIV.flatten(0, 1), own_NI.flatten(), reduction="none"
+            level_NIV.flatten(0, 1), own_NI.flatten(), reduction="none"
         ).view_as(own_NI)
         size = self.config.patch_size
         nats_BPI = (nats_BP / size**2)[..., None].expand_as(own_BPI)

@@ -69,6 +69,10 @@ class PromptedConfig(PatchConfig):
         super().__post_init__()
         if not 1 <= self.num_classes <= 10:
             raise ValueError(f"num_classes is {self.num_classes}, expected digits: 1 to 10")
+        if self.built_in_guidance != 1:
+            raise ValueError(
+                f"built_in_guidance is {self.built_in_guidance}, expected 1 for a prompted model"
+            )
 
     @property
     def num_text_tokens(self) -> int:
@@ -194,7 +198,7 @@ class Prompted(Patch):
         ordered = self.transformer.side_by_side(x[order], at[order], lengths)
         state = torch.empty_like(ordered).index_copy(0, order, ordered)
         state_UD, state_MD = state.split([len(x) - len(class_MD), len(class_MD)])
-        return self.nats_of(picture, state_MD), state_UD
+        return self.nats_of(picture, *self.logits(picture, state_MD)), state_UD
 
     def _sequences(
         self, picture: Picture, label_B: Tensor, length_Q: Tensor
