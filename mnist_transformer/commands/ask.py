@@ -36,7 +36,8 @@ def ask(
         temperature: Above 0; below 1 draws safer, above 1 wilder. Answers are not drawn at random.
         top_k: Draw from this many of the likeliest values only.
         top_p: Draw from the likeliest values that make up this share, in (0, 1].
-        guidance: Classifier-free guidance: 1 is plain, above 1 makes the digits plainer.
+        guidance: Classifier-free guidance: 1 is plain, above 1 makes the digits plainer, which
+            mnist-prompt-scratch needs and mnist-prompt-smollm2 does not.
         out: The PNG file to write, or a folder for it; otherwise NUMBER.png in this folder.
         device: cpu or cuda; otherwise a GPU where there is one.
     """
