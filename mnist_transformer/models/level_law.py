@@ -145,7 +145,7 @@ class LevelLaw(nn.Module):
 def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
     """The tables of ``LevelLaw`` that do not depend on where the box lies."""
     chances, log_chances, kinds, sides = [], [], [], []
-    num_kinds, average_DV = 0, torch.zeros(DIRECTIONS, num_levels)
+    num_rows, sum_DV = 0, torch.zeros(DIRECTIONS, num_levels)
     for side in range(math.ceil(1.1 * box), round(4.25 * box) + 1):
         areas_CDA, kind_X = _areas(side, box)
         # Often a pixel of full weight is white. Where only the first row and column of the
@@ -153,16 +153,17 @@ def _tables(box: int, num_levels: int) -> dict[str, Tensor]:
         for losses in (0, 1) if math.gcd(side, box) > 1 else (1, 2):
             brightest = (1 - (1 - SHRUNK) * box / side) ** losses
             chance_CDV = _chances(areas_CDA, brightest, num_levels)
-            kinds.append(num_kinds + kind_X)
+            kinds.append(num_rows + kind_X)
             sides.append(side)
             # Half the precision at once, as a table of all in full would take 200 MB.
-            for turn in (slice(None), TRANSPOSED):
-                chances.append(chance_CDV.half()[:, turn])
-                log_chances.append(chance_CDV.mean(1).log())
-                average_DV += chance_CDV[:, turn].sum(0)
-            num_kinds += 2 * len(chance_CDV)
-    average_DV /= num_kinds
-    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=num_kinds)
+            half_CDV, added_DV = chance_CDV.half(), chance_CDV.sum(0)
+            chances += [half_CDV, half_CDV[:, TRANSPOSED]]
+            log_chances += [chance_CDV.mean(1).log()] * 2  # of all directions together
+            sum_DV += added_DV
+            sum_DV += added_DV[TRANSPOSED]
+            num_rows += 2 * len(chance_CDV)
+    average_DV = sum_DV / num_rows
+    kind_ZX = F.pad(torch.stack(kinds), (0, 1), value=num_rows)
     log_chance_VC = torch.cat([*log_chances, average_DV.mean(0, keepdim=True)]).T.contiguous()
     log_chance_VC[:, -1] = math.log(STRAY / 10 / num_levels)  # no box is where ink is outside
     log_chance_VC[0] = 0  # black tells nothing
