@@ -64,7 +64,7 @@ def main(
     size: int = 14,
     schemes: tuple[str, ...] = SCHEMES,
     seeds: tuple[int, ...] = (0, 1, 2),
-    epochs: float = 0.6,
+    epochs: float = 0.5,
     num_samples: int = 1000,
 ) -> None:
     """Train and measure what the ledger does not have yet, then draw the plot.
