@@ -154,7 +154,7 @@ def test_positions(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "positions/14/rope on the head axis/off/8/seed 3",
         "positions/14/rope on the head axis/on/8/seed 3",
     ]
-    bits = [r["metrics"]["figures"].get("test bits/dim") for r in rows]
+    bits = [r["metrics"]["figures"].get("validation bits/dim") for r in rows]
     assert bits[0] is None
     assert bits[1] != bits[2]
     assert rows[1]["images_seen"] == rows[2]["images_seen"] == 320
