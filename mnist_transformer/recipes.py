@@ -62,8 +62,7 @@ _patch = Recipe(
 # The sizes of an earlier project. Small batches make the most of few images.
 _pixel = Recipe(
     "mnist-pixel-3.5m",
-    # With learned vectors alone, a few thousand steps must find out which pixel is above which.
-    PixelConfig(positions="learned_axial_rope"),
+    PixelConfig(),
     batch_size=16,
     epochs=1,
     about="one step a pixel; 3,480,576 parameters, as an earlier project had",
@@ -134,7 +133,9 @@ RECIPES: dict[str, Recipe] = {
         replace(
             _pixel,
             name="mnist-pixel-6.9m",
-            model=PixelConfig(dim=300, depth=6, num_heads=6, mlp_dim=1200),
+            model=PixelConfig(
+                dim=300, depth=6, num_heads=6, mlp_dim=1200, positions="learned_rope"
+            ),
             about="the same with 6,872,356 parameters; heads of 50, which refuse axial RoPE",
         ),
         replace(
@@ -145,7 +146,6 @@ RECIPES: dict[str, Recipe] = {
                 depth=8,
                 num_heads=12,
                 mlp_dim=3072,
-                positions="learned_axial_rope",
                 dropout=0.1,
             ),
             batch_size=128,

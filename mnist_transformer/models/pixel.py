@@ -35,7 +35,7 @@ class PixelConfig:
         num_levels: grey levels V; pixels are 0 to V - 1.
         dim, depth, num_heads, mlp_dim: the transformer.
         positions: a name of ``positions.POSITIONS``; the RoPEs want dim / num_heads to be a
-            multiple of 2 (rope) or 4 (the axial ones).
+            multiple of 2 (rope) or 4 (the axial ones). The default is the one of docs/positions.md.
         class_drop: share of training images that are shown without their class.
     """
 
@@ -47,7 +47,7 @@ class PixelConfig:
     depth: int = 4
     num_heads: int = 4
     mlp_dim: int = 1024
-    positions: str = "learned"
+    positions: str = "learned_axial_rope"
     dropout: float = 0.0
     class_drop: float = 0.1
 
