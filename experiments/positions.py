@@ -1,7 +1,7 @@
 """Which positional encoding is best, and did the old RoPE slant the digits?
 
     python -m experiments.positions
-    python -m experiments.positions --size 28 --schemes learned axial_rope --epochs 1 --seeds 0
+    python -m experiments.positions --size 28 --schemes learned learned_axial_rope --epochs 1 --seeds 0
 
 A small pixel model is trained on digits of 14x14 pixels with dropout, once a scheme and seed, on
 equally many images. An earlier project's RoPE on the head axis turns all tokens alike, so that a
