@@ -36,6 +36,7 @@ NUM_COUNTED = 10  # images whose operations are counted: one a class
 MAX_DRAWINGS = 200
 NUM_PASSES = 8  # timed of the old way's one a pixel
 PLAIN, THE_OLD_WAY = "plain", "no cache"
+BFLOAT16, COMPILED = "bfloat16", "compiled"
 
 Draw = Callable[[int], object]
 Tell = Callable[[str], None]
@@ -93,13 +94,13 @@ def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
         tell(f"{name} in bfloat16: not measured, {model.device} has no instructions for it")
     elif not isinstance(model, DDPM | MAR):  # which draw in it as they come
         rounded = _drawer(model, in_bfloat16=True)
-        subjects.append(Subject(name, "bfloat16", model.num_parameters, rounded, draw))
+        subjects.append(Subject(name, BFLOAT16, model.num_parameters, rounded, draw))
     compiled = copy.deepcopy(model)
     transformer = getattr(compiled, "transformer", None)
     if isinstance(transformer, Transformer):
         transformer.compile(dynamic=True)
         fast = _drawer(compiled)
-        subjects.append(Subject(name, "compiled", model.num_parameters, fast, draw, warm_up=True))
+        subjects.append(Subject(name, COMPILED, model.num_parameters, fast, draw, warm_up=True))
     return subjects
 
 
@@ -229,15 +230,15 @@ def race(
 
 
 def plot(rows: Iterable[Row]) -> bytes:
-    """PNG of images/s by model, plain ones and the old way, a dot a batch size."""
+    """PNG of images/s by model: plain ones, the old way and peers, a dot a batch size."""
     from matplotlib.figure import Figure
 
     rates: dict[str, dict[int, float]] = {}
     for row in rows:
         settings, figures = row["metrics"]["settings"], row["metrics"]["figures"]
-        old = settings["setting"].startswith(THE_OLD_WAY)
-        if old or settings["setting"] == PLAIN:
-            name = f"{settings['model']}, {THE_OLD_WAY}" if old else settings["model"]
+        name, setting = settings["model"], settings["setting"].split(",")[0]
+        if setting not in (BFLOAT16, COMPILED):
+            name = name if setting == PLAIN else f"{name}, {setting}"
             rates.setdefault(name, {})[settings["batch"]] = figures["images/s"]
     names = sorted(rates, key=lambda name: max(rates[name].values()))
     figure = Figure(figsize=(9, 1.2 + 0.3 * len(names)), layout="constrained")
