@@ -1,7 +1,7 @@
 """Which positional encoding is best, and did the old RoPE slant the digits?
 
     python -m experiments.positions
-    python -m experiments.positions --size 28 --schemes learned learned_axial_rope --epochs 1 --seeds 0
+    python -m experiments.positions --size 28 --schemes learned learned_axial_rope --seeds 0
 
 A small pixel model is trained on digits of 14x14 pixels with dropout, once a scheme and seed, on
 equally many images. An earlier project's RoPE on the head axis turns all tokens alike, so that a
@@ -17,6 +17,7 @@ atan(-mu_xy / mu_yy), with y pointing down. It is compared with that of real dig
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,9 +37,10 @@ from experiments.common import (
     save_plot,
 )
 from experiments.old_faults import keep_dropout_alive, turn_heads
-from mnist_transformer import trials
+from mnist_transformer import ledger, trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.evaluate import balanced_subset
+from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.recipes import RECIPES
@@ -49,6 +51,7 @@ REAL = "(real digits)"
 SMALL = PixelConfig(
     image_size=14, dim=128, depth=4, num_heads=4, mlp_dim=512, dropout=0.1, class_drop=0.0
 )
+NUM_SHOWN = 20
 FIGURES = (
     "validation bits/dim",
     "class agreement, %",
@@ -84,9 +87,10 @@ def main(
         dataset, config = half_size(dataset), SMALL
     quality = Quality(dataset, num_samples)
 
-    def measure(model: GenerativeModel, seed: int) -> Figures:
+    def measure(model: GenerativeModel, seed: int, scheme: str, dropout: str) -> Figures:
         bits = quality.bits(model)
         images, labels = quality.draw(model, seed)
+        show(images, size, scheme, dropout)
         return bits | quality.judged(images, labels) | slant_figures(images)
 
     settings = {"size": size, "positions": REAL, "dropout when drawing": "off", "epochs": epochs}
@@ -107,12 +111,19 @@ def main(
                     replace(pixel, name="trial", model=model, epochs=epochs),
                     dataset,
                     seed,
-                    measure,
+                    partial(measure, scheme=scheme, dropout=dropout),
                     change=faults(scheme == OLD, dropout == "on"),
                     trained_as=settings | {"positions": trained},
                     exact=True if dropout == "off" else None,
                 )
     save_plot(plot(size), "positions" if size == 14 else f"positions/{size}")
+
+
+def show(images: Tensor, size: int, scheme: str, dropout: str) -> None:
+    """Write the first digits drawn with a scheme: results/positions/<scheme>.png."""
+    name = (scheme if dropout == "off" else f"{scheme} with dropout").replace(" ", "-")
+    folder = ledger.results_folder() / "positions" / ("" if size == 14 else str(size))
+    save_png(enlarge(grid(images[:NUM_SHOWN], NUM_SHOWN, gap=2), 2), folder / f"{name}.png")
 
 
 def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
