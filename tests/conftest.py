@@ -7,7 +7,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 from helpers import TINY_PATCH
 
 from mnist_transformer import checkpoint
@@ -18,7 +17,6 @@ from mnist_transformer.models.classifier import ClassifierConfig
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained model that draws 28 x 28 images in no time."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    torch.manual_seed(0)  # else what it draws, mere noise, has black paper on some days only
     checkpoint.save(TINY_PATCH.build(), path, recipe="mnist-patch")
     return path
 

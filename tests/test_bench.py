@@ -58,6 +58,10 @@ def test_the_rest_of_a_drawing_is_extrapolated(monkeypatch: pytest.MonkeyPatch) 
     assert figures["drawings"] > 2
     # A drawing that is longer than the time for all is the only one.
     assert bench.measure(subject(lambda num_images: None), 1, CPU, 0.5)["drawings"] == 1
+    drawn: list[int] = []
+    compiled = subject(drawn.append)._replace(warm_up=True)  # the first one compiles
+    assert bench.measure(compiled, 1, CPU, 0.5)["drawings"] == 1
+    assert len(drawn) == 2
 
 
 def test_the_old_way_passes_over_all_pixels_before() -> None:
