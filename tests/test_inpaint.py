@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SPACES, all_images, make_digits, random_model
+from helpers import SPACES, TINY_PATCH, all_images, random_model
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
-from mnist_transformer import cli, images, inpaint
+from mnist_transformer import checkpoint, cli, inpaint
 from mnist_transformer.sampling import Keep
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -51,12 +51,16 @@ def test_an_image_of_the_right_size_is_left_as_it_is():
     assert changes == []
 
 
-def test_a_digit_as_we_save_it_comes_back_as_it_was():
-    # Not an untrained model's: its noise has no black paper.
-    digit = make_digits(1).train.images
-    images.save_png(images.enlarge(images.grid(digit, 1)), Path("7.png"))
+def test_a_digit_that_we_drew_comes_back_as_it_was():
+    torch.manual_seed(0)
+    model = TINY_PATCH.build()
+    # Little ink: else an untrained model's noise is on most of the border, which is no paper.
+    torch.nn.init.constant_(model.gate.output.bias, -2)
+    checkpoint.save(model, Path("tiny.safetensors"), recipe="mnist-patch")
+    assert cli.main(["draw", "7", "--model", "tiny.safetensors"]) == 0
     image, changes = inpaint.read_picture(Path("7.png"), 28)
-    assert torch.equal(image, digit[0])
+    drawn = cli.mnist_transformer.load("tiny.safetensors", "cpu").sample([7], [0])[0]
+    assert torch.equal(image, drawn)
     assert [change.split()[0] for change in changes] == ["scaled"]
 
 
