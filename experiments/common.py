@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mnist_transformer import checkpoint, evaluate, find_weights, ledger, trials
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.devices import to_device
-from mnist_transformer.images import figure_png
+from mnist_transformer.images import enlarge, figure_png, grid, save_png
 from mnist_transformer.ledger import Row
 from mnist_transformer.metrics import class_agreement, fd_cnn
 from mnist_transformer.models.base import GenerativeModel, Model, in_batches
@@ -236,6 +236,12 @@ def dots(
 def save_plot(figure: Figure, experiment: str) -> None:
     """Write results/<experiment>/plot.png."""
     save_figure(figure, ledger.results_folder() / experiment / "plot.png")
+
+
+def save_images(images: Tensor, columns: int, path: Path) -> None:
+    """Write a PNG file of images uint8 (B, C, H, W), row by row, twice as large."""
+    save_png(enlarge(grid(images, columns, gap=2), 2), path)
+    print(f"saved {path}")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

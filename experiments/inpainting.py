@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import mnist_transformer
-from experiments.common import Figures, is_done, model_name, record, save_plot
+from experiments.common import Figures, is_done, model_name, record, save_images, save_plot
 from mnist_transformer import evaluate, inpaint, ledger
 from mnist_transformer.data import Split, load_dataset
-from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.metrics import class_agreement
 from mnist_transformer.models.base import GenerativeModel, HasPixelNats, in_batches
 from mnist_transformer.sampling import Keep
@@ -135,8 +134,7 @@ def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadra
         completed[first].expand(-1, 3, -1, -1),
     ]
     path = ledger.results_folder() / "inpainting" / f"{name}-{quadrants}.png"
-    save_png(enlarge(grid(torch.cat(rows), columns=10, gap=2), 2), path)
-    print(f"saved {path}")
+    save_images(torch.cat(rows), 10, path)
 
 
 def plot_nats(name: str, model: GenerativeModel, test: Split) -> None:

@@ -34,13 +34,13 @@ from experiments.common import (
     record,
     results,
     run_cell,
+    save_images,
     save_plot,
 )
 from experiments.old_faults import keep_dropout_alive, turn_heads
 from mnist_transformer import ledger, trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.evaluate import balanced_subset
-from mnist_transformer.images import enlarge, grid, save_png
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.recipes import RECIPES
@@ -116,14 +116,19 @@ def main(
                     trained_as=settings | {"positions": trained},
                     exact=True if dropout == "off" else None,
                 )
-    save_plot(plot(size), "positions" if size == 14 else f"positions/{size}")
+    save_plot(plot(size), folder_of(size))
 
 
 def show(images: Tensor, size: int, scheme: str, dropout: str) -> None:
     """Write the first digits drawn with a scheme: results/positions/<scheme>.png."""
     name = (scheme if dropout == "off" else f"{scheme} with dropout").replace(" ", "-")
-    folder = ledger.results_folder() / "positions" / ("" if size == 14 else str(size))
-    save_png(enlarge(grid(images[:NUM_SHOWN], NUM_SHOWN, gap=2), 2), folder / f"{name}.png")
+    path = ledger.results_folder() / folder_of(size) / f"{name}.png"
+    save_images(images[:NUM_SHOWN], NUM_SHOWN, path)
+
+
+def folder_of(size: int) -> str:
+    """Where in results/ the pictures of this size are."""
+    return "positions" if size == 14 else f"positions/{size}"
 
 
 def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
