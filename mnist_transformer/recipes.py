@@ -105,6 +105,23 @@ RECIPES: dict[str, Recipe] = {
             max_seconds=2 * 60,
             about="the same without built-in guidance, to reach a figure soon",
         ),
+        # The size of experiments/smallest.py that came out best.
+        replace(
+            _patch,
+            name="mnist-patch-tiny",
+            model=replace(
+                _patch.model,
+                dim=96,
+                depth=3,
+                num_heads=3,
+                mlp_dim=384,
+                gate_width=48,
+                head_width=48,
+                head_mlp_dim=96,
+            ),
+            max_seconds=85 * 60,
+            about="the same with a seventh of the parameters",
+        ),
         # Without the law: attention finds some of it where each pixel is a token of its own.
         replace(
             _patch,

@@ -115,7 +115,9 @@ class Noise:
 
 def adjust_logits(logits_BV: Tensor, how: Sampling) -> Tensor:
     """Logits (B, V) after temperature, top-k and nucleus filtering, in float32."""
-    logits_BV = logits_BV.float() / how.temperature
+    logits_BV = logits_BV.float()
+    if how.temperature != 1:
+        logits_BV = logits_BV / how.temperature
     if how.top_k is not None and how.top_k < logits_BV.shape[-1]:
         least = logits_BV.topk(how.top_k).values[..., -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < least, float("-inf"))
@@ -139,8 +141,8 @@ def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Ten
     One uniform number decides one symbol, so the result depends on its own image's seed only.
     """
     cumulative = adjust_logits(logits_BV, how).softmax(-1).cumsum(-1)
-    # Scale by the last entry, since float sums may end just below 1, and stay below it: the
-    # first entry above the threshold is then a symbol of nonzero probability.
-    total = cumulative[:, -1]
-    threshold = torch.minimum(uniform_B * total, total.nextafter(total.new_zeros(())))
+    # Scale by the last entry, since float sums may end just below 1, and stay below it, as this
+    # factor does however it is rounded: the first entry above the threshold is then a symbol of
+    # nonzero probability.
+    threshold = uniform_B.clamp(max=1 - 2**-23) * cumulative[:, -1]
     return torch.searchsorted(cumulative, threshold.unsqueeze(-1), right=True).squeeze(-1)

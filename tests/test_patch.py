@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import TINY, moved
 
+from mnist_transformer.models import patch_sampler
 from mnist_transformer.models.patch_head import first_ink
 from mnist_transformer.models.patch_sampler import PatchSampler
 from mnist_transformer.sampling import Noise, Sampling
@@ -43,6 +44,35 @@ def test_drawing_with_images_dropped_from_the_cache_is_drawing_them_alone(model)
     assert num_inked.min() < num_inked.max()
     alone = torch.cat([model.sample([0], [seed]) for seed in seeds])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.8, top_k=5, guidance=2.0)])
+def test_pixels_drawn_from_guesses_are_those_drawn_one_by_one(model, how, monkeypatch):
+    seeds, labels = range(40), [seed % 3 for seed in range(40)]
+    one_by_one = model.sample(labels, seeds, how)
+    assert one_by_one.unique().numel() > 5
+    monkeypatch.setattr(patch_sampler, "FEW", 100)
+    assert torch.equal(model.sample(labels, seeds, how), one_by_one)
+
+
+def test_few_digits_are_drawn_in_fewer_passes(model, monkeypatch):
+    passes = []
+    logits = model.head.logits
+    monkeypatch.setattr(model.head, "logits", lambda *a: passes.append(few) or logits(*a))
+    for few in (0, 2):
+        monkeypatch.setattr(patch_sampler, "FEW", few)
+        for seed in range(10):
+            model.sample([1], [seed])
+    assert passes.count(2) < 0.9 * passes.count(0)
+
+
+def test_what_a_pixel_sees_is_the_same_by_rows_and_by_product(model):
+    around = torch.randint(0, 17, (5, len(model.around.slots)))  # 16 is outside
+    sampler = PatchSampler(model, torch.zeros(1).long(), Noise([0]), Sampling(), None)
+    before, own = around.split([model.around.num_before, model.around.num_own], 1)
+    seen = sampler._look(before, sampler.before_IS) + sampler._look(own, sampler.own_II)
+    weight = model.head.window_weight().flatten(2).flatten(0, 1)
+    torch.testing.assert_close(seen.flatten(1), model.around.embed(around) @ weight)
 
 
 def test_first_ink_is_the_corner_of_each_patch_on_the_canvas():

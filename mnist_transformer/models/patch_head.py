@@ -173,6 +173,17 @@ class PixelHead(nn.Module):
         seen = j - self.num_before < i and 0 <= row < reach and 0 <= column < reach
         return row * reach + column if seen else reach * reach
 
+    def contributions(self, features: Tensor) -> Tensor:
+        """What each grey level adds to a pixel at each offset: rows (offsets * levels, W).
+
+        In drawing a sum of its rows does what a product with the window does in training, a
+        tenth as soon: most of that product's weights are zeros.
+
+        Args:
+            features: (V + 1, E) of the levels, see ``Neighbourhood``.
+        """
+        return (features @ F.pad(self.window, (0, 0, 0, 0, 0, 1))).flatten(0, 1)
+
     def window_weight(self) -> Tensor:
         """The shared window, laid out for whole patches: (S, E, I, W)."""
         rows = F.pad(self.window.flatten(1), (0, 0, 0, 1))
@@ -190,24 +201,39 @@ class PixelHead(nn.Module):
         """Logits (N, I, V) of all pixels at once; ``around`` holds the S * E features."""
         weight = self.window_weight().flatten(2).flatten(0, 1)
         x_NX = self.told(state_ND, offset_N2) + around_NF @ weight
-        return self.logits(x_NX.unflatten(-1, (-1, self.width)), palette_NV[:, None], law_NIDV)
+        x_NIW = x_NX.unflatten(-1, (-1, self.width))
+        return self.logits(x_NIW, palette_NV[:, None], law_NIDV, self.readout())
 
     def told(self, state: Tensor, offset_N2: Tensor) -> Tensor:
         """What all pixels are told of the patch, from the states (..., N, D): (..., N, I * W)."""
         x = self.state(state)
         return x if self.corner is None else x + self.corner(offset_N2)
 
-    def logits(self, x: Tensor, palette: Tensor, law: Tensor | None) -> Tensor:
-        """Logits (..., V) from the summed inputs (..., W), the palette and the law (..., V)."""
+    def readout(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of all that is read off a pixel, as one product: V levels, copy ..."""
+        gates = [gate for gate in (self.copy, self.trust, self.direction) if gate is not None]
+        linears = [self.output, *gates]
+        return torch.cat([x.weight for x in linears]), torch.cat([x.bias for x in linears])
+
+    def logits(
+        self, x: Tensor, palette: Tensor, law: Tensor | None, readout: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Logits (..., V) from the summed inputs (..., W), the palette and the law (..., V).
+
+        Args:
+            readout: of ``readout()``, which drawing asks for once.
+        """
         for mlp in self.mlps:
             x = x + mlp(rms_norm(x))
-        x = rms_norm(x)
-        logits = torch.addcmul(self.output(x), self.copy(x), palette)
-        if self.trust is None or self.direction is None or law is None:
-            return logits
-        share = self.direction(x).float().softmax(-1)
+        read = F.linear(rms_norm(x), *readout)
+        if law is None:
+            level, copy = read.split([palette.shape[-1], 1], -1)
+            return torch.addcmul(level, copy, palette)
+        level, copy, trust, direction = read.split([palette.shape[-1], 1, 1, DIRECTIONS], -1)
+        logits = torch.addcmul(level, copy, palette)
+        share = direction.float().softmax(-1)
         law = (share[..., None, :] @ law).squeeze(-2).log()
-        return torch.addcmul(logits, self.trust(x), law)
+        return torch.addcmul(logits, trust, law)
 
 
 class Gate(nn.Module):
