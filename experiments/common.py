@@ -104,7 +104,8 @@ def run_cell(
 
     Args:
         measure: figures of the trained model, given the seed to draw with, beside its parameters
-            and training images/s.
+            and training images/s; with an exact likelihood also the validation bits/dim that
+            training ended with, which those of a changed model take the place of.
         change: made to the trained model before it is measured, as a checkpoint holds weights
             and no code.
         trained_as: the settings of the cell that it shares its training with, if another's.
@@ -116,10 +117,13 @@ def run_cell(
         weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report)
     model = to_device(checkpoint.load(weights))
     change(model)
-    _, images, seconds, _ = ledger.read_training(weights)
-    assert images is not None
-    assert seconds is not None
-    figures: Figures = {"training images/s": images / seconds, **measure(model, seed)}
+    trained = ledger.read_training(weights)
+    assert trained.images_seen is not None
+    assert trained.seconds is not None
+    figures: Figures = {"training images/s": trained.images_seen / trained.seconds}
+    if exact:
+        figures["validation bits/dim"] = trained.bits_per_dim
+    figures |= measure(model, seed)
     record(
         experiment,
         settings,
@@ -127,8 +131,8 @@ def run_cell(
         model,
         seed,
         exact=exact,
-        images_seen=images,
-        seconds=seconds,
+        images_seen=trained.images_seen,
+        seconds=trained.seconds,
     )
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from experiments.common import Figures, Quality, is_done, record, run_cell, save_plot
 from mnist_transformer.data import load_dataset
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.patch import Patch
 from mnist_transformer.recipes import RECIPES
 
@@ -57,9 +56,6 @@ def main(
 
     quality = Quality(dataset, num_samples)
 
-    def measure(trained: GenerativeModel, seed: int) -> Figures:
-        return {**quality.bits(trained), **quality.drawn(trained, seed)}
-
     for seed in seeds:
         for law in (True, False):
             run_cell(
@@ -73,7 +69,7 @@ def main(
                 ),
                 dataset,
                 seed,
-                measure,
+                quality.drawn,
             )
 
 

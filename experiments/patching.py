@@ -63,7 +63,6 @@ def main(
 
     def measure(model: GenerativeModel, seed: int) -> Figures:
         return {
-            **quality.bits(model),
             **quality.drawn(model, seed),
             "drawn images/s": sampling_speed(model, batch_size),
         }

@@ -72,7 +72,6 @@ def main(
 
     def measure(model: GenerativeModel, seed: int) -> Figures:
         return {
-            **quality.bits(model),
             **quality.drawn(model, seed),
             "drawn images/s at 1": sampling_speed(model, 1),
             SPEED: sampling_speed(model, 256),

@@ -86,12 +86,14 @@ class Training(NamedTuple):
     Attributes:
         recipe: its recipe, else the name of its file.
         curve: its validation figures, see ``runlog.validation_curve``.
+        bits_per_dim: of the whole validation split, at its end.
     """
 
     recipe: str
     images_seen: int | None
     seconds: float | None
     curve: list[list[float]] | None
+    bits_per_dim: float | None
 
 
 def read_training(weights: Path) -> Training:
@@ -99,11 +101,13 @@ def read_training(weights: Path) -> Training:
     from mnist_transformer import checkpoint
 
     notes = checkpoint.read_notes(weights)
+    bits = notes.get("validation_bits_per_dim")
     return Training(
         recipe=notes.get("recipe", weights.stem),
         images_seen=int(notes["images"]) if "images" in notes else None,
         seconds=float(notes["seconds"]) if "seconds" in notes else None,
         curve=json.loads(notes["curve"]) if "curve" in notes else None,
+        bits_per_dim=float(bits) if bits else None,
     )
 
 

@@ -119,7 +119,7 @@ RECIPES: dict[str, Recipe] = {
                 head_width=48,
                 head_mlp_dim=96,
             ),
-            max_seconds=85 * 60,
+            max_seconds=75 * 60,
             about="the same with a seventh of the parameters",
         ),
         # Without the law: attention finds some of it where each pixel is a token of its own.

@@ -16,7 +16,7 @@ from typing import Any
 
 from mnist_transformer import checkpoint, ledger, trials
 from mnist_transformer.ledger import Row
-from mnist_transformer.runlog import read_metrics
+from mnist_transformer.runlog import plot_losses, read_metrics
 from mnist_transformer.trials import NOTHING, markdown
 
 _MARKED = re.compile(r"<!-- ledger:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /ledger -->", re.DOTALL)
@@ -321,6 +321,26 @@ def collect(row: Row, run: Path, results: Path) -> list[Path]:
     return written
 
 
+def draw_curve(row: Row, results: Path) -> list[Path]:
+    """Plot what a row says of its validations, where no plot of its run was collected.
+
+    Returns:
+        The files that were written.
+    """
+    path = results / row["recipe"] / "loss.png"
+    curve = row["metrics"].get("curve")
+    if path.is_file() or not curve or "bits_per_dim" not in row["metrics"]:
+        return []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        plot_losses(
+            {"kind": "validation", "seconds": seconds, "images": images, "bits_per_dim": bits}
+            for seconds, images, bits in curve
+        )
+    )
+    return [path]
+
+
 def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
     """Render README.md and docs/*.md and collect the runs; return the files that changed.
 
@@ -346,4 +366,5 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
             written.append(page)
     for recipe, row in rows.items():
         written += collect(row, runs / recipe, root / "results")
+        written += draw_curve(row, root / "results")
     return written

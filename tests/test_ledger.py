@@ -200,6 +200,16 @@ def test_report_renders_pages_and_collects_runs(tmp_path: Path) -> None:
     assert not report.report(tmp_path)
 
 
+def test_report_plots_the_validations_of_a_run_that_is_gone(tmp_path: Path) -> None:
+    measured = row()
+    measured["metrics"]["curve"] = [[60.0, 1000, 0.9], [120.0, 2000, 0.8]]
+    ledger.append(measured, tmp_path / "results" / "ledger.jsonl")
+    (tmp_path / "README.md").touch()
+    assert report.report(tmp_path) == [tmp_path / "results" / "tiny" / "loss.png"]
+    assert (tmp_path / "results" / "tiny" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not report.report(tmp_path)
+
+
 def test_report_without_a_readme_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"README\.md is missing"):
         report.report(tmp_path)

@@ -228,9 +228,7 @@ class PatchSampler:
         if len(rows_N) <= FEW and not any_kept:
             own_NI = self._from_guesses(logits_of, uniform_NI)
         else:
-            own_NI = self._one_by_one(
-                logits_of, uniform_NI, rows_N, kept_NI if any_kept else None
-            )
+            own_NI = self._one_by_one(logits_of, uniform_NI, rows_N, kept_NI if any_kept else None)
         self.padded_R[rows_N[:, None], own_slots_NI] = own_NI
         self.previous_RI[rows_N] = own_NI
         if self.model.law is not None:
