@@ -322,15 +322,15 @@ def collect(row: Row, run: Path, results: Path) -> list[Path]:
 
 
 def draw_curve(row: Row, results: Path) -> list[Path]:
-    """Plot what a row says of its validations, where no plot of its run was collected.
+    """Plot a row's exact validation bits/dim, where no plot of its run was collected.
 
     Returns:
         The files that were written.
     """
     path = results / row["recipe"] / "loss.png"
     curve = row["metrics"].get("curve")
-    if path.is_file() or not curve or "bits_per_dim" not in row["metrics"]:
-        return []
+    if path.is_file() or not curve or "bits_per_dim" not in row["metrics"] or not row["exact"]:
+        return []  # as in ``curve_table``
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
         plot_losses(

@@ -176,8 +176,8 @@ class PixelHead(nn.Module):
     def contributions(self, features: Tensor) -> Tensor:
         """What each grey level adds to a pixel at each offset: rows (offsets * levels, W).
 
-        In drawing a sum of its rows does what a product with the window does in training, a
-        tenth as soon: most of that product's weights are zeros.
+        In drawing a sum of its rows does what a product with the window does in training, in
+        a tenth of the time: most of that product's weights are zeros.
 
         Args:
             features: (V + 1, E) of the levels, see ``Neighbourhood``.
