@@ -170,13 +170,17 @@ def copies_table(rows: Mapping[str, Row]) -> str:
     )
 
 
+def _exact_curve(row: Row) -> list[list[float]]:
+    """(seconds, images, bits/dim) at each validation; [] if they are of another loss or a bound."""
+    exact = "bits_per_dim" in row["metrics"] and row["exact"]
+    return row["metrics"].get("curve", []) if exact else []
+
+
 def curve_table(rows: Mapping[str, Row]) -> str:
     """Exact validation bits/dim on the way: the first after each of some lengths, and the last."""
     body = []
     for row in _having(rows, "drawn"):
-        if "bits_per_dim" not in row["metrics"] or not row["exact"]:
-            continue  # its curve is of another loss, or of a bound
-        curve = row["metrics"].get("curve", [])
+        curve = _exact_curve(row)
         last = len(curve) - 1
         chosen = {
             next((i for i, x in enumerate(curve) if x[0] >= 60 * m), last) for m in _CURVE_MINUTES
@@ -328,9 +332,9 @@ def draw_curve(row: Row, results: Path) -> list[Path]:
         The files that were written.
     """
     path = results / row["recipe"] / "loss.png"
-    curve = row["metrics"].get("curve")
-    if path.is_file() or not curve or "bits_per_dim" not in row["metrics"] or not row["exact"]:
-        return []  # as in ``curve_table``
+    curve = _exact_curve(row)
+    if path.is_file() or not curve:
+        return []
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
         plot_losses(
