@@ -165,7 +165,7 @@ RECIPES: dict[str, Recipe] = {
                 mlp_dim=3072,
                 dropout=0.1,
             ),
-            batch_size=128,
+            batch_size=32,
             adamw_lr=1e-3,
             epochs=15,
             about="the same with 57,627,136 parameters; to be trained on a GPU",

@@ -46,12 +46,14 @@ def sampling_speed(
     return batch_size / median(seconds[1:])
 
 
-def matmul_peak(device: torch.device | str = "cpu", size: int = 2048) -> tuple[float, str]:
+def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> tuple[float, str]:
     """Floating-point operations a second of a size x size matrix product, and its dtype.
 
-    The better of float32 and, where the device has it in hardware, bfloat16.
+    The better of float32 and, where the device has it in hardware, bfloat16. By default as
+    large as it takes to be busy with nothing else: 2,048 on a CPU, 8,192 on a GPU.
     """
     device = torch.device(device)
+    size = size or (2048 if device.type == "cpu" else 8192)
     dtypes = {torch.float32, fast_dtype(device)}
     rates = [(_matmul_rate(size, d, device), str(d).removeprefix("torch.")) for d in dtypes]
     return max(rates)
@@ -96,10 +98,31 @@ def _attention_backward(
     return _attention_forward(q, k, v, dropout, causal) * 5 // 2
 
 
-# torch counts its fused attention on GPUs, but not the kernel for CPUs.
+def _attention_backward_on_gpu(
+    gradient: torch.Size,
+    q: torch.Size,
+    k: torch.Size,
+    v: torch.Size,
+    out: torch.Size,
+    logsumexp: torch.Size,
+    cumulative_q: object,
+    cumulative_k: object,
+    max_q: int,
+    max_k: int,
+    dropout: float,
+    causal: bool,
+    *unused: object,
+    **unused_too: object,
+) -> int:
+    return _attention_backward(gradient, q, k, v, out, logsumexp, dropout, causal)
+
+
+# torch does not count the kernel for CPUs, and on GPUs takes causal attention for a full one.
 _ATTENTION_FLOPS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten._scaled_dot_product_flash_attention: _attention_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_backward: _attention_backward_on_gpu,
 }
 
 
@@ -135,7 +158,7 @@ def throughput(
     *,
     batch_size: int | None = None,
     num_steps: int = 10,
-    peak_size: int = 2048,
+    peak_size: int | None = None,
     report: Progress = quiet,
 ) -> Throughput:
     """Train a copy of the model for a few steps, as the recipe does, and count.
@@ -143,7 +166,7 @@ def throughput(
     Args:
         split: real images, because what a step costs may depend on them.
         batch_size: images a step; the recipe's by default.
-        peak_size: rows and columns of the product that measures the peak.
+        peak_size: rows and columns of the product that measures the peak, see ``matmul_peak``.
 
     Raises:
         ValueError: the split holds less than a batch.

@@ -191,6 +191,14 @@ class _Run:
     def _now(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
+    def _between_validations(self) -> float:
+        """Seconds, by the length of the run; of one in epochs as far as its progress tells."""
+        length = self.recipe.max_seconds
+        if length is None:
+            length = self.seconds / self.progress if self.progress else 0.0
+        least, most = VALIDATE_SECONDS
+        return min(max(length / 40, least), most)
+
     def skip_pause(self) -> None:
         """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
         self.started += max(0.0, self._now() - self.seconds)
@@ -227,10 +235,7 @@ class _Run:
         if self.step:
             self.tell(f"going on from step {self.step:,}")
         self.parallel = self.accelerator.prepare(self.model)
-        least, most = VALIDATE_SECONDS
-        if self.recipe.max_seconds is not None:
-            most = min(max(self.recipe.max_seconds / 40, least), most)
-        self.validating = Clock(most, self.seconds)
+        self.validating = Clock(self._between_validations(), self.seconds)
         self.saving = Clock(SAVE_SECONDS, self.seconds)
         self.logging = Clock(LOG_SECONDS, self.seconds)
         self.reporting = Clock(REPORT_SECONDS, self.seconds)
@@ -333,7 +338,8 @@ class _Run:
             if self.progress < 1 and self.validating.due(self.seconds):
                 self._log_validation(VALIDATE_IMAGES)
                 took = self._now() - self.seconds
-                self.validating.every = max(self.validating.every, took / VALIDATE_SHARE)
+                every = self._between_validations()
+                self.validating.every = max(every, took / VALIDATE_SHARE)
         except OSError as error:
             self.tell(f"could not write the records: {error}")
 
