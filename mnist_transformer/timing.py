@@ -9,10 +9,11 @@ import copy
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverloadPacket
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_transformer import optim
@@ -70,59 +71,32 @@ def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, repeats: i
     return 2 * size**3 / min(seconds[1:])
 
 
-def _attention_forward(
-    q: torch.Size,
-    k: torch.Size,
-    v: torch.Size,
-    dropout: float = 0.0,
-    causal: bool = False,
-    **unused: object,
-) -> int:
-    """Two matrix products a head; a causal kernel skips half of either."""
-    batch, heads, num_queries, head_dim = q
-    return 4 * batch * heads * num_queries * k[2] * head_dim // (2 if causal else 1)
+def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..., int]:
+    """What counts a fused kernel: so many matrix products a head, of which a causal one skips half.
 
+    The kernels take their arguments in different orders, but give them the same names.
+    """
+    names = [argument.name for argument in kernel.default._schema.arguments]
 
-def _attention_backward(
-    gradient: torch.Size,
-    q: torch.Size,
-    k: torch.Size,
-    v: torch.Size,
-    out: torch.Size,
-    logsumexp: torch.Size,
-    dropout: float,
-    causal: bool,
-    **unused: object,
-) -> int:
-    """Five: the scores again, and the gradients of weights, values, queries and keys."""
-    return _attention_forward(q, k, v, dropout, causal) * 5 // 2
+    def count(*arguments: Any, **others: Any) -> int:
+        given = dict(zip(names, arguments, strict=False)) | others
+        (batch, heads, num_queries, head_dim), num_keys = given["query"], given["key"][2]
+        share = 2 if given.get("is_causal", False) else 1
+        return 2 * num_products * batch * heads * num_queries * num_keys * head_dim // share
 
-
-def _attention_backward_on_gpu(
-    gradient: torch.Size,
-    q: torch.Size,
-    k: torch.Size,
-    v: torch.Size,
-    out: torch.Size,
-    logsumexp: torch.Size,
-    cumulative_q: object,
-    cumulative_k: object,
-    max_q: int,
-    max_k: int,
-    dropout: float,
-    causal: bool,
-    *unused: object,
-    **unused_too: object,
-) -> int:
-    return _attention_backward(gradient, q, k, v, out, logsumexp, dropout, causal)
+    return count
 
 
 # torch does not count the kernel for CPUs, and on GPUs takes causal attention for a full one.
+# Forward two products; backward five: the scores again, and the gradients of weights, values,
+# queries and keys.
 _ATTENTION_FLOPS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    torch.ops.aten._scaled_dot_product_flash_attention: _attention_forward,
-    torch.ops.aten._scaled_dot_product_flash_attention_backward: _attention_backward_on_gpu,
+    getattr(torch.ops.aten, name): _attention_flops(getattr(torch.ops.aten, name), num_products)
+    for kernel in ("flash_attention_for_cpu", "flash_attention", "cudnn_attention")
+    for name, num_products in (
+        (f"_scaled_dot_product_{kernel}", 2),
+        (f"_scaled_dot_product_{kernel}_backward", 5),
+    )
 }
 
 

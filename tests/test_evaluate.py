@@ -257,22 +257,21 @@ def test_throughput_counts_operations_and_leaves_the_model_alone() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_attention_on_a_gpu_counts_as_on_a_cpu() -> None:
-    """A causal kernel does half the work, forward and backward; shapes are all that counts."""
-    aten = torch.ops.aten
+@pytest.mark.parametrize("kernel", ["flash_attention_for_cpu", "flash_attention"])
+def test_causal_attention_counts_half_on_any_device(kernel: str) -> None:
+    """Forward and backward; shapes are all that counts."""
+    forward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}")
+    backward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward")
+    q, k, v = (torch.empty(2, 3, 16, 8, dtype=torch.bfloat16, device="meta") for _ in "qkv")
 
     def work(causal: bool) -> None:
-        q, k, v = (torch.empty(2, 3, 16, 8, dtype=torch.bfloat16, device="meta") for _ in "qkv")
-        out, logsumexp, *lengths, state, unused, _ = aten._scaled_dot_product_flash_attention(
-            q, k, v, 0.0, causal
-        )
-        aten._scaled_dot_product_flash_attention_backward(
-            out, q, k, v, out, logsumexp, *lengths, 0.0, causal, state, unused
-        )
+        out, logsumexp, *rest = forward(q, k, v, 0.0, causal)
+        # Lengths, and behind them the state of the generator, of the kernel for GPUs alone.
+        backward(out, q, k, v, out, logsumexp, *rest[:4], 0.0, causal, *rest[4:6])
 
-    full = 2 * 2 * 3 * 16 * 16 * 8  # one matrix product of every head
-    assert timing.count_flops(lambda: work(causal=False)) == 7 * full
-    assert timing.count_flops(lambda: work(causal=True)) == 7 * full / 2
+    product = 2 * 2 * 3 * 16 * 16 * 8
+    assert timing.count_flops(lambda: work(causal=False)) == 7 * product
+    assert timing.count_flops(lambda: work(causal=True)) == 7 * product / 2
 
 
 @pytest.mark.skipif(
