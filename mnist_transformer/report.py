@@ -80,6 +80,10 @@ def _duration(row: Row) -> str:
     return NOTHING if row["seconds"] is None else f"{row['seconds'] / 60:.0f} min"
 
 
+def _device(row: Row) -> str:
+    return str(row["device"])
+
+
 def _bits(row: Row) -> str:
     bits = row["metrics"].get("bits_per_dim")
     return ("≤ " if bits is not None and not row["exact"] else "") + _number(bits, 3)
@@ -147,6 +151,7 @@ def speed_table(rows: Mapping[str, Row]) -> str:
             ),
             ("drawn images/s at batch 1", _figure("images_per_second", "1", digits=1)),
             ("at batch 256", _figure("images_per_second", "256", digits=0)),
+            ("measured on", _device),
         ],
         _having(rows, "drawn"),
     )
@@ -189,6 +194,22 @@ def curve_table(rows: Mapping[str, Row]) -> str:
             seconds, images, bits = curve[index]
             body.append([row["recipe"], f"{seconds / 60:.0f}", f"{images:,.0f}", f"{bits:.3f}"])
     return markdown(["model", "minutes", "images seen", "validation bits/dim"], body)
+
+
+def pixel_table(rows: Mapping[str, Row]) -> str:
+    """What the pixel models came to, on the validation split too, as an earlier project's did."""
+    return _table(
+        [
+            ("model", _name),
+            ("parameters", lambda row: f"{row['parameters']:,}"),
+            ("measured on", _device),
+            ("images seen", lambda row: _number(row["images_seen"], 0)),
+            ("training", _duration),
+            ("validation bits/dim", _figure("bits_per_dim_val", digits=3)),
+            ("test bits/dim", _bits),
+        ],
+        (row for row in _having(rows, "bits_per_dim_val") if _name(row).startswith("mnist-pixel-")),
+    )
 
 
 def tokenizer_table(rows: Mapping[str, Row]) -> str:
@@ -250,6 +271,7 @@ TABLES: dict[str, Callable[[Mapping[str, Row]], str]] = {
     "speed": speed_table,
     "copies": copies_table,
     "curve": curve_table,
+    "pixel": pixel_table,
     "tokenizers": tokenizer_table,
     "codes": codes_table,
     "classifier": classifier_table,

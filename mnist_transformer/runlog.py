@@ -110,10 +110,13 @@ class RunLog:
         known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
         self.accelerator.log(known, step=record.step)
 
-    def add_validation(self, record: Record, validation: Validation, model: Model) -> None:
-        """Append a line and redraw the plot and the samples; raises OSError likewise."""
+    def add_validation(self, record: Record, validation: Validation) -> None:
+        """Append a line; raises OSError likewise."""
         measured = asdict(validation)
         self.add("validation", record, measured | measured.pop("figures"))
+
+    def redraw(self, model: Model) -> None:
+        """Draw the plot and the samples anew; raises OSError likewise."""
         write_atomic(self.folder / "loss.png", plot_losses(self.lines))
         if isinstance(model, GenerativeModel):
             labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)

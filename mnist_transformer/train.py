@@ -337,6 +337,7 @@ class _Run:
                 self._log_training()
             if self.progress < 1 and self.validating.due(self.seconds):
                 self._log_validation(VALIDATE_IMAGES)
+                self.log.redraw(self.averaged)
                 took = self._now() - self.seconds
                 every = self._between_validations()
                 self.validating.every = max(every, took / VALIDATE_SHARE)
@@ -362,7 +363,7 @@ class _Run:
             validation = validate(model, self.val.part(0, num_images), mix(self.seed, 3))
         record = self.record(f"validation: {validation}")
         self.report(record)
-        self.log.add_validation(record, validation, model)
+        self.log.add_validation(record, validation)
         self.model.train()
         return validation
 
@@ -383,5 +384,6 @@ class _Run:
             if validation.bits_per_dim is not None:
                 notes["validation_bits_per_dim"] = f"{validation.bits_per_dim:.6f}"
             checkpoint.save(self.averaged, self.weights_path, dtype=torch.float32, **notes)
+            self.log.redraw(self.averaged)  # after the weights: samples can take minutes
             self.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

@@ -60,6 +60,16 @@ def test_a_finished_run_says_so(whole):
     assert "finished" in messages[0]
 
 
+def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(runlog.RunLog, "redraw", killed)
+    with pytest.raises(Killed):
+        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    assert "validation_bits_per_dim" in checkpoint.read_notes(tmp_path / "model.safetensors")
+
+
 def test_overfits_one_batch(tmp_path):
     config = replace(TINY, class_drop=0.0)
     recipe = replace(RECIPE, model=config, epochs=120, ema=0.0, adamw_lr=1e-2)
