@@ -92,7 +92,12 @@ def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..
 # queries and keys.
 _ATTENTION_FLOPS = {
     getattr(torch.ops.aten, name): _attention_flops(getattr(torch.ops.aten, name), num_products)
-    for kernel in ("flash_attention_for_cpu", "flash_attention", "cudnn_attention")
+    for kernel in (
+        "flash_attention_for_cpu",
+        "flash_attention",
+        "cudnn_attention",
+        "efficient_attention",
+    )
     for name, num_products in (
         (f"_scaled_dot_product_{kernel}", 2),
         (f"_scaled_dot_product_{kernel}_backward", 5),
