@@ -198,6 +198,7 @@ def curve_table(rows: Mapping[str, Row]) -> str:
 
 def pixel_table(rows: Mapping[str, Row]) -> str:
     """What the pixel models came to, on the validation split too, as an earlier project's did."""
+    found = [r for r in _having(rows, "bits_per_dim_val") if _name(r).startswith("mnist-pixel-")]
     return _table(
         [
             ("model", _name),
@@ -208,7 +209,7 @@ def pixel_table(rows: Mapping[str, Row]) -> str:
             ("validation bits/dim", _figure("bits_per_dim_val", digits=3)),
             ("test bits/dim", _bits),
         ],
-        (row for row in _having(rows, "bits_per_dim_val") if _name(row).startswith("mnist-pixel-")),
+        sorted(found, key=lambda row: row["parameters"]),
     )
 
 

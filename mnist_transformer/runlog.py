@@ -187,8 +187,10 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
         for kind, style in [("train", "-"), ("validation", "o-")]:
             chosen = [x for x in lines if x["kind"] == kind and x.get(unit) is not None]
             values = [x[unit] for x in chosen]
+            if not values:
+                continue
             axes.plot([x[place] * scale for x in chosen], values, style, label=kind, lw=1, ms=3)
-            if kind == "validation" and values:
+            if kind == "validation":
                 axes.annotate(f"{values[-1]:.3f}", (chosen[-1][place] * scale, values[-1]))
         shown = [x[unit] for x in lines if x.get(unit) is not None and math.isfinite(x[unit])]
         if shown:
