@@ -72,7 +72,7 @@ def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, repeats: i
 
 
 def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..., int]:
-    """What counts a fused kernel: so many matrix products a head, of which a causal one skips half.
+    """What counts a fused kernel: ``num_products`` a head, of which a causal one skips half.
 
     The kernels take their arguments in different orders, but give them the same names.
     """
