@@ -16,12 +16,11 @@ from functools import partial
 from statistics import median
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.common import is_done, peak_memory, record, results, save_plot
+from experiments.common import is_done, peak_memory, record, results, save_plot, start
 from mnist_transformer.devices import fast_dtype
 from mnist_transformer.timing import now
 from mnist_transformer.transformer import plain_attention
@@ -136,4 +135,4 @@ def plot() -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

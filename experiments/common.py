@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,13 +27,19 @@ from mnist_transformer.metrics import class_agreement, fd_cnn
 from mnist_transformer.models.base import GenerativeModel, Model, in_batches
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.sampling import Sampling
-from mnist_transformer.terminal import stages, training
+from mnist_transformer.terminal import exit_code, stages, training
 from mnist_transformer.train import train
 
 RUNS = Path("runs/trials")
 MIB = 2**20
 PLAIN = Sampling()
 Figures = dict[str, float | None]
+
+
+def start(main: Callable[..., None], description: str | None) -> None:
+    """Run an experiment as its command line asks, and exit as the project's own verbs do."""
+    program = Path(sys.argv[0]).stem
+    sys.exit(exit_code(program, lambda: tyro.cli(main, description=description)))
 
 
 def results(experiment: str) -> list[Row]:

@@ -10,10 +10,9 @@ set: it belongs to each schedule's own model, with its own lowest noise level.
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import Figures, Quality, dots, results, run_cell, save_plot
+from experiments.common import Figures, Quality, dots, results, run_cell, save_plot, start
 from mnist_transformer import evaluate, trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
@@ -101,4 +100,4 @@ def plot() -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

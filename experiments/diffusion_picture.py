@@ -7,11 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.common import save_figure
+from experiments.common import save_figure, start
 from mnist_transformer import load
 from mnist_transformer.data import load_dataset
 from mnist_transformer.diffusion import to_signed
@@ -106,4 +105,4 @@ def _panels(rows: list[tuple[str, list[Tensor]]]) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

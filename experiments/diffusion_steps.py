@@ -12,17 +12,9 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import (
-    Quality,
-    is_done,
-    model_name,
-    record,
-    results,
-    save_plot,
-)
+from experiments.common import Quality, is_done, model_name, record, results, save_plot, start
 from mnist_transformer import evaluate, load, trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
@@ -125,4 +117,4 @@ def plot() -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -12,12 +12,11 @@ the lower rows given the upper ones (which come first in raster order, so these 
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import mnist_transformer
-from experiments.common import Figures, is_done, model_name, record, save_images, save_plot
+from experiments.common import Figures, is_done, model_name, record, save_images, save_plot, start
 from mnist_transformer import evaluate, inpaint, ledger
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.metrics import class_agreement
@@ -156,4 +155,4 @@ def plot_nats(name: str, model: GenerativeModel, test: Split) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -13,11 +13,10 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.common import Figures, Quality, is_done, record, run_cell, save_plot
+from experiments.common import Figures, Quality, is_done, record, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.patch import Patch
 from mnist_transformer.recipes import RECIPES
@@ -165,4 +164,4 @@ def plot(model: Patch, images: Tensor, known: list[Known]) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -11,10 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import Figures, Quality, dots, results, run_cell, save_plot
+from experiments.common import Figures, Quality, dots, results, run_cell, save_plot, start
 from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
@@ -99,4 +98,4 @@ def plot() -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

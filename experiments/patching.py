@@ -10,10 +10,9 @@ before, as in a transformer that emits whole patches. Both likelihoods are exact
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import Figures, Quality, results, run_cell, save_plot
+from experiments.common import Figures, Quality, results, run_cell, save_plot, start
 from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
@@ -110,4 +109,4 @@ def plot() -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -11,9 +11,8 @@ the optimizer keeps, and activations, which grow with the batch.
 from pathlib import Path
 
 import torch
-import tyro
 
-from experiments.common import Figures, is_done, peak_memory, record
+from experiments.common import Figures, is_done, peak_memory, record, start
 from mnist_transformer import timing
 from mnist_transformer.data import Split, load_dataset
 from mnist_transformer.devices import to_device
@@ -78,4 +77,4 @@ def measure(model: Pixel, recipe: Recipe, split: Split, batch_size: int, num_ste
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from experiments.common import (
     run_cell,
     save_images,
     save_plot,
+    start,
 )
 from experiments.old_faults import keep_dropout_alive, turn_heads
 from mnist_transformer import ledger, trials
@@ -184,4 +184,4 @@ def plot(size: int) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 import mnist_transformer
@@ -29,6 +28,7 @@ from experiments.common import (
     results,
     run_cell,
     save_plot,
+    start,
 )
 from mnist_transformer import asking, ledger, llm, prompt_corpus, prompt_grammar, trials
 from mnist_transformer.data import Dataset, load_dataset, states
@@ -319,4 +319,4 @@ def plot_by_number() -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -19,7 +19,7 @@ from mnist_transformer.chat import KEY_VARIABLE
 from mnist_transformer.ledger import clean_command
 from mnist_transformer.llm import MODEL, weights
 from mnist_transformer.prompt_writer import write_corpus
-from mnist_transformer.terminal import complain, say, stages
+from mnist_transformer.terminal import exit_code, say, stages
 
 
 def main(n: int = 400, out: Path = Path("prompts_smollm2.jsonl"), seed: int = 0) -> None:
@@ -56,8 +56,4 @@ def main(n: int = 400, out: Path = Path("prompts_smollm2.jsonl"), seed: int = 0)
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except (OSError, ValueError) as error:
-        complain(str(error))
-        sys.exit(2)
+    sys.exit(exit_code("prompts_corpus", lambda: tyro.cli(main)))

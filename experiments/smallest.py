@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import Figures, Quality, results, run_cell, save_plot
+from experiments.common import Figures, Quality, results, run_cell, save_plot, start
 from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models.base import GenerativeModel
@@ -137,4 +136,4 @@ def pareto(
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -12,10 +12,19 @@ A second plot shows, from the log of the recipe mnist-vqvae, how its codes came 
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
 from matplotlib.figure import Figure
 
-from experiments.common import RUNS, Figures, Quality, dots, is_done, results, run_cell, save_plot
+from experiments.common import (
+    RUNS,
+    Figures,
+    Quality,
+    dots,
+    is_done,
+    results,
+    run_cell,
+    save_plot,
+    start,
+)
 from mnist_transformer import ledger, trials
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models.base import in_batches
@@ -148,4 +157,4 @@ def usage_plot(recipe: str = "mnist-vqvae") -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

@@ -10,11 +10,10 @@ sees, those of all scales up to its own.
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 import mnist_transformer
-from experiments.common import save_figure
+from experiments.common import save_figure, start
 from mnist_transformer import ledger
 from mnist_transformer.models.var import Var
 
@@ -69,4 +68,4 @@ def picture(model: Var, digit: int, seed: int) -> Figure:
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    start(main, __doc__)

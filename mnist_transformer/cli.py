@@ -1,6 +1,5 @@
 """Small generative image models: draw with them, train them, measure them."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,7 +13,7 @@ from mnist_transformer.commands.draw import draw, inpaint
 from mnist_transformer.commands.measure import bench, evaluate, list_models, report
 from mnist_transformer.commands.prompts import prompts
 from mnist_transformer.commands.train import train
-from mnist_transformer.terminal import complain, say
+from mnist_transformer.terminal import exit_code, say
 
 VERBS: dict[str, Callable[..., None]] = {
     "draw": draw,
@@ -37,26 +36,12 @@ def parse_and_run(arguments: Sequence[str], verbs: dict[str, Callable[..., None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 (error), 130 (Ctrl-C), 141 (pipe closed)."""
+    """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         say(f"{PROG} {mnist_transformer.__version__}")
         return 0
-    try:
-        parse_and_run(arguments)
-    except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        complain(f"{PROG}: {place}{error.strerror or error}")
-        return 2
-    except ValueError as error:
-        complain(f"{PROG}: {error}")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code(PROG, lambda: parse_and_run(arguments))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ is a terminal.
 """
 
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,25 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """A line on standard error, as it is."""
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def exit_code(program: str, run: Callable[[], object]) -> int:
+    """Run a program, say what fails, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
+    try:
+        run()
+    except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{program}: {place}{error.strerror or error}")
+        return 2
+    except ValueError as error:
+        complain(f"{program}: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def show(picture: "Image") -> None:

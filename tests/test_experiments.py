@@ -172,6 +172,18 @@ def test_patching(small_world: Path) -> None:
     assert independent["exact"] is True
 
 
+def test_bad_input_is_one_sentence(
+    small_world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["experiments/patching.py", "--patch-sizes", "3"])
+    with pytest.raises(SystemExit) as exit:
+        common.start(patching.main, patching.__doc__)
+    assert exit.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("patching: image_size is ")
+    assert said.endswith("expected a multiple of patch_size 3\n")
+
+
 def test_smallest(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smallest, "SIZES", ((8, 1, 2, 8, 1), (16, 1, 2, 8, 1)))
 
