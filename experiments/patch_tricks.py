@@ -56,7 +56,7 @@ def main(
         num_samples: Digits to draw from each.
     """
     torch.set_num_threads(1)
-    training.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[attr-defined]
+    training.time = SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
     flagship = RECIPES["mnist-patch-speedrun"]

@@ -21,6 +21,7 @@ EXPERIMENTS = (
     "patching",
     "level-law",
     "level-law-training",
+    "patch-tricks",
     "smallest",
     "var",
     "diffusion",
