@@ -1,0 +1,86 @@
+"""Golden figures of the shipped weights: a refactor leaves losses and drawn bytes as they are.
+
+``python tests/test_golden_shipped.py`` records them. Losses hold on every machine. Bytes hold
+where float32 arithmetic is the same to the last bit as where they were recorded, which
+``arithmetic`` tells.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import mnist_transformer
+from mnist_transformer import checkpoint
+from mnist_transformer.data import load_dataset
+
+GOLDEN = Path(__file__).with_name("golden_shipped.json")
+DRAWN = {
+    "mnist-pixel-3.5m": 1,
+    "mnist-patch": 10,
+    "mnist-patch-tiny": 10,
+    "mnist-prompt-scratch": 3,
+    "mnist-var": 10,
+    "mnist-vq-raster": 10,
+    "mnist-mar": 4,
+    "mnist-ddpm": 4,
+}
+MODELS = (*DRAWN, "mnist-vqvae", "mnist-cnn", "mnist-prompt-smollm2")
+
+
+def digest(*tensors: Tensor) -> str:
+    return hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in tensors)).hexdigest()
+
+
+def arithmetic() -> str:
+    """A digest of products, convolutions and exponentials: the same where kernels round alike."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for rows, inner, columns in ((1, 256, 1024), (10, 96, 384), (40, 1024, 256), (490, 64, 64)):
+        x = torch.randn(rows, inner, generator=generator)
+        y = torch.randn(inner, columns, generator=generator)
+        found += [x @ y, (x @ y).softmax(-1), (x[0] @ y).exp()]
+    image = torch.randn(2, 8, 28, 28, generator=generator)
+    kernel = torch.randn(16, 8, 3, 3, generator=generator)
+    found.append(torch.nn.functional.conv2d(image, kernel))
+    return digest(*found)
+
+
+@torch.inference_mode()
+def measure(name: str) -> dict:
+    model = checkpoint.load(mnist_transformer.find_weights(name))
+    real = load_dataset("mnist-5k").test.part(0, 4)
+    images, cond = real.images, real.labels
+    if name == "mnist-prompt-smollm2":
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(4, 9, 576, generator=generator)
+        cond = torch.tensor([[3, 10], [7, 2], [10, -100], [0, 10]])
+    torch.manual_seed(0)
+    found = {"losses": [round(x, 6) for x in model.loss(images, cond).tolist()]}
+    if name in DRAWN:
+        labels = range(DRAWN[name])
+        found["drawn"] = digest(model.sample(list(labels), seeds=labels))
+    elif name == "mnist-vqvae":
+        found["drawn"] = digest(model.reconstruct(images))
+    elif name == "mnist-prompt-smollm2":
+        found["drawn"] = str(model.read(images))
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_losses_and_drawn_bytes(name):
+    torch.set_num_threads(1)
+    golden = json.loads(GOLDEN.read_text())
+    found = measure(name)
+    assert found["losses"] == pytest.approx(golden["models"][name]["losses"], rel=5e-4)
+    if arithmetic() == golden["arithmetic"]:
+        assert found.get("drawn") == golden["models"][name].get("drawn")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    figures = {name: measure(name) for name in MODELS}
+    GOLDEN.write_text(json.dumps({"arithmetic": arithmetic(), "models": figures}, indent=1) + "\n")
