@@ -34,7 +34,7 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 ship: $(VENV)/installed
-	$(BIN)/python -c "from mnist_transformer.checkpoint import ship; ship('runs/$(RECIPE)/model.safetensors', 'mnist_transformer/weights/$(RECIPE).safetensors')"
+	$(BIN)/python -c "from mnist_transformer.models.checkpoint import ship; ship('runs/$(RECIPE)/model.safetensors', 'mnist_transformer/weights/$(RECIPE).safetensors')"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

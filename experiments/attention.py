@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.common import is_done, peak_memory, record, results, save_plot, start
-from mnist_transformer.devices import fast_dtype
-from mnist_transformer.timing import now
-from mnist_transformer.transformer import plain_attention
+from mnist_transformer.evaluation.speed import now
+from mnist_transformer.networks.transformer import plain_attention
+from mnist_transformer.utils.devices import fast_dtype
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "SDPA": partial(F.scaled_dot_product_attention, is_causal=True),

@@ -18,17 +18,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer import checkpoint, evaluate, find_weights, ledger, trials
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.devices import to_device
-from mnist_transformer.images import enlarge, figure_png, grid, save_png
-from mnist_transformer.ledger import Row
-from mnist_transformer.metrics import class_agreement, fd_cnn
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import protocol as evaluate
+from mnist_transformer.evaluation.ledger import Row
+from mnist_transformer.evaluation.metrics import class_agreement, fd_cnn
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model, in_batches
+from mnist_transformer.models.loading import find_weights
+from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.sampling import Sampling
-from mnist_transformer.terminal import exit_code, stages, training
-from mnist_transformer.train import train
+from mnist_transformer.training.loop import train
+from mnist_transformer.utils.devices import to_device
+from mnist_transformer.utils.images import enlarge, figure_png, grid, save_png
+from mnist_transformer.utils.terminal import exit_code, stages, training
+from tools import trials
 
 RUNS = Path("runs/trials")
 MIB = 2**20

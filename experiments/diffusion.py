@@ -13,10 +13,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, dots, results, run_cell, save_plot, start
-from mnist_transformer import evaluate, trials
 from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.recipes import RECIPES
+from tools import trials
 
 # schedule, prediction, loss_space, time_mean, patch_size; mnist-ddpm first, then one change each
 OBJECTIVES: tuple[tuple[str, str, str, float | None, int], ...] = (

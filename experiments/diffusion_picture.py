@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.common import save_figure, start
-from mnist_transformer import load
 from mnist_transformer.data import load_dataset
-from mnist_transformer.diffusion import to_signed
 from mnist_transformer.models.ddpm import DDPM
+from mnist_transformer.models.loading import load
 from mnist_transformer.models.mar import MAR
-from mnist_transformer.patches import join
-from mnist_transformer.sampling import Noise, Sampling
+from mnist_transformer.networks.diffusion import to_signed
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.patches import join
+from mnist_transformer.options import Sampling
 
 DOCS = Path(__file__).parent.parent / "docs"
 NUM_COLUMNS = 6

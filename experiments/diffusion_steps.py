@@ -15,12 +15,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.common import Quality, is_done, model_name, record, results, save_plot, start
-from mnist_transformer import evaluate, load, trials
 from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.loading import load
 from mnist_transformer.models.mar import MAR
-from mnist_transformer.sampling import Sampling
-from mnist_transformer.terminal import stages
+from mnist_transformer.options import Sampling
+from mnist_transformer.utils.terminal import stages
+from tools import trials
 
 EXPERIMENT = "diffusion-steps"
 SPEED = "drawn images/s"

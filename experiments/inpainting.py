@@ -15,14 +15,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-import mnist_transformer
 from experiments.common import Figures, is_done, model_name, record, save_images, save_plot, start
-from mnist_transformer import evaluate, inpaint, ledger
 from mnist_transformer.data import Split, load_dataset
-from mnist_transformer.metrics import class_agreement
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import protocol as evaluate
+from mnist_transformer.evaluation.metrics import class_agreement
+from mnist_transformer.models import inpaint, loading
 from mnist_transformer.models.base import GenerativeModel, HasPixelNats, in_batches
-from mnist_transformer.sampling import Keep
-from mnist_transformer.terminal import stages
+from mnist_transformer.options import Keep
+from mnist_transformer.utils.terminal import stages
 
 SEEN_ROWS = 12  # whole rows of 4x4 patches: a row of patches is drawn at once in raster order
 BATCH = 25  # images at once; each is many particles
@@ -46,8 +47,8 @@ def main(
         again: Measure what the ledger has as well, as after a model was trained anew.
     """
     test = load_dataset("mnist", data).test
-    given = {model_name(name): mnist_transformer.load(name) for name in models}
-    for name, model in (given or mnist_transformer.load_shipped()).items():
+    given = {model_name(name): loading.load(name) for name in models}
+    for name, model in (given or loading.load_shipped()).items():
         split = test.spaced(num_images)
         for num_quadrants in (1, 2, 3):
             settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments.common import Figures, Quality, is_done, record, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
-from mnist_transformer.models.patch import Patch
+from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.recipes import RECIPES
 
 SURE = 0.99

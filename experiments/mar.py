@@ -14,13 +14,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, dots, results, run_cell, save_plot, start
-from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.mar import MARConfig
+from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.sampling import Sampling
-from mnist_transformer.timing import sampling_speed
+from tools import trials
 
 CHANGES: tuple[dict[str, Any], ...] = (
     {},

@@ -14,8 +14,8 @@ Shapes: B batch, N heads, T tokens, S keys, K head_dim.
 import torch
 from torch import Tensor
 
-from mnist_transformer.positions import At, Rope
-from mnist_transformer.transformer import Attention, Transformer
+from mnist_transformer.networks.positions import At, Rope
+from mnist_transformer.networks.transformer import Attention, Transformer
 
 
 class HeadAxisRope(Rope):

@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.common import Quality, run_cell, start
-from mnist_transformer import train as training
 from mnist_transformer.data import load_dataset
 from mnist_transformer.models import patch as patch_module
-from mnist_transformer.models.patch import Patch
-from mnist_transformer.models.patch_head import PixelHead
+from mnist_transformer.models.patch_law.head import PixelHead
+from mnist_transformer.models.patch_law.model import Patch
+from mnist_transformer.networks.transformer import rms_norm
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.transformer import rms_norm
+from mnist_transformer.training import loop as training
 
 ARMS = {
     "nothing": (),

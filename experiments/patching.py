@@ -13,12 +13,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, results, run_cell, save_plot, start
-from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.patch import Patch, PatchConfig
+from mnist_transformer.models.patch_law.model import Patch, PatchConfig
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.timing import sampling_speed
+from tools import trials
 
 MASKED, INDEPENDENT = "one after another", "independent"
 FIGURES = ("validation bits/dim", "fd_cnn", "training images/s", "drawn images/s")

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from experiments.common import Figures, is_done, peak_memory, record, start
-from mnist_transformer import timing
 from mnist_transformer.data import Split, load_dataset
-from mnist_transformer.devices import to_device
+from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models.pixel import Pixel
 from mnist_transformer.recipes import RECIPES, Recipe
-from mnist_transformer.terminal import stages
+from mnist_transformer.utils.devices import to_device
+from mnist_transformer.utils.terminal import stages
 
 
 def main(

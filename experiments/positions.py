@@ -38,12 +38,13 @@ from experiments.common import (
     start,
 )
 from experiments.old_faults import keep_dropout_alive, turn_heads
-from mnist_transformer import ledger, trials
 from mnist_transformer.data import load_dataset
-from mnist_transformer.evaluate import balanced_subset
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation.protocol import balanced_subset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.recipes import RECIPES
+from tools import trials
 
 OLD = "rope on the head axis"
 SCHEMES = ("none", "learned", "sinusoidal", "rope", "axial_rope", "learned_axial_rope", OLD)

@@ -19,7 +19,6 @@ from statistics import median
 import torch
 from matplotlib.figure import Figure
 
-import mnist_transformer
 from experiments.common import (
     Figures,
     Quality,
@@ -30,15 +29,20 @@ from experiments.common import (
     save_plot,
     start,
 )
-from mnist_transformer import asking, ledger, llm, prompt_corpus, prompt_grammar, trials
 from mnist_transformer.data import Dataset, load_dataset, states
 from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, written_prompts
-from mnist_transformer.evaluate import SEEDS_APART
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation.protocol import SEEDS_APART
+from mnist_transformer.models import loading
 from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.reader import Reader
-from mnist_transformer.prompts import Prompt
+from mnist_transformer.options import Sampling
+from mnist_transformer.prompting import asking, llm
+from mnist_transformer.prompting import corpus as prompt_corpus
+from mnist_transformer.prompting import grammar as prompt_grammar
+from mnist_transformer.prompting.prompts import Prompt
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.sampling import Sampling
+from tools import trials
 
 SCRATCH, SMOLLM2 = "mnist-prompt-scratch", "mnist-prompt-smollm2"
 SPLITS = {
@@ -114,7 +118,7 @@ def kinds(num_prompts: int, seed: int, corpus: Path | None) -> dict[str, list[Pr
 
 def trained(name: str) -> str | None:
     """Where a recipe's weights are: shipped, or in runs/."""
-    if name in mnist_transformer.shipped():
+    if name in loading.shipped():
         return name
     return f"runs/{name}" if (Path("runs") / name / "model.safetensors").is_file() else None
 
@@ -128,7 +132,7 @@ def measure(
     again: bool,
 ) -> None:
     """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
-    training = ledger.read_training(mnist_transformer.find_weights(model))
+    training = ledger.read_training(loading.find_weights(model))
     name = training.recipe
     cells = [
         {"system": name, "prompts": kind, "guidance": guidance}
@@ -232,7 +236,7 @@ def by_number(
         nonlocal model
         if isinstance(trained, Reader):
             model = model or llm.LLM(trained.config.llm, trained.config.layer)
-            generator = mnist_transformer.load(trained.config.generator)
+            generator = loading.load(trained.config.generator)
             asked: asking.Asked = asking.ThroughLLM(generator, trained, model)
         else:
             asked = asking.ByItself(trained)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import tyro
 
-from mnist_transformer.chat import KEY_VARIABLE
-from mnist_transformer.ledger import clean_command
-from mnist_transformer.llm import MODEL, weights
-from mnist_transformer.prompt_writer import write_corpus
-from mnist_transformer.terminal import exit_code, say, stages
+from mnist_transformer.evaluation.ledger import clean_command
+from mnist_transformer.prompting.llm import MODEL, weights
+from mnist_transformer.utils.terminal import exit_code, say, stages
+from tools.chat import KEY_VARIABLE
+from tools.prompt_writer import write_corpus
 
 
 def main(n: int = 400, out: Path = Path("prompts_smollm2.jsonl"), seed: int = 0) -> None:

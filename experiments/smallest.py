@@ -14,12 +14,12 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, results, run_cell, save_plot, start
-from mnist_transformer import trials
 from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.timing import sampling_speed
+from tools import trials
 
 # dim, depth, num_heads; head_width, head_depth
 SIZES = (

@@ -25,16 +25,17 @@ from experiments.common import (
     save_plot,
     start,
 )
-from mnist_transformer import ledger, trials
 from mnist_transformer.data import Dataset, load_dataset
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.var import Var
 from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.runlog import read_metrics
-from mnist_transformer.terminal import training
-from mnist_transformer.timing import sampling_speed
-from mnist_transformer.train import train
+from mnist_transformer.training.log import read_metrics
+from mnist_transformer.training.loop import train
+from mnist_transformer.utils.terminal import training
+from tools import trials
 
 RASTER = "7 in raster order"
 CELLS = (RASTER, "7", "1 7", "1 4 7", "1 2 4 7", "1 2 3 4 5 7")

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-import mnist_transformer
 from experiments.common import save_figure, start
-from mnist_transformer import ledger
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.models import loading
 from mnist_transformer.models.var import Var
 
 
@@ -26,7 +26,7 @@ def main(model: str = "mnist-var", digit: int = 3, seed: int = 0, out: Path | No
         digit: What the picture shows.
         out: The PNG file to write; otherwise results/var/how.png.
     """
-    loaded = mnist_transformer.load(model, "cpu")
+    loaded = loading.load(model, "cpu")
     if not isinstance(loaded, Var) or loaded.raster:
         raise ValueError(f"{model} is not a model that draws scale by scale, expected one")
     out = out or ledger.results_folder() / "var" / "how.png"

@@ -1,110 +1,35 @@
 """MNIST Transformer: small generative image models, trained, measured and ready to draw.
 
-    from mnist_transformer import load
-    images = load("mnist-patch").sample([3, 1, 4], seeds=range(3))  # uint8 (3, 1, 28, 28)
+    from mnist_transformer import sample
+    images = sample([3, 1, 4], seeds=range(3))  # uint8 (3, 1, 28, 28)
 
 Importing the package is cheap: torch is imported by the first call that needs it.
 """
 
-import difflib
-import os
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_transformer.models.base import GenerativeModel
-    from mnist_transformer.sampling import Sampling
+    from mnist_transformer.data import load_dataset
+    from mnist_transformer.evaluation.protocol import evaluate
+    from mnist_transformer.models.loading import load
+    from mnist_transformer.options import Keep, Sampling
+    from mnist_transformer.training.loop import train
 
 __version__ = "0.1.0"
-__all__ = ["RECIPES", "Sampling", "find_weights", "load", "load_shipped", "shipped"]
+__all__ = ["Keep", "Sampling", "__version__", "evaluate", "load", "load_dataset", "train"]
 
-WEIGHTS = Path(__file__).parent / "weights"
-
-
-def shipped() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-
-
-def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a shipped model, a checkpoint, a training run's folder, or hf://owner/name.
-
-    Raises:
-        ValueError: there is none of that name; the message gives the nearest names.
-    """
-    name = os.fspath(name_or_path)
-    if name in shipped():
-        return WEIGHTS / f"{name}.safetensors"
-    if name.startswith("hf://"):
-        from mnist_transformer import hub
-
-        return hub.download(name)
-    path = Path(name)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.is_file():
-        return path
-    if path.suffix == ".safetensors" or path.name != name:
-        raise ValueError(f"there is no checkpoint {path}")
-    from mnist_transformer.recipes import RECIPES
-
-    if name in RECIPES:
-        raise ValueError(
-            f"{name} is a recipe whose weights are not shipped: "
-            f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
-        )
-    near = difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped()
-    raise ValueError(
-        f"there is no model {name!r}; nearest: {', '.join(near) or 'none is shipped'} "
-        "(a checkpoint's path will do too)"
-    )
-
-
-def load(
-    name_or_path: str | os.PathLike[str] = "mnist-patch", device: str | None = None
-) -> "GenerativeModel":
-    """A model ready to draw.
-
-    Args:
-        name_or_path: a shipped model, a .safetensors checkpoint, a training run's folder, or
-            hf://owner/name on the Hugging Face Hub.
-        device: such as "cpu" or "cuda"; by default a CUDA GPU where there is one.
-
-    Raises:
-        ValueError: an unknown name, a damaged or foreign file, a device that is not there,
-            or a model that does not draw.
-    """
-    from mnist_transformer import checkpoint
-    from mnist_transformer.devices import to_device
-    from mnist_transformer.models.base import GenerativeModel
-
-    model = checkpoint.load(find_weights(name_or_path))
-    if not isinstance(model, GenerativeModel):
-        raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
-    return to_device(model, device)
-
-
-def load_shipped(device: str | None = None) -> "dict[str, GenerativeModel]":
-    """Every shipped model that draws, by name; see ``load``."""
-    from mnist_transformer import checkpoint
-    from mnist_transformer.devices import to_device
-    from mnist_transformer.models.base import GenerativeModel
-
-    models = {name: checkpoint.load(find_weights(name)) for name in shipped()}
-    return {
-        name: to_device(model, device)
-        for name, model in models.items()
-        if isinstance(model, GenerativeModel)
-    }
+_HOMES = {
+    "Keep": "options",
+    "Sampling": "options",
+    "evaluate": "evaluation.protocol",
+    "load": "models.loading",
+    "load_dataset": "data",
+    "train": "training.loop",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RECIPES":
-        from mnist_transformer.recipes import RECIPES
-
-        return RECIPES
-    if name == "Sampling":
-        from mnist_transformer.sampling import Sampling
-
-        return Sampling
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

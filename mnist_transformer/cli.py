@@ -13,7 +13,7 @@ from mnist_transformer.commands.draw import draw, inpaint
 from mnist_transformer.commands.measure import bench, evaluate, list_models, report
 from mnist_transformer.commands.prompts import prompts
 from mnist_transformer.commands.train import train
-from mnist_transformer.terminal import exit_code, say
+from mnist_transformer.utils.terminal import exit_code, say
 
 VERBS: dict[str, Callable[..., None]] = {
     "draw": draw,

@@ -6,7 +6,7 @@ from typing import Any
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
-from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from helpers import TINY_PATCH
 
-from mnist_transformer import checkpoint
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 
 

@@ -5,17 +5,17 @@ from itertools import product
 
 import torch
 
-from mnist_transformer import checkpoint
 from mnist_transformer.data import Dataset, Split
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
-from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.transformer import Transformer
 
 # --- 28 x 28 pixels, as the verbs want them ---
 
@@ -179,7 +179,7 @@ class Killed(Exception):
 
 def kill_at(monkeypatch, step):
     """Save after every step and die in the middle of a step."""
-    from mnist_transformer import train as training  # accelerate takes its time to import
+    from mnist_transformer.training import loop as training  # accelerate takes its time to import
 
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
     forward = training._Run._forward

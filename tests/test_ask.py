@@ -10,9 +10,11 @@ import torch
 from helpers import END, TINY_PATCH, TINY_PROMPTED
 from PIL import Image
 
-from mnist_transformer import asking, checkpoint, cli, llm
+from mnist_transformer import cli
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
+from mnist_transformer.prompting import asking, llm
 
 READER = ReaderConfig(state_dim=8, dim=16, depth=1, num_heads=2, mlp_dim=16)
 

@@ -9,9 +9,13 @@ import torch
 from helpers import TINY
 from torch.nn import functional as F
 
-from mnist_transformer import bench, checkpoint, cli, ledger, peers, report, timing, trials
-from mnist_transformer.devices import fast_dtype
+from mnist_transformer import cli
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import speed as timing
+from mnist_transformer.models import checkpoint
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.utils.devices import fast_dtype
+from tools import bench, peers, report, trials
 
 CPU = torch.device("cpu")
 

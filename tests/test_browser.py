@@ -24,7 +24,7 @@ import torch
 from helpers import TINY_PROMPTED
 from PIL import Image, ImageDraw
 
-from mnist_transformer import checkpoint
+from mnist_transformer.models import checkpoint
 
 pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -41,7 +41,7 @@ pytestmark = [
 SLOW = """
 import sys, time, torch
 from mnist_transformer import cli
-from mnist_transformer.models.patch import Patch
+from mnist_transformer.models.patch_law.model import Patch
 
 def steps(self, cond, seeds, how=None, keep=None):
     for _ in range(1200):

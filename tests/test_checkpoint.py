@@ -9,7 +9,8 @@ import torch
 from helpers import RECIPE
 from safetensors.torch import load_file, save_file
 
-from mnist_transformer import checkpoint
+from mnist_transformer.models import checkpoint
+from mnist_transformer.utils import trees
 
 
 @pytest.fixture
@@ -73,8 +74,8 @@ def test_state_is_bit_exact(tmp_path):
         "optimizer": {"0": {"step": torch.tensor(7.0), "m": torch.randn(2, 3).bfloat16()}},
         "empty": torch.empty(0, 4, dtype=torch.int64),
     }
-    checkpoint.save_state(tmp_path / "s", tree)
-    loaded = checkpoint.load_state(tmp_path / "s")
+    trees.save_state(tmp_path / "s", tree)
+    loaded = trees.load_state(tmp_path / "s")
     assert loaded.keys() == tree.keys()
     assert (loaded["step"], loaded["seconds"], loaded["none"]) == (3, 0.1 + 0.2, None)
     assert loaded["list"][0]["a/b"].isnan()
@@ -119,7 +120,7 @@ def test_foreign_files(tmp_path, saved):
     with pytest.raises(ValueError, match="format None, expected"):
         checkpoint.load(foreign)
     with pytest.raises(ValueError, match="expected 'mnist-transformer state 1'"):
-        checkpoint.load_state(saved)
+        trees.load_state(saved)
     with pytest.raises(ValueError, match="not a checkpoint"):
         checkpoint.read_notes(foreign)
 

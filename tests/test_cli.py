@@ -13,9 +13,11 @@ from helpers import TINY_PATCH
 from PIL import Image
 
 import mnist_transformer
-from mnist_transformer import cli, images, ledger
+from mnist_transformer import cli
+from mnist_transformer.evaluation import ledger
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.recipes import RECIPES, Recipe
+from mnist_transformer.utils import images
 
 
 @pytest.fixture(autouse=True)
@@ -277,8 +279,12 @@ def test_train_then_draw_then_eval(
     assert f"saved {Path('runs/tiny/model.safetensors')}" in capsys.readouterr().out
     assert cli.main(["draw", "3", "--model", "runs/tiny"]) == 0
     # An untrained judge: this test is about the verb, not about the figures.
-    monkeypatch.setattr("mnist_transformer.evaluate.load_judge", ClassifierConfig().build)
-    monkeypatch.setattr("mnist_transformer.evaluate.sampling_speed", lambda *_, **__: 1.0)
+    monkeypatch.setattr(
+        "mnist_transformer.evaluation.protocol.load_judge", ClassifierConfig().build
+    )
+    monkeypatch.setattr(
+        "mnist_transformer.evaluation.protocol.sampling_speed", lambda *_, **__: 1.0
+    )
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     assert cli.main(["eval", "runs/tiny", "--device", "cpu", "--num-samples", "20"]) == 0
     (row,) = ledger.rows(tmp_path / "results" / "ledger.jsonl")
@@ -289,8 +295,8 @@ def test_train_then_draw_then_eval(
 
 
 def test_training_shows_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    from mnist_transformer.runlog import Record
-    from mnist_transformer.terminal import training
+    from mnist_transformer.training.log import Record
+    from mnist_transformer.utils.terminal import training
 
     record = Record(
         step=10,

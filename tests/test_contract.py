@@ -4,12 +4,11 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer import checkpoint
-from mnist_transformer.models import FAMILIES
+from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel, HasLikelihood
 from mnist_transformer.models.ddpm import DDPM
 from mnist_transformer.models.mar import MAR
-from mnist_transformer.sampling import Keep, Sampling
+from mnist_transformer.options import Keep, Sampling
 
 OPTIONS = {
     "temperature": Sampling(temperature=0.7),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer.diffusion import to_signed, to_uint8
-from mnist_transformer.sampling import SAMPLERS, Keep, Sampling
+from mnist_transformer.networks.diffusion import to_signed, to_uint8
+from mnist_transformer.options import SAMPLERS, Keep, Sampling
 
 
 @pytest.fixture(scope="module")

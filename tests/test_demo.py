@@ -9,7 +9,9 @@ import torch
 from helpers import END, TINY_PROMPTED
 from PIL import Image, ImageDraw
 
-from mnist_transformer import checkpoint, cli, ledger
+from mnist_transformer import cli
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.models import checkpoint
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 

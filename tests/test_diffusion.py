@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from helpers import TINY
 
-from mnist_transformer.diffusion import (
+from mnist_transformer.networks.diffusion import (
     SCHEDULES,
     SPACES,
     Diffusion,
@@ -16,8 +16,9 @@ from mnist_transformer.diffusion import (
     to_signed,
     to_uint8,
 )
-from mnist_transformer.samplers import STEPS, ddim_step, sample
-from mnist_transformer.sampling import SAMPLERS, Noise
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.solvers import STEPS, ddim_step, sample
+from mnist_transformer.options import SAMPLERS
 
 MEAN, SD = 0.3, 0.5
 POINTS, SHARES = torch.tensor([-0.5, 0.5]), torch.tensor([0.3, 0.7])

@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer import evaluate, metrics, runlog, timing
 from mnist_transformer.data import Dataset, Split, load_dataset
+from mnist_transformer.evaluation import metrics
+from mnist_transformer.evaluation import protocol as evaluate
+from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models.base import NLL, GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
-from mnist_transformer.models.patch import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.sampling import Keep, Noise, Sampling
+from mnist_transformer.training import log as runlog
 
 
 @dataclass(frozen=True)

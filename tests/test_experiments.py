@@ -22,10 +22,13 @@ from experiments import (
     prompting,
     smallest,
 )
-from mnist_transformer import checkpoint, evaluate, ledger, report
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import protocol as evaluate
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.recipes import RECIPES
+from tools import report
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers import TINY
 
-from mnist_transformer import optim
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.training import optim
 
 GOLDEN = {
     "patch": [179.315048, 177.062561, 174.676682, 172.244644, 169.547012],

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import mnist_transformer
-from mnist_transformer import checkpoint
 from mnist_transformer.data import load_dataset
+from mnist_transformer.models import checkpoint, loading
 
 GOLDEN = Path(__file__).with_name("golden_shipped.json")
 DRAWN = {
@@ -51,7 +50,7 @@ def arithmetic() -> str:
 
 @torch.inference_mode()
 def measure(name: str) -> dict:
-    model = checkpoint.load(mnist_transformer.find_weights(name))
+    model = checkpoint.load(loading.find_weights(name))
     real = load_dataset("mnist-5k").test.part(0, 4)
     images, cond = real.images, real.labels
     if name == "mnist-prompt-smollm2":

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-import mnist_transformer
-from mnist_transformer import hub
+from mnist_transformer.models import hub, loading
 
 
 def test_load_draws_with_what_was_downloaded(monkeypatch, tiny_checkpoint):
@@ -17,7 +16,7 @@ def test_load_draws_with_what_was_downloaded(monkeypatch, tiny_checkpoint):
         return str(tiny_checkpoint)
 
     monkeypatch.setattr(hub, "hf_hub_download", fake)
-    model = mnist_transformer.load("hf://someone/digits@v2")
+    model = loading.load("hf://someone/digits@v2")
     assert model.sample([1], [0]).shape == (1, *model.image_shape)
     assert asked == [("someone/digits", "model.safetensors", "v2")]
 

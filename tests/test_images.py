@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mnist_transformer import images, terminal
+from mnist_transformer.utils import images, terminal
 
 
 def some(num: int, channels: int = 1) -> torch.Tensor:

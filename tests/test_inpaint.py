@@ -10,8 +10,9 @@ import torch
 from helpers import SPACES, TINY_PATCH, all_images, random_model
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
-from mnist_transformer import checkpoint, cli, inpaint
-from mnist_transformer.sampling import Keep
+from mnist_transformer import cli
+from mnist_transformer.models import checkpoint, inpaint
+from mnist_transformer.options import Keep
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
-from mnist_transformer import checkpoint, ledger, report
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.models import checkpoint
+from tools import report
 
 
 def figure(mean: float) -> dict[str, float]:

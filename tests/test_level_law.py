@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer.models.level_law import DIRECTIONS, TRANSPOSED, LevelLaw, scaling
-from mnist_transformer.models.patch_sampler import PatchSampler
-from mnist_transformer.sampling import Noise, Sampling
+from mnist_transformer.models.patch_law.level_law import DIRECTIONS, TRANSPOSED, LevelLaw, scaling
+from mnist_transformer.models.patch_law.sampler import PatchSampler
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.options import Sampling
 
 CELLS_PI = torch.arange(28 * 28).view(7, 4, 7, 4).transpose(1, 2).reshape(49, 16)
 

@@ -6,7 +6,8 @@ import torch
 from helpers import SPACES, all_images, random_model
 from scipy.stats import chisquare
 
-from mnist_transformer.sampling import Sampling, adjust_logits, draw_categorical
+from mnist_transformer.networks.drawing import adjust_logits, draw_categorical
+from mnist_transformer.options import Sampling
 
 DRAWN = [
     "four patches of one pixel",

@@ -7,8 +7,8 @@ import torch
 from helpers import TINY, moved
 
 from mnist_transformer.models.mar import MARConfig
-from mnist_transformer.patches import cut
-from mnist_transformer.sampling import Keep, Sampling
+from mnist_transformer.networks.patches import cut
+from mnist_transformer.options import Keep, Sampling
 
 # Nine patches, none of them left blank.
 CONFIG = replace(TINY["mar"], image_size=12, blank_gate=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import RECIPE
 
-from mnist_transformer import batches, optim
+from mnist_transformer.training import batches, optim
 
 
 def test_batches_go_through_every_image_once_an_epoch():

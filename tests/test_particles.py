@@ -6,8 +6,9 @@ import pytest
 import torch
 from helpers import SPACES, all_images, random_model
 
-from mnist_transformer.particles import Particles
-from mnist_transformer.sampling import Keep, Noise, Sampling
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.particles import Particles
+from mnist_transformer.options import Keep, Sampling
 
 NUM_DRAWN = 1500
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from helpers import TINY, moved
 
-from mnist_transformer.models import patch_sampler
-from mnist_transformer.models.patch_head import first_ink
-from mnist_transformer.models.patch_sampler import PatchSampler
-from mnist_transformer.sampling import Noise, Sampling
+from mnist_transformer.models.patch_law import sampler as patch_sampler
+from mnist_transformer.models.patch_law.head import first_ink
+from mnist_transformer.models.patch_law.sampler import PatchSampler
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.options import Sampling
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import torch
 from helpers import TINY, moved, random_images
 
 from mnist_transformer.models.pixel import Pixel, PixelConfig
-from mnist_transformer.positions import POSITIONS
+from mnist_transformer.networks.positions import POSITIONS
+from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.sampling import Keep, Sampling
 
 CONFIG = replace(TINY["pixel"], dim=32)  # heads of 16, which every position scheme takes
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import BARS, BRIGHT_BARS, RECIPE, VQVAE_RECIPE, weights
 
-from mnist_transformer import optim, runtime
-from mnist_transformer.train import train
+from mnist_transformer.training import optim, runtime
+from mnist_transformer.training.loop import train
 
 # What a loss draws at random for each image, each process draws for itself.
 CASES = {
@@ -28,8 +28,8 @@ LAUNCHED = """
 import sys
 import torch
 from accelerate import PartialState
-from mnist_transformer import optim, runtime
-from mnist_transformer.train import train
+from mnist_transformer.training import optim, runtime
+from mnist_transformer.training.loop import train
 from test_processes import CASES
 
 recipe, dataset = CASES["{name}"]

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from stub_server import GOOD, Stub, fault, reply, written
 
-from mnist_transformer import chat, cli, prompt_corpus, prompt_writer
-from mnist_transformer.prompts import Prompt, compute, is_held_out
+from mnist_transformer import cli
+from mnist_transformer.prompting import corpus as prompt_corpus
+from mnist_transformer.prompting.prompts import Prompt, compute, is_held_out
+from tools import chat, prompt_writer
 
 SECRET = "sk-very-secret"
 ROOT = Path(__file__).parent.parent
@@ -334,9 +336,9 @@ def test_a_full_disk_is_one_sentence(
 def test_without_the_extra_the_sentence_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "mnist_transformer.prompt_writer")
-    monkeypatch.delitem(sys.modules, "mnist_transformer.chat")
-    monkeypatch.delattr("mnist_transformer.prompt_writer")
+    monkeypatch.delitem(sys.modules, "tools.prompt_writer")
+    monkeypatch.delitem(sys.modules, "tools.chat")
+    monkeypatch.delattr("tools.prompt_writer")
     monkeypatch.setitem(sys.modules, "openai", None)
     assert cli.main(["prompts", "write", "--n", "1", "--out", "x.jsonl"]) == 2
     assert "[prompts]" in capsys.readouterr().err

@@ -7,14 +7,16 @@ import pytest
 import torch
 from helpers import BARS, TINY, Killed, assert_same_bits, kill_at, moved, random_images, weights
 
-from mnist_transformer import prompt_corpus
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.data import states as states_of
 from mnist_transformer.data.prompted import PromptedSplit, Prompts, with_prompts
 from mnist_transformer.data.states import encode_prompts, load_states
 from mnist_transformer.models.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.reader import Reader, ReaderConfig
-from mnist_transformer.prompt_tokens import (
+from mnist_transformer.options import Sampling
+from mnist_transformer.prompting import corpus as prompt_corpus
+from mnist_transformer.prompting.prompts import Prompt
+from mnist_transformer.prompting.tokens import (
     ASK,
     IGNORED,
     PAD,
@@ -24,10 +26,8 @@ from mnist_transformer.prompt_tokens import (
     stack,
     targets,
 )
-from mnist_transformer.prompts import Prompt
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.sampling import Sampling
-from mnist_transformer.train import train
+from mnist_transformer.training.loop import train
 
 CONFIG = TINY["prompted"]
 READER = ReaderConfig(

@@ -6,11 +6,10 @@ from random import Random
 
 import pytest
 
-from mnist_transformer import cli, prompt_corpus
-from mnist_transformer.prompt_grammar import SPLITS, prompts
-from mnist_transformer.prompt_templates import HELD_OUT, TRAIN, Templates
-from mnist_transformer.prompt_typos import misspell
-from mnist_transformer.prompts import (
+from mnist_transformer import cli
+from mnist_transformer.prompting import corpus as prompt_corpus
+from mnist_transformer.prompting.grammar import SPLITS, prompts
+from mnist_transformer.prompting.prompts import (
     MAX_BYTES,
     OPERATIONS,
     SMALL,
@@ -23,6 +22,8 @@ from mnist_transformer.prompts import (
     number_words,
     parse,
 )
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates
+from mnist_transformer.prompting.typos import misspell
 
 
 def some(split: str, n: int = 1000, seed: int = 0) -> list[Prompt]:

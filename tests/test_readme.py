@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-import mnist_transformer
 from mnist_transformer import cli
-from mnist_transformer import report as pages
+from mnist_transformer.models import loading
+from tools import report as pages
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -125,7 +125,7 @@ def test_python(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def needs_weights(name: str) -> None:
-    if name not in mnist_transformer.shipped():
+    if name not in loading.shipped():
         pytest.skip(f"the weights of {name} are not here yet")
 
 

@@ -12,11 +12,14 @@ import torch
 from helpers import BARS as DATASET
 from helpers import RECIPE, Killed, assert_same_bits, kill_at, make_bars, weights
 
-from mnist_transformer import checkpoint, resume, runlog
-from mnist_transformer import train as training
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.models.patch import Patch
-from mnist_transformer.train import train
+from mnist_transformer.models import checkpoint
+from mnist_transformer.models.patch_law.model import Patch
+from mnist_transformer.training import log as runlog
+from mnist_transformer.training import loop as training
+from mnist_transformer.training import state as resume
+from mnist_transformer.training.loop import train
+from mnist_transformer.utils import trees
 
 TINY = RECIPE.model
 
@@ -199,7 +202,7 @@ def test_a_run_that_diverges_ends(tmp_path, monkeypatch):
 
 def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    write, states = checkpoint.write_atomic, []
+    write, states = trees.write_atomic, []
 
     def full_from_step_2(path, content):
         if path.name.startswith("state-"):
@@ -208,14 +211,14 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, mon
             states.append(path)
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_atomic", full_from_step_2)
+    monkeypatch.setattr(trees, "write_atomic", full_from_step_2)
     messages = []
     path = train(
         RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
     )
     assert any(m and "the one before is kept" in m and "No space left" in m for m in messages)
     assert resume.find_states(tmp_path) == states
-    assert checkpoint.load_state(states[0])["step"] == 1
+    assert trees.load_state(states[0])["step"] == 1
     assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
 
 

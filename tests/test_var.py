@@ -16,15 +16,19 @@ from helpers import (
 )
 
 from experiments import var, var_picture
-from mnist_transformer import checkpoint, evaluate, ledger, optim
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import protocol as evaluate
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models import var as family
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.networks.drawing import Noise, adjust_logits
+from mnist_transformer.networks.transformer import KVCache
+from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.recipes import RECIPES, Recipe
-from mnist_transformer.sampling import Keep, Noise, Sampling, adjust_logits
-from mnist_transformer.train import train
-from mnist_transformer.transformer import KVCache
+from mnist_transformer.training import optim
+from mnist_transformer.training.loop import train
 
 TOKENIZER = VQVAEConfig(
     image_size=12, width=8, depth=1, scales=(1, 2, 3), codebook_size=16, code_dim=4

@@ -9,12 +9,15 @@ from helpers import BRIGHT_BARS as DATASET
 from helpers import VQVAE_RECIPE as RECIPE
 from helpers import Killed, assert_same_bits, kill_at, random_images, weights
 
-from mnist_transformer import checkpoint, evaluate, report, runlog
-from mnist_transformer.codebook import Codebook, code_usage
 from mnist_transformer.data import Split
+from mnist_transformer.evaluation import protocol as evaluate
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Tokenizer
 from mnist_transformer.models.classifier import ClassifierConfig
-from mnist_transformer.train import train
+from mnist_transformer.networks.codebook import Codebook, code_usage
+from mnist_transformer.training import log as runlog
+from mnist_transformer.training.loop import train
+from tools import report
 
 TINY = RECIPE.model
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from mnist_transformer.commands.common import OptionalInt, OptionalPath, OptionalStr
 from mnist_transformer.commands.draw import check_picture, picture_files
-from mnist_transformer.terminal import complain, say, show
+from mnist_transformer.utils.terminal import complain, say, show
 
 
 def ask(
@@ -43,9 +43,11 @@ def ask(
     """
     if prompt is not None and not prompt.strip():
         raise ValueError('the prompt is empty, expected a sentence such as "Draw a 7"')
-    from mnist_transformer import asking, images
-    from mnist_transformer.prompts import SCOPE
-    from mnist_transformer.sampling import Noise, Sampling
+    from mnist_transformer.networks.drawing import Noise
+    from mnist_transformer.options import Sampling
+    from mnist_transformer.prompting import asking
+    from mnist_transformer.prompting.prompts import SCOPE
+    from mnist_transformer.utils import images
 
     how = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
     Noise([seed])  # a seed that is none is known before the model is loaded

@@ -46,6 +46,6 @@ def find_recipe(name: str) -> "Recipe":
 
 def typed_command() -> str:
     """The command line, without folders of this machine."""
-    from mnist_transformer import ledger
+    from mnist_transformer.evaluation import ledger
 
     return ledger.clean_command([PROG, *sys.argv[1:]])

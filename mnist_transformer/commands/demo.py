@@ -5,8 +5,7 @@ import os
 import socket
 from pathlib import PurePath
 
-import mnist_transformer
-from mnist_transformer.terminal import say
+from mnist_transformer.utils.terminal import say
 
 
 def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -26,11 +25,12 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
+    from mnist_transformer.models import loading
     from mnist_transformer.web import app
 
-    models = models or tuple(mnist_transformer.shipped())
+    models = models or tuple(loading.shipped())
     # By their last part: visitors need not know this machine's folders.
-    paths = {PurePath(model).name: mnist_transformer.find_weights(model) for model in models}
+    paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected a name for each")
     page = app.build(paths)

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-import mnist_transformer
 from mnist_transformer.commands.common import PROG, OptionalInt, OptionalPath, OptionalStr
-from mnist_transformer.terminal import say, show, stages
+from mnist_transformer.utils.terminal import say, show, stages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from mnist_transformer.models.base import GenerativeModel
-    from mnist_transformer.sampling import Sampling
+    from mnist_transformer.options import Sampling
 
 MAX_BATCH = 256  # images drawn at once
 
@@ -59,8 +58,9 @@ def draw(
     if gif and n * len(digits) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} digits, got {n * len(digits)}")
     png, movie = picture_files(digits, out, gif)
-    from mnist_transformer import images
-    from mnist_transformer.sampling import Noise, Sampling
+    from mnist_transformer.networks.drawing import Noise
+    from mnist_transformer.options import Sampling
+    from mnist_transformer.utils import images
 
     how = Sampling(
         temperature=temperature,
@@ -72,7 +72,9 @@ def draw(
     )
     # A seed that is none is known before the model is loaded.
     Noise([seed, seed + n * len(digits) - 1])
-    drawer = mnist_transformer.load(model, device)
+    from mnist_transformer.models import loading
+
+    drawer = loading.load(model, device)
     drawn, canvases = _draw(drawer, [int(digit) for digit in digits] * n, seed, how)
     columns = images.columns_for(digits, n)
     frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases] if gif else []
@@ -128,9 +130,10 @@ def inpaint(
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
     png, movie = picture_files(f"{image.stem}-inpainted", out, gif)
-    from mnist_transformer import images
-    from mnist_transformer import inpaint as around
-    from mnist_transformer.sampling import Noise, Sampling
+    from mnist_transformer.models import inpaint as around
+    from mnist_transformer.networks.drawing import Noise
+    from mnist_transformer.options import Sampling
+    from mnist_transformer.utils import images
 
     Noise([seed, seed + n - 1])  # a seed that is none is known before the model is loaded
     how = Sampling(
@@ -143,7 +146,9 @@ def inpaint(
     )
     if num_particles is not None:
         how = replace(how, num_particles=num_particles)
-    drawer = mnist_transformer.load(model, device)
+    from mnist_transformer.models import loading
+
+    drawer = loading.load(model, device)
     size = drawer.image_shape[-1]
     if mask is not None:
         keep = around.read_mask(mask, size, image)
@@ -192,7 +197,7 @@ def _draw(
 
 def _finish(picture: "Image", frames: "list[Image]", png: Path, movie: Path, made: str) -> None:
     """Save and show a picture, and save its frames where there are any; ``made`` says of what."""
-    from mnist_transformer import images
+    from mnist_transformer.utils import images
 
     images.save_png(images.enlarge(picture), png, {"Description": made})
     if frames:
@@ -215,7 +220,7 @@ def picture_files(stem: str, out: Path | None, gif: bool) -> tuple[Path, Path]:
     png = out if out is not None and chosen else (out or Path()) / f"{stem}.png"
     movie = png.with_suffix(".gif")
     for path in ([] if chosen else [png]) + ([movie] if gif else []):
-        from mnist_transformer.images import is_ours
+        from mnist_transformer.utils.images import is_ours
 
         if path.exists() and not is_ours(path):
             raise ValueError(

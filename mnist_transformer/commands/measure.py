@@ -6,14 +6,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-import mnist_transformer
 from mnist_transformer.commands.common import (
     OptionalPath,
     OptionalStr,
     find_recipe,
     typed_command,
 )
-from mnist_transformer.terminal import complain, say, screen, stages
+from mnist_transformer.utils.terminal import complain, say, screen, stages
 
 
 def evaluate(
@@ -33,14 +32,16 @@ def evaluate(
         num_samples: Digits to draw for each of three seeds.
         record: Append the figures to results/ledger.jsonl and save a sheet of samples.
     """
-    from mnist_transformer import checkpoint, images, ledger
     from mnist_transformer.data import load_dataset
-    from mnist_transformer.devices import to_device
-    from mnist_transformer.evaluate import SEEDS, check_measurable, sample_sheet
-    from mnist_transformer.evaluate import evaluate as measure
+    from mnist_transformer.evaluation import ledger
+    from mnist_transformer.evaluation.protocol import SEEDS, check_measurable, sample_sheet
+    from mnist_transformer.evaluation.protocol import evaluate as measure
+    from mnist_transformer.models import checkpoint, loading
     from mnist_transformer.models.base import GenerativeModel
+    from mnist_transformer.utils import images
+    from mnist_transformer.utils.devices import to_device
 
-    path = mnist_transformer.find_weights(model)
+    path = loading.find_weights(model)
     training = ledger.read_training(path)
     subject = to_device(checkpoint.load(path), device)
     check_measurable(subject, num_samples, SEEDS)
@@ -91,10 +92,11 @@ def bench(
             raise ValueError(f"a batch size is {size}, expected 1 or more")
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds are {seconds}, expected a finite number above 0")
-    from mnist_transformer import bench as racing
-    from mnist_transformer import ledger, trials
-    from mnist_transformer import peers as others
-    from mnist_transformer.files import write_atomic
+    from mnist_transformer.evaluation import ledger
+    from mnist_transformer.utils.files import write_atomic
+    from tools import bench as racing
+    from tools import peers as others
+    from tools import trials
 
     if peers:
         others.check_installed()
@@ -130,7 +132,7 @@ def list_models() -> None:
     import torch
     from rich.table import Column, Table
 
-    from mnist_transformer import ledger
+    from mnist_transformer.evaluation import ledger
     from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Tokenizer
     from mnist_transformer.models.classifier import Classifier
     from mnist_transformer.models.prompted import Prompted
@@ -138,7 +140,9 @@ def list_models() -> None:
     from mnist_transformer.recipes import RECIPES
 
     measured = ledger.latest()
-    shipped = mnist_transformer.shipped()
+    from mnist_transformer.models import loading
+
+    shipped = loading.shipped()
     rest = ("size", "test bits/dim", "weights", "does", "about")
     table = Table(Column("model", no_wrap=True), *rest, box=None)
     drawn_with = defaultdict(list)  # by the options that they use
@@ -177,7 +181,7 @@ def list_models() -> None:
 
 def report() -> None:
     """Render the tables of README.md and docs/ from the ledger, and collect the runs' plots."""
-    from mnist_transformer.report import report as render
+    from tools.report import report as render
 
     written = render()
     for path in written:

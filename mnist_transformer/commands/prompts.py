@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from mnist_transformer.commands.common import OptionalPath, OptionalStr, typed_command
-from mnist_transformer.terminal import say, stages
+from mnist_transformer.utils.terminal import say, stages
 
 
 def show(
@@ -24,7 +24,7 @@ def show(
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
-    from mnist_transformer import prompt_grammar
+    from mnist_transformer.prompting import grammar as prompt_grammar
 
     for prompt in itertools.islice(prompt_grammar.prompts(split, seed), n):
         say(f"{'-' if prompt.answer is None else prompt.answer:>2}  {prompt.text}")
@@ -55,7 +55,7 @@ def write(
         seed: Decides which numbers and voices the model is asked for.
     """
     try:
-        from mnist_transformer.prompt_writer import write_corpus
+        from tools.prompt_writer import write_corpus
     except ModuleNotFoundError as missing:
         raise ValueError(
             f"prompts write needs {missing.name}: pip install 'mnist-transformer[prompts]'"
@@ -96,8 +96,8 @@ def encode(
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
     from mnist_transformer.data import states
-    from mnist_transformer.devices import find_device
-    from mnist_transformer.llm import LAYER, LLM, MODEL
+    from mnist_transformer.prompting.llm import LAYER, LLM, MODEL
+    from mnist_transformer.utils.devices import find_device
 
     folder, place = out or states.FOLDER, find_device(device)
     llm = LLM(MODEL, LAYER, place)

@@ -12,7 +12,7 @@ from mnist_transformer.commands.common import (
     OptionalStr,
     find_recipe,
 )
-from mnist_transformer.terminal import say, training
+from mnist_transformer.utils.terminal import say, training
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
         lr: Peak learning rate of AdamW, instead of the recipe's; Muon's follows in proportion.
     """
     chosen = find_recipe(recipe)
-    from mnist_transformer.train import train as run
+    from mnist_transformer.training.loop import train as run
 
     with training(recipe) as report:
         weights = run(

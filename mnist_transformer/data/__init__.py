@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mnist_transformer.data.mnist import Dataset, Split, load_mnist, load_mnist_5k
+from mnist_transformer.data.dataset import Dataset, Split
+from mnist_transformer.data.mnist import load_mnist, load_mnist_5k
 from mnist_transformer.data.prompted import load_prompted_mnist
 from mnist_transformer.data.states import load_states
 

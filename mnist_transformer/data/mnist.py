@@ -9,15 +9,14 @@ import hashlib
 import os
 import struct
 import zlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.download import fetch
 
 FOLDER_VARIABLE = "MNIST_TRANSFORMER_DATA"
@@ -61,49 +60,6 @@ TEST_LABELS = IdxFile(
     "27ae3e4e09519cfbb04c329615203637",
     "ec29112dd5afa0611ce80d1b7f02629c",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images uint8 (N, C, H, W) and their classes int64 (N,).
-
-    ``batch`` is what a model is trained on; a subclass may make something else of a label there.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def part(self, start: int, stop: int) -> "Split":
-        """The images from index ``start`` up to ``stop``, without a copy."""
-        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
-
-    def spaced(self, count: int) -> "Split":
-        """``count`` images, or all of fewer, evenly spread: MNIST's test set is not in random
-        order, its second half is the harder one."""
-        index = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
-        return Split(self.images[index], self.labels[index])
-
-    def to(self, device: torch.device) -> "Split":
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """These images and their conditions, for ``Model.loss``; index int64 (B,).
-
-        What it draws at random comes from torch's generator, which the caller has seeded.
-        """
-        return self.images[index], self.labels[index]
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Training images, validation images (they choose checkpoints) and test images."""
-
-    train: Split
-    val: Split
-    test: Split
 
 
 def load_mnist(folder: Path | None = None) -> Dataset:

@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mnist_transformer import prompt_corpus, prompt_grammar
-from mnist_transformer.data.mnist import Dataset, Split, load_mnist
-from mnist_transformer.prompt_tokens import encode, stack
-from mnist_transformer.prompts import Prompt
+from mnist_transformer.data.dataset import Dataset, Split
+from mnist_transformer.data.mnist import load_mnist
+from mnist_transformer.prompting import corpus as prompt_corpus
+from mnist_transformer.prompting import grammar as prompt_grammar
+from mnist_transformer.prompting.prompts import Prompt
+from mnist_transformer.prompting.tokens import encode, stack
 
 CORPUS = Path(__file__).with_name("prompts_smollm2.jsonl")
 CORPUS_SHARE = 20  # one prompt in so many is one that a language model wrote, again and again

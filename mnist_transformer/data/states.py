@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mnist_transformer import checkpoint
-from mnist_transformer.data.mnist import Dataset, Split
+from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.prompted import SEEDS, Prompts
-from mnist_transformer.llm import LAYER, MODEL
-from mnist_transformer.prompt_tokens import encode, stack, targets
+from mnist_transformer.prompting.llm import LAYER, MODEL
+from mnist_transformer.prompting.tokens import encode, stack, targets
+from mnist_transformer.utils import trees
 
 FOLDER = Path("runs") / "smollm2-states"
 COMMAND = "mnist-transformer prompts encode"
@@ -97,7 +97,7 @@ def encode_prompts(
             "answers": answers([p.digits for p in prompts]),
             "source": SOURCE,
         }
-        checkpoint.save_state(folder / f"{name}.safetensors", tree)
+        trees.save_state(folder / f"{name}.safetensors", tree)
 
 
 def answers(digits: Sequence[Sequence[int]]) -> Tensor:
@@ -122,7 +122,7 @@ def load_states(folder: Path | None = None) -> Dataset:
             raise ValueError(
                 f"there is no {path}, expected the states of prompts: write them with `{COMMAND}`"
             )
-        tree = checkpoint.load_state(path)
+        tree = trees.load_state(path)
         if tree.get("source") != SOURCE:
             raise ValueError(
                 f"{path} holds states of {tree.get('source')}, expected {SOURCE}: write them anew "

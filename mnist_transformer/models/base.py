@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer.sampling import Keep, Noise, Sampling
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.options import Keep, Sampling
 
 
 class Model(nn.Module, ABC):

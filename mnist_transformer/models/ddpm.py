@@ -18,20 +18,21 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.devices import fast_autocast
-from mnist_transformer.diffusion import (
+from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.networks.diffusion import (
     NUM_LEVELS,
     Diffusion,
     time_features,
     to_signed,
     to_uint8,
 )
-from mnist_transformer.models.base import NLL, GenerativeModel
-from mnist_transformer.patches import check_patch_size, cut, join
-from mnist_transformer.samplers import sample
-from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import Transformer
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.patches import check_patch_size, cut, join
+from mnist_transformer.networks.solvers import sample
+from mnist_transformer.networks.transformer import Transformer
+from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.devices import fast_autocast
 
 NUM_TIME_FEATURES = 64
 NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figure is 10

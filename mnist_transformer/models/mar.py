@@ -26,14 +26,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding, guide, ramp, with_null
-from mnist_transformer.devices import fast_autocast
-from mnist_transformer.diffusion import Diffusion, time_features, to_signed, to_uint8
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.patches import check_patch_size, cut, join
-from mnist_transformer.samplers import Normal, sample
-from mnist_transformer.sampling import Keep, Noise, Sampling
-from mnist_transformer.transformer import MLP, Transformer, modulate, rms_norm
+from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
+from mnist_transformer.networks.diffusion import Diffusion, time_features, to_signed, to_uint8
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.patches import check_patch_size, cut, join
+from mnist_transformer.networks.solvers import Normal, sample
+from mnist_transformer.networks.transformer import MLP, Transformer, modulate, rms_norm
+from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.devices import fast_autocast
 
 NUM_TIME_FEATURES = 32
 UNMASKING = ("cosine", "linear")

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.models.base import NLL, GenerativeModel
-from mnist_transformer.particles import Particles
-from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical, log_prob
-from mnist_transformer.transformer import KVCache, Transformer
+from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
+from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
+from mnist_transformer.networks.particles import Particles
+from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.options import Keep, Sampling
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import in_batches
-from mnist_transformer.models.patch import Patch, PatchConfig, Picture
-from mnist_transformer.prompt_tokens import (
+from mnist_transformer.models.patch_law.model import Patch, PatchConfig, Picture
+from mnist_transformer.networks.transformer import KVCache, causal_mask_of
+from mnist_transformer.prompting.prompts import MAX_BYTES
+from mnist_transformer.prompting.tokens import (
     ASK,
     PAD,
     READ_AT_ONCE,
@@ -46,8 +48,6 @@ from mnist_transformer.prompt_tokens import (
     stack,
     targets,
 )
-from mnist_transformer.prompts import MAX_BYTES
-from mnist_transformer.transformer import KVCache, causal_mask_of
 
 
 @dataclass(frozen=True)

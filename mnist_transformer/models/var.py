@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
-from mnist_transformer.sampling import Keep, Noise, Sampling, draw_categorical
-from mnist_transformer.transformer import KVCache, Transformer
+from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
+from mnist_transformer.networks.drawing import Noise, draw_categorical
+from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.options import Keep, Sampling
 
 ORDERS = ("scales", "raster")
 

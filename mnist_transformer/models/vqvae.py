@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.codebook import Codebook, code_usage
 from mnist_transformer.models.base import Model, in_batches
-from mnist_transformer.transformer import rms_norm
+from mnist_transformer.networks.codebook import Codebook, code_usage
+from mnist_transformer.networks.transformer import rms_norm
 
 STRIDE = 4  # pixels of a finest cell, in height and width
 

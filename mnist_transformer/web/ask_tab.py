@@ -6,8 +6,8 @@ from functools import partial
 import gradio as gr
 from torch import Tensor
 
-from mnist_transformer.asking import Asked
-from mnist_transformer.prompts import SCOPE
+from mnist_transformer.prompting.asking import Asked
+from mnist_transformer.prompting.prompts import SCOPE
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Drawing,

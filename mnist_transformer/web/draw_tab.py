@@ -4,7 +4,7 @@ from functools import partial
 
 import gradio as gr
 
-from mnist_transformer.images import columns_for
+from mnist_transformer.utils.images import columns_for
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Drawing,

@@ -6,9 +6,11 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from mnist_transformer import ledger, report, runlog
-from mnist_transformer.ledger import Row
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation.ledger import Row
+from mnist_transformer.training import log as runlog
 from mnist_transformer.web.shelf import Shelf
+from tools import report
 
 
 def build(shelf: Shelf) -> None:

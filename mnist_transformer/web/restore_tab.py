@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from mnist_transformer import images, inpaint
+from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel, HasPixelNats
-from mnist_transformer.sampling import Sampling
+from mnist_transformer.options import Sampling
+from mnist_transformer.utils import images
 from mnist_transformer.web.shelf import (
     MAX_SEED,
     Drawing,

@@ -14,12 +14,14 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
-from mnist_transformer import asking, checkpoint, images
-from mnist_transformer.devices import to_device
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
-from mnist_transformer.sampling import Sampling
+from mnist_transformer.options import Sampling
+from mnist_transformer.prompting import asking
+from mnist_transformer.utils import images
+from mnist_transformer.utils.devices import to_device
 
 QUEUE = "models"
 NUM_RUNNING = 2  # drawings of the queue at a time

@@ -1,0 +1,1 @@
+"""The evaluation protocol, its measures and the ledger of results."""

@@ -1,0 +1,207 @@
+"""The record of every measurement: results/ledger.jsonl, one JSON object a line.
+
+A row: recipe, commit, date, device, torch, parameters, images_seen, seconds, metrics, exact
+(true: exact likelihood, false: an upper bound, null: none), command. Rows are appended, never
+edited: a model measured again gets another row, and the latest one of each recipe counts. The
+README's tables are made from it (``report.render``), never by hand.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+FIELDS = (
+    "recipe",
+    "commit",
+    "date",
+    "device",
+    "torch",
+    "parameters",
+    "images_seen",
+    "seconds",
+    "metrics",
+    "exact",
+    "command",
+)
+_PACKAGE = Path(__file__).parent.parent
+
+
+def results_folder() -> Path:
+    """``results`` of the source tree that the package is in, else of the current folder."""
+    root = _PACKAGE.parent
+    return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "results"
+
+
+def describe_device(device: str = "cpu") -> str:
+    """The processor, or the accelerator, and how much of it: never the name of the machine."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        name = found.group(1).strip() if found else name
+    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
+
+
+def current_commit() -> str | None:
+    """Short name of the source tree's commit, with "-dirty" when files differ from it."""
+    root = _PACKAGE.parent
+    if not (root / "pyproject.toml").exists():
+        return None  # installed, maybe below a repository of something else
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a source tree without its history
+    return done.stdout.strip() or None
+
+
+def clean_command(arguments: Sequence[str]) -> str:
+    """A command line without the places of this machine: absolute paths keep their last part."""
+
+    def clean(argument: str) -> str:
+        flag, equals, value = argument.rpartition("=")
+        if PurePath(value).is_absolute() or value.startswith("~"):
+            value = PurePath(value).name
+        return flag + equals + value
+
+    return " ".join(clean(argument) for argument in arguments)
+
+
+class Training(NamedTuple):
+    """How a model was trained; None where its checkpoint does not say.
+
+    Attributes:
+        recipe: its recipe, else the name of its file.
+        curve: its validation figures, see ``runlog.validation_curve``.
+        bits_per_dim: of the whole validation split, at its end.
+    """
+
+    recipe: str
+    images_seen: int | None
+    seconds: float | None
+    curve: list[list[float]] | None
+    bits_per_dim: float | None
+
+
+def read_training(weights: Path) -> Training:
+    """What the notes of a checkpoint tell. Raises ValueError as ``checkpoint.read_notes``."""
+    from mnist_transformer.models import checkpoint
+
+    notes = checkpoint.read_notes(weights)
+    bits = notes.get("validation_bits_per_dim")
+    return Training(
+        recipe=notes.get("recipe", weights.stem),
+        images_seen=int(notes["images"]) if "images" in notes else None,
+        seconds=float(notes["seconds"]) if "seconds" in notes else None,
+        curve=json.loads(notes["curve"]) if "curve" in notes else None,
+        bits_per_dim=float(bits) if bits else None,
+    )
+
+
+def make_row(
+    recipe: str,
+    metrics: Mapping[str, Any],
+    *,
+    parameters: int,
+    device: str = "cpu",
+    exact: bool | None = None,
+    images_seen: int | None = None,
+    seconds: float | None = None,
+    command: str = "",
+) -> Row:
+    """A row for ``append`` with the commit, date, device and torch version of this moment.
+
+    Args:
+        parameters: number of the model's parameters.
+        images_seen, seconds: length of its training; None when unknown.
+    """
+    import torch
+
+    return {
+        "recipe": recipe,
+        "commit": current_commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": describe_device(device),
+        "torch": torch.__version__,
+        "parameters": parameters,
+        "images_seen": images_seen,
+        "seconds": seconds,
+        "metrics": dict(metrics),
+        "exact": exact,
+        "command": command,
+    }
+
+
+def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
+    """Add a row at the end of the ledger and return the ledger's path.
+
+    Raises:
+        ValueError: a field is missing or unknown, a number is not finite, the command names
+            a place of this machine, or the ledger cannot be written.
+    """
+    if set(row) != set(FIELDS):
+        raise ValueError(f"row has fields {sorted(row)}, expected {sorted(FIELDS)}")
+    if clean_command(str(row["command"]).split(" ")) != row["command"]:
+        raise ValueError(f"command is {row['command']!r}, expected one without absolute paths")
+    line = json.dumps({name: row[name] for name in FIELDS}, allow_nan=False)
+    path = path or results_folder() / "ledger.jsonl"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def rows(path: Path | None = None) -> list[Row]:
+    """All rows of a ledger, oldest first.
+
+    Without a path: what the package was built with, then this folder's own measurements; in
+    a source tree the one ledger is both.
+
+    Raises:
+        ValueError: a line is not a row.
+    """
+    if path is None:
+        return _read(_PACKAGE / "ledger.jsonl") + _read(results_folder() / "ledger.jsonl")
+    return _read(path)
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} is not JSON, expected a row") from error
+        if not isinstance(row, dict) or set(row) != set(FIELDS):
+            raise ValueError(f"{path} line {number} is not a row of {', '.join(FIELDS)}")
+        found.append(row)
+    return found
+
+
+def latest(path: Path | None = None) -> dict[str, Row]:
+    """The last row of each recipe, by name, in the order of the recipes' first rows."""
+    return {row["recipe"]: row for row in rows(path)}

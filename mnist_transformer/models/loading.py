@@ -1,0 +1,82 @@
+"""Models by name: shipped weights, a checkpoint, a training run's folder, or the Hub."""
+
+import difflib
+import os
+from pathlib import Path
+
+from mnist_transformer.models import checkpoint
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.utils.devices import to_device
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a shipped model, a checkpoint, a training run's folder, or hf://owner/name.
+
+    Raises:
+        ValueError: there is none of that name; the message gives the nearest names.
+    """
+    name = os.fspath(name_or_path)
+    if name in shipped():
+        return WEIGHTS / f"{name}.safetensors"
+    if name.startswith("hf://"):
+        from mnist_transformer.models import hub
+
+        return hub.download(name)
+    path = Path(name)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if path.is_file():
+        return path
+    if path.suffix == ".safetensors" or path.name != name:
+        raise ValueError(f"there is no checkpoint {path}")
+    from mnist_transformer.recipes import RECIPES
+
+    if name in RECIPES:
+        raise ValueError(
+            f"{name} is a recipe whose weights are not shipped: "
+            f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
+        )
+    near = difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped()
+    raise ValueError(
+        f"there is no model {name!r}; nearest: {', '.join(near) or 'none is shipped'} "
+        "(a checkpoint's path will do too)"
+    )
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "mnist-patch", device: str | None = None
+) -> GenerativeModel:
+    """A model ready to draw.
+
+    Args:
+        name_or_path: a shipped model, a .safetensors checkpoint, a training run's folder, or
+            hf://owner/name on the Hugging Face Hub.
+        device: such as "cpu" or "cuda"; by default a CUDA GPU where there is one.
+
+    Raises:
+        ValueError: an unknown name, a damaged or foreign file, a device that is not there,
+            or a model that does not draw.
+    """
+
+    model = checkpoint.load(find_weights(name_or_path))
+    if not isinstance(model, GenerativeModel):
+        raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
+    return to_device(model, device)
+
+
+def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
+    """Every shipped model that draws, by name; see ``load``."""
+
+    models = {name: checkpoint.load(find_weights(name)) for name in shipped()}
+    return {
+        name: to_device(model, device)
+        for name, model in models.items()
+        if isinstance(model, GenerativeModel)
+    }

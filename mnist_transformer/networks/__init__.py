@@ -1,0 +1,1 @@
+"""Bricks of models, which know no data set and no family."""

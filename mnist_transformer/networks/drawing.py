@@ -1,0 +1,77 @@
+"""Randomness per image, and drawing a symbol from logits.
+
+Shapes: B images, V values of one symbol.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from mnist_transformer.options import Sampling
+
+
+class Noise:
+    """Randomness with one generator an image, so that image k does not depend on its batch.
+
+    Args:
+        seeds: one integer an image, each in [0, 2**32): torch's generator uses no more bits.
+        device: where the draws are wanted; they are made on the CPU, so every device sees
+            the same ones.
+    """
+
+    def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
+        self.seeds = [int(seed) for seed in seeds]
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")
+        self.device = torch.device(device)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float32 (B, *shape), uniform in [0, 1)."""
+        draws = [torch.rand(shape, generator=generator) for generator in self._generators]
+        return torch.stack(draws).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """float32 (B, *shape), standard normal."""
+        draws = [torch.randn(shape, generator=generator) for generator in self._generators]
+        return torch.stack(draws).to(self.device)
+
+
+def adjust_logits(logits_BV: Tensor, how: Sampling) -> Tensor:
+    """Logits (B, V) after temperature, top-k and nucleus filtering, in float32."""
+    logits_BV = logits_BV.float()
+    if how.temperature != 1:
+        logits_BV = logits_BV / how.temperature
+    if how.top_k is not None and how.top_k < logits_BV.shape[-1]:
+        least = logits_BV.topk(how.top_k).values[..., -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least, float("-inf"))
+    if how.top_p < 1:
+        ordered, index = logits_BV.softmax(-1).sort(dim=-1, descending=True)
+        # A symbol stays when the mass before it is below top_p; the first always does.
+        drop = (ordered.cumsum(-1) - ordered) >= how.top_p
+        logits_BV = logits_BV.masked_fill(drop.scatter(-1, index, drop), float("-inf"))
+    return logits_BV
+
+
+def log_prob(logits_BV: Tensor, value_B: Tensor, how: Sampling) -> Tensor:
+    """Log-probability (B,) of one symbol a row: at the temperature, before top-k and nucleus."""
+    log_prob_BV = (logits_BV.float() / how.temperature).log_softmax(-1)
+    return log_prob_BV.gather(-1, value_B[:, None]).squeeze(-1)
+
+
+def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Tensor:
+    """Draw one symbol a row by inverting the cumulative distribution: int64 (B,).
+
+    One uniform number decides one symbol, so the result depends on its own image's seed only.
+    """
+    cumulative = adjust_logits(logits_BV, how).softmax(-1).cumsum(-1)
+    # Scale by the last entry, since float sums may end just below 1, and stay below it, as this
+    # factor does however it is rounded: the first entry above the threshold is then a symbol of
+    # nonzero probability.
+    threshold = uniform_B.clamp(max=1 - 2**-23) * cumulative[:, -1]
+    return torch.searchsorted(cumulative, threshold.unsqueeze(-1), right=True).squeeze(-1)

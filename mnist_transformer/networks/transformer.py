@@ -1,0 +1,348 @@
+"""The backbone that every family stands on: a pre-norm transformer with a key-value cache.
+
+    x = x + Attention(norm(x));  x = x + MLP(norm(x))
+
+RMSNorm (arXiv 1910.07467) without a gain, which the matrix behind it would only repeat; queries
+and keys normalised a head (arXiv 2302.05442); output projections that start at zero, so that
+every block starts as the identity. With ``cond_dim`` a condition (a class, a noise level) sets
+scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
+
+Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_transformer.networks.positions import At, Positions, make_positions
+
+# Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
+PLAIN_ATTENTION_MAX_KEYS = 256
+
+
+def attend(
+    q_BNTK: Tensor,
+    k_BNSK: Tensor,
+    v_BNSK: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v, by the kernel that suits device, dtype and length.
+
+    Causal means that query i of T sees keys up to S - T + i: the queries are the last ones. A
+    bool ``mask`` that broadcasts to (B, N, T, S), true where a query sees a key, replaces it.
+    """
+    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
+    short_in_bf16 = q_BNTK.dtype == torch.bfloat16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS
+    # With dropout the fused kernel writes out the definition too, with a slower dropout.
+    if q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout):
+        return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
+    causal = causal and mask is None and num_queries > 1
+    if causal and num_queries < num_keys:
+        mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
+    return F.scaled_dot_product_attention(
+        q_BNTK,
+        k_BNSK,
+        v_BNSK,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and mask is None,
+    )
+
+
+def plain_attention(
+    q_BNTK: Tensor,
+    k_BNSK: Tensor,
+    v_BNSK: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The definition, written out: arXiv 1706.03762, equation 1."""
+    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
+    scores = (q_BNTK * q_BNTK.shape[-1] ** -0.5) @ k_BNSK.transpose(-1, -2)
+    if causal and mask is None and num_queries > 1:
+        mask = _causal_mask(num_queries, num_keys, scores.device)
+    if mask is not None:
+        # Added, where filling it in would cost the gradient a pass of its own.
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(
+            ~mask, float("-inf")
+        )
+    return drop(scores.softmax(-1), dropout) @ v_BNSK
+
+
+def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return ones.tril(num_keys - num_queries)
+
+
+def causal_mask_of(seen_BT: Tensor) -> Tensor:
+    """bool (B, 1, T, T) for ``attend``: causal, but of padding (not ``seen``) nothing is read.
+
+    Every token sees itself at least: else the state of padding, which counts nothing, is NaN.
+    """
+    num_tokens = seen_BT.shape[1]
+    itself_TT = torch.eye(num_tokens, dtype=torch.bool, device=seen_BT.device)
+    causal_TT = _causal_mask(num_tokens, num_tokens, seen_BT.device)
+    return ((causal_TT & seen_BT[:, None]) | itself_TT)[:, None]
+
+
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Dropout (arXiv 1207.0580), of a probability that a CPU rounds to 1/256.
+
+    There torch draws one random number an element, which made up a seventh of a training step;
+    a byte is enough.
+    """
+    if not probability or x.device.type != "cpu":
+        return F.dropout(x, probability)
+    dropped = min(255, round(256 * probability))
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+    return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
+
+
+class Dropout(nn.Module):
+    """``drop`` in training."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"dropout is {probability}, expected a number in [0, 1)")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        return drop(x, self.probability) if self.training else x
+
+
+class KVCache:
+    """Keys and values of every layer for the tokens seen so far, in buffers made once."""
+
+    def __init__(
+        self,
+        model: "Transformer",
+        batch_size: int,
+        *,
+        num_tokens: int | None = None,  # else as many as the model has positions
+        device: torch.device,
+    ) -> None:
+        shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
+        self.length = 0
+        self._keys = [torch.empty(shape, device=device) for _ in model.blocks]
+        self._values = [torch.empty(shape, device=device) for _ in model.blocks]
+
+    def extend(self, layer: int, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T new keys and values of one layer; all of that layer's up to now."""
+        stop = self.length + k_BNTK.shape[2]
+        self._keys[layer][:, :, self.length : stop] = k_BNTK
+        self._values[layer][:, :, self.length : stop] = v_BNTK
+        return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these sequences of the batch, as many as there are or fewer: int64 (B,)."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                chosen = buffer[:, :, : self.length].index_select(0, rows)
+                buffers[layer] = buffer[: len(rows)]
+                buffers[layer][:, :, : self.length] = chosen
+
+
+def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / rms(x) over the last dimension, in float32.
+
+    torch's own is this formula too, but takes 1.7 times as long forward and backward on a CPU,
+    where there is no fused kernel for it.
+    """
+    x = x.float()  # under autocast too: squares of bfloat16 are coarse
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+class Pass(NamedTuple):
+    """What all blocks share in one pass: arguments of ``Transformer.forward``."""
+
+    at: At
+    mask: Tensor | None
+    cache: KVCache | None
+    cond: Tensor | None
+    lengths: list[int] | None
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, num_heads: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim is {dim}, expected a multiple of num_heads {num_heads}")
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.causal, self.dropout = causal, dropout
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=False)
+        self.output = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
+        q_BNTK, k_BNTK, v_BNTK = (
+            project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        # Both at once: at one token a step, what counts is how many operations there are.
+        qk = positions.rotate(rms_norm(torch.stack([q_BNTK, k_BNTK])), run.at)
+        q_BNTK, k_BNTK = qk.unbind()
+        if run.cache is not None:
+            k_BNTK, v_BNTK = run.cache.extend(layer, k_BNTK, v_BNTK)
+        # Under autocast the norms return float32: all three must agree.
+        q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
+        dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
+        look = partial(attend, causal=self.causal, mask=run.mask, dropout=dropout)
+        if run.lengths is None:
+            y_BNTK = look(q_BNTK, k_BNTK, v_BNTK)
+        else:
+            split = (x_BNTK.split(run.lengths, 2) for x_BNTK in (q_BNTK, k_BNTK, v_BNTK))
+            y_BNTK = torch.cat([look(*part) for part in zip(*split, strict=True)], 2)
+        return self.output(y_BNTK.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear maps with a squared ReLU between them (arXiv 2109.08668)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)).square())
+
+
+class Modulation(nn.Module):
+    """``num_chunks`` vectors (B, T or 1, D) from the condition, all zero at the start."""
+
+    def __init__(self, cond_dim: int, dim: int, num_chunks: int) -> None:
+        super().__init__()
+        # A matrix each: in one, Muon would make the rows of all chunks orthogonal to each other.
+        self.linears = nn.ModuleList(nn.Linear(cond_dim, dim) for _ in range(num_chunks))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
+        cond = F.silu(cond)
+        return tuple(linear(cond) for linear in self.linears)
+
+
+def modulate(x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x_BTD, 1 + scale)
+
+
+class Block(nn.Module):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        dropout: float,
+        causal: bool,
+        cond_dim: int | None,
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(dim, num_heads, dropout, causal)
+        self.mlp = MLP(dim, mlp_dim)
+        self.dropout = Dropout(dropout)
+        self.modulation = Modulation(cond_dim, dim, 6) if cond_dim is not None else None
+
+    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
+        if self.modulation is None:
+            attended = self.attention(rms_norm(x_BTD), positions, run, layer)
+            x_BTD = x_BTD + self.dropout(attended)
+            return x_BTD + self.dropout(self.mlp(rms_norm(x_BTD)))
+        # Gates start at one, not at zero as in the paper: the output projections are zero
+        # already, and two zeros in a row would never learn.
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(run.cond)
+        attended = self.attention(modulate(rms_norm(x_BTD), shift, scale), positions, run, layer)
+        x_BTD = x_BTD + (1 + gate) * self.dropout(attended)
+        mixed = self.mlp(modulate(rms_norm(x_BTD), mlp_shift, mlp_scale))
+        return x_BTD + (1 + mlp_gate) * self.dropout(mixed)
+
+
+class Transformer(nn.Module):
+    """Embedded tokens (B, T, D) to states (B, T, D).
+
+    Args:
+        dim, depth, num_heads: width of a token, number of blocks, heads a block.
+        mlp_dim: hidden width of the MLPs.
+        num_tokens: the longest sequence, on a grid ``grid_width`` wide in raster order.
+        positions: a name of ``positions.POSITIONS``.
+        causal: whether a token sees itself and earlier ones only.
+        cond_dim: width of the condition of adaptive norms; None for plain ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_dim: int,
+        num_tokens: int,
+        grid_width: int,
+        positions: str,
+        dropout: float = 0.0,
+        causal: bool = True,
+        cond_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.num_heads, self.head_dim = num_tokens, num_heads, dim // num_heads
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, mlp_dim, dropout, causal, cond_dim) for _ in range(depth)
+        )
+        self.positions = make_positions(
+            positions,
+            dim=dim,
+            head_dim=dim // num_heads,
+            num_tokens=num_tokens,
+            grid_width=grid_width,
+        )
+        self.modulation = Modulation(cond_dim, dim, 2) if cond_dim is not None else None
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cache: KVCache | None = None,
+        *,
+        at: Tensor | None = None,
+        mask: Tensor | None = None,
+        cond: Tensor | None = None,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        """States of the T given tokens; with a cache they continue the tokens it holds.
+
+        Args:
+            at: int64 (B, T), the tokens' positions; else they follow one another.
+            mask: bool, broadcasts to (B, N, T, S), true where a token sees another; replaces
+                the causal rule.
+            cond: (B, C), or (B, T, C) for one a token; required with ``cond_dim``.
+            lengths: of sequences that lie one behind the other in the T tokens; a token sees
+                those of its own sequence only. Nothing is padded so.
+        """
+        start = cache.length if cache is not None else 0
+        if cond is not None and cond.ndim == 2:
+            cond = cond[:, None]
+        run = Pass(
+            slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond, lengths
+        )
+        x_BTD = self.positions.add(x_BTD, run.at)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, self.positions, run, layer)
+        if cache is not None:
+            cache.length += x_BTD.shape[1]
+        x_BTD = rms_norm(x_BTD)
+        return x_BTD if self.modulation is None else modulate(x_BTD, *self.modulation(cond))
+
+    def side_by_side(self, x_MD: Tensor, at_M: Tensor, lengths_B: Tensor) -> Tensor:
+        """States (M, D) of the tokens of B sequences, one behind the other, each for itself."""
+        return self(x_MD[None], at=at_M[None], lengths=lengths_B.tolist())[0]

@@ -1,0 +1,227 @@
+"""A grammar that writes requests with their answer: "could you draw 2 + four?", 6.
+
+It fills the templates of ``prompt_templates.py`` with digits and number words, adds politeness,
+case, punctuation and typos, and also writes what is to be refused. One seed decides everything.
+What a test holds out is held out by construction: the templates are two disjoint sets, a pair of
+operands belongs to training or to the held-out sums, and so does a misspelt text.
+"""
+
+import random
+import re
+import zlib
+from collections.abc import Iterator
+
+from mnist_transformer.prompting.prompts import (
+    MAX_BYTES,
+    MAX_NUMBER,
+    OPERATIONS,
+    Prompt,
+    compute,
+    is_held_out,
+    number_words,
+)
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates, words
+from mnist_transformer.prompting.typos import misspell
+
+SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope")
+
+_ASKING = ("Can you", "Could you", "Would you", "Will you", "Could you please", "Can you please")
+_GREETING = ("Hey,", "Hi,", "OK,", "Hello,", "Now", "So,")
+_THANKING = (" please", ", please", " for me please", ", thanks", ", thank you", " now")
+_COMMANDS = words(
+    "draw show paint sketch give make write generate create put scribble imagine print display "
+    "picture visualise handwrite take try calculate compute work solve evaluate tell add "
+    "subtract multiply double find figure"
+)
+
+
+def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
+    """An endless stream of prompts of one of SPLITS; the same seed writes the same ones.
+
+    - train: in scope, some misspelt, and a tenth that is to be refused.
+    - held_out_templates: requests never trained on, around pairs of operands of training; half
+      of the expressions in phrases never trained on.
+    - held_out_sums: sums, differences and products of pairs never trained on, in templates of
+      training.
+    - typos: templates and pairs of training with one or two typos, in texts never trained on.
+    - out_of_scope: to be refused, in templates never trained on.
+
+    Texts may repeat. None is longer than MAX_BYTES.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    return _stream(split, random.Random(f"{split} {seed}"))
+
+
+def _stream(split: str, rng: random.Random) -> Iterator[Prompt]:
+    while True:
+        prompt: Prompt | None
+        if split == "out_of_scope" or (split == "train" and rng.random() < 0.1):
+            prompt = _refused(rng, HELD_OUT if split == "out_of_scope" else TRAIN)
+        else:
+            prompt = _request(rng, HELD_OUT if split == "held_out_templates" else TRAIN, split)
+        if prompt is not None and len(prompt.text.encode()) <= MAX_BYTES:
+            yield prompt
+
+
+def _request(rng: random.Random, source: Templates, split: str) -> Prompt | None:
+    """A request in scope; None where the dice gave what belongs to another split."""
+    operation = rng.choices(("number", *OPERATIONS), (35, 30, 20, 15))[0]
+    operands = _operands(rng, operation)
+    if is_held_out(operands) != (split == "held_out_sums"):
+        return None
+    if operation == "number":
+        template = rng.choice(source.number_frames + source.frames)
+        text = _fill(rng, template, n=operands[0], x=operands[0])
+    elif rng.random() < 0.2:
+        template = rng.choice(_fitting(source.sentences[operation], operands))
+        text = _fill(rng, template, a=operands[0], b=operands[1])
+    else:
+        frame = rng.choice(source.frames + source.result_frames)
+        # A held-out frame around a known phrase is a test, too.
+        known = source if rng.random() < 0.5 else TRAIN
+        phrase = rng.choice(_fitting(known.phrases[operation], operands))
+        text = frame.replace("{x}", _fill(rng, phrase, a=operands[0], b=operands[1]))
+        template = f"{frame} | {phrase}"
+    text = typed = _decorate(rng, text)
+    num_typos = {"typos": rng.choice((1, 1, 2)), "train": int(rng.random() < 0.15)}
+    for _ in range(num_typos.get(split, 0)):
+        typed = misspell(rng, typed)
+    if typed == text:
+        wanted = split != "typos"
+    else:
+        wanted = (zlib.crc32(typed.encode()) % 8 == 0) == (split == "typos")
+    if not wanted:
+        return None
+    return Prompt(typed, compute(operation, operands), operation, operands, template)
+
+
+def _operands(rng: random.Random, operation: str) -> tuple[int, ...]:
+    """Operands whose result is from 0 to 99, small ones more often."""
+    while True:
+        if operation == "number":
+            operands: tuple[int, ...] = (rng.randrange(rng.choice((10, 100, 100))),)
+        elif operation == "product":
+            # Many double, as there are phrases for that; few are zero.
+            a = rng.choice((2, 2, 2, *range(13)))
+            operands = (a, rng.randrange(1, rng.choice((13, 50))))
+        else:
+            operands = tuple(rng.randrange(rng.choice((10, 20, 100))) for _ in "ab")
+        if rng.random() < 0.5:
+            operands = operands[::-1]
+        if compute(operation, operands) is not None:
+            return operands
+
+
+def _fitting(templates: tuple[str, ...], operands: tuple[int, ...]) -> list[str]:
+    """The templates that can say this: those without {a} only where it is 2."""
+    return [template for template in templates if "{a}" in template or operands[0] == 2]
+
+
+def _refused(rng: random.Random, source: Templates) -> Prompt:
+    """Something that is to be refused."""
+    kind = rng.choice(("chat", "chat", "thing", "number", "result", "unsupported", "unfinished"))
+    a, b = _unheld(rng)
+    frame = rng.choice(source.frames + source.result_frames)
+    if kind == "chat":
+        frame = rng.choice(source.chat)
+        text = _fill(rng, frame, a=a)
+    elif kind == "thing":
+        frame = rng.choice([frame for frame in source.number_frames if "{a_n}" in frame])
+        text = frame.replace("{a_n}", _with_article(rng.choice(source.things)))
+    elif kind == "number":
+        frame = rng.choice(source.number_frames + source.frames)
+        text = _put(frame, "n", _wrong_number(rng))
+        text = _put(text, "x", _wrong_number(rng))
+        frame = f"{frame} | a wrong number"
+    else:
+        if kind == "unfinished":
+            sign = rng.choice(("plus", "+", "minus", "times", "x", "*"))
+            phrase = rng.choice((f"{{a}} {sign}", f"{sign} {{a}}"))
+        elif kind == "unsupported":
+            phrase = rng.choice(source.unsupported)
+        else:
+            operation = rng.choice(OPERATIONS)
+            while compute(operation, (a, b)) is not None:
+                a, b = sorted(_unheld(rng))
+            # "The difference between" does not say which of the two is to be the larger one.
+            phrase = rng.choice(
+                [p for p in source.phrases[operation] if "{a}" in p and "difference" not in p]
+            )
+        text = frame.replace("{x}", _fill(rng, phrase, a=a, b=b, c=rng.randrange(2, 100)))
+        frame = f"{frame} | {phrase}"
+    return Prompt(_decorate(rng, text), None, "refused", (), frame)
+
+
+def _unheld(rng: random.Random) -> tuple[int, int]:
+    """Two numbers from 2 that are no held-out pair: not even a refusal may show one."""
+    while True:
+        pair = rng.randrange(2, 100), rng.randrange(2, 100)
+        if not is_held_out(pair):
+            return pair
+
+
+def _wrong_number(rng: random.Random) -> str:
+    word = number_words(rng.randrange(1, 10))
+    large = str(rng.choice((MAX_NUMBER + 1, 101, 110, rng.randrange(100, 1000), 10_000)))
+    small = (f"-{rng.randrange(1, 100)}", f"{rng.randrange(10)}.5")
+    return rng.choice((large, large, f"{word} hundred", f"{word} thousand", "one million", *small))
+
+
+def _fill(rng: random.Random, template: str, **numbers: int) -> str:
+    """The template with its numbers, each in digits or in words."""
+    # Between words a sign reads as a hyphen or as a letter: twenty-one, twoxfour.
+    in_digits = set()
+    if re.search(r"\}\S\{", template):
+        in_digits = set(numbers)
+    elif re.search(r"\} [-−] \{", template):
+        in_digits = {"a"}
+    for slot, number in numbers.items():
+        words = number_words(number, rng.choice("- "))
+        spoken = rng.random() < 0.5 and slot not in in_digits
+        template = _put(template, slot, words if spoken else str(number))
+    return template
+
+
+def _put(template: str, slot: str, surface: str) -> str:
+    template = template.replace(f"{{{slot}}}", surface)
+    return template.replace(f"{{a_{slot}}}", _with_article(surface))
+
+
+def _with_article(noun: str) -> str:
+    """ "a 3", "an 8"; "one" and "unicorn" begin with a consonant."""
+    return ("an " if re.match(r"8|1[18]$|[aeo](?!ne\b)", noun) else "a ") + noun
+
+
+def _decorate(rng: random.Random, text: str) -> str:
+    """Politeness, punctuation, case and stray spaces."""
+    question = text.endswith("?")
+    text = text.removesuffix("?").rstrip()
+    first = text.split(" ", 1)[0]
+    dice = rng.random()
+    if dice < 0.12 and first.lower() in _COMMANDS:
+        text, question = f"{rng.choice(_ASKING)} {_uncapitalised(text)}", True
+    elif dice < 0.2 and first.lower() in _COMMANDS:
+        text = f"Please {_uncapitalised(text)}"
+    elif dice < 0.3:
+        text = f"{rng.choice(_GREETING)} {_uncapitalised(text)}"
+    if rng.random() < 0.12 and not text.endswith("="):
+        text += rng.choice(_THANKING)
+    if question:
+        text += rng.choices(("?", "", "??"), (75, 22, 3))[0]
+    elif not text.endswith("="):
+        text += rng.choices(("", ".", "!", "..."), (55, 30, 12, 3))[0]
+    dice = rng.random()
+    if dice < 0.7:
+        text = text[:1].upper() + text[1:]
+    elif dice < 0.94:
+        text = text.lower()
+    else:
+        text = text.upper()
+    if rng.random() < 0.04:
+        text = rng.choice((f" {text}", f"{text} ", text.replace(" ", "  ", 1)))
+    return text
+
+
+def _uncapitalised(text: str) -> str:
+    return text if re.match(r"I\b", text) else text[:1].lower() + text[1:]

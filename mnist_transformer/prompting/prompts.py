@@ -1,0 +1,188 @@
+"""Sentences that ask for a number from 0 to 99, and the rules that read their answer.
+
+"Show me 2 + four" asks for a 6. ``prompt_grammar.py`` writes such sentences from templates and
+``prompt_writer.py`` has a language model write them; here is what both share: the record, the
+arithmetic, the pairs of operands held out for tests, and ``parse``, which reads plainly written
+requests by rules. It checks the writers, and is the yardstick of models that read prompts.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
+
+MAX_NUMBER = 99
+MAX_BYTES = 128  # of a prompt in UTF-8
+OPERATIONS = ("sum", "difference", "product")
+SCOPE = (
+    "ask for a number from 0 to 99, or for a sum, difference or product of two such numbers "
+    'that is one itself, such as "Draw a 7" or "Show me 2 + four"'
+)
+
+SMALL = words(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
+# Phrases that ``parse`` reads besides those of the templates.
+_ALSO_READ = {
+    "sum": ("adding {a} to {b}", "adding {a} and {b}"),
+    "difference": ("subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"),
+    "product": ("multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"),
+}
+
+_TENS, _ONES, _SMALL = "|".join(TENS), "|".join(SMALL[1:10]), "|".join(SMALL)
+_NUMBER = re.compile(
+    # An x may stand against a digit, 2x4; another letter may not, 3rd. 2.5 is one number.
+    r"(?P<digits>(?<![a-wyz0-9.])[0-9]+(?:[.,][0-9]+)?(?![a-wyz0-9]))"
+    rf"|(?<![a-z])(?<![a-z]-)(?:(?P<tens>{_TENS})(?:[ -]?(?P<ones>{_ONES}))?|(?P<small>{_SMALL}))"
+    r"(?![a-z])|[0-9]+"
+)
+_SIGN = "[-−–+*×·÷/^%]"
+_SIGNS = re.compile(rf"\s*({_SIGN}|=)\s*(?=#)|(?<=#)\s*({_SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
+# What changes the meaning of a number beside it: without a known phrase, nothing is read.
+_CHANGES = re.compile(
+    rf"{_SIGN} ?#|# ?{_SIGN}(?: |$)|\bx #|# x\b|\b(?:plus|minus|times|add|adding|added|sum|total|"
+    r"subtract|subtracting|subtracted|less|fewer|more|from|away|taken|twice|double|doubled|"
+    r"triple|thrice|multiply|multiplied|product|difference|half|third|quarter|dozen|divided|"
+    r"squared?|cubed?|root|power|percent|hundred|thousand|million|billion|negative|point)\b"
+)
+_LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
+# A negative number: its sign is written against it, and no other number stands before that.
+_MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A sentence and what it asks for.
+
+    Args:
+        answer: 0 to 99, or None for a request that is to be refused.
+        operation: "number", one of OPERATIONS, or "refused".
+        operands: as the operation takes them: one of a number, two of an operation.
+        template: the request and the expression in it, "frame | phrase"; or who wrote it.
+    """
+
+    text: str
+    answer: int | None
+    operation: str
+    operands: tuple[int, ...] = ()
+    template: str = ""
+
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """The digits to draw side by side, most significant first; none for a refusal."""
+        return () if self.answer is None else tuple(int(digit) for digit in str(self.answer))
+
+
+def number_words(number: int, joint: str = "-") -> str:
+    """42 as "forty-two"; 0 to 99."""
+    if number < 20:
+        return SMALL[number]
+    tens, ones = divmod(number, 10)
+    return TENS[tens - 2] + (joint + SMALL[ones] if ones else "")
+
+
+def compute(operation: str, operands: Sequence[int]) -> int | None:
+    """The result; None where operands or result are not from 0 to 99, or too few or many."""
+    if len(operands) != (1 if operation == "number" else 2):
+        return None
+    a, b = operands[0], operands[-1]
+    result = {"number": a, "sum": a + b, "difference": a - b, "product": a * b}[operation]
+    return result if all(0 <= n <= MAX_NUMBER for n in (*operands, result)) else None
+
+
+def is_held_out(operands: Sequence[int]) -> bool:
+    """Whether a pair of operands is kept for the held-out sums: about one pair in eight.
+
+    In either order and under every operation, so that 3 + 5 tells nothing of 5 x 3 either.
+    """
+    return len(operands) == 2 and zlib.crc32(repr(sorted(operands)).encode()) % 8 == 0
+
+
+def find_numbers(text: str) -> tuple[str, list[int | None]]:
+    """The text in lower case with # for every number, and the numbers.
+
+    A number that is out of range, broken or written with leading zeros is None.
+    """
+    numbers: list[int | None] = []
+
+    def note(match: re.Match[str]) -> str:
+        digits, tens, ones, small = match.group("digits", "tens", "ones", "small")
+        value: int | None
+        if small:
+            value = SMALL.index(small)
+        elif tens:
+            value = 10 * (TENS.index(tens) + 2) + (SMALL.index(ones) if ones else 0)
+        else:
+            value = int(digits) if digits and re.fullmatch("0|[1-9][0-9]?", digits) else None
+        numbers.append(value)
+        return "#"
+
+    text = " ".join(text.lower().replace("#", " ").replace("’", "'").split())
+    marked = _NUMBER.sub(note, text)
+    return _plain(marked), numbers
+
+
+def parse(text: str) -> int | None:
+    """The number that a plainly written request asks for; None where the rules are not sure.
+
+    A single number is the answer if nothing near it changes its meaning; otherwise the text has
+    to contain a phrase of the templates, and all that it contains have to agree.
+    """
+    marked, found = find_numbers(text)
+    numbers = [number for number in found if number is not None]
+    if len(numbers) < len(found):
+        return None
+    answers = _results(marked, numbers)
+    if len(answers) == 1:
+        return answers.pop()
+    if answers or len(numbers) != 1 or _CHANGES.search(marked):
+        return None
+    return numbers[0]
+
+
+def is_out_of_range(text: str) -> bool:
+    """Whether a number in the text, or what a phrase in it surely comes to, is not from 0 to 99."""
+    marked, found = find_numbers(text)
+    numbers = [number for number in found if number is not None]
+    below_zero = _MINUS.search(text) and _NO_OPERAND.search(f" {marked}")
+    if len(numbers) < len(found) or below_zero or _LARGE.search(marked):
+        return True
+    # "The difference between" does not say which of the two is to be the larger one.
+    return "difference" not in marked and _results(marked, numbers) == {None}
+
+
+def _results(marked: str, numbers: Sequence[int]) -> set[int | None]:
+    """What each phrase of the templates in a marked text comes to; None: out of range."""
+    return {
+        compute(operation, [2, *numbers] if len(numbers) < 2 else numbers[::order])
+        for phrase, operation, order in _phrases()
+        if phrase.count("#") == len(numbers) and phrase in f" {marked} "
+    }
+
+
+def _plain(marked: str) -> str:
+    """Spaces around the signs between numbers, no punctuation, single spaces."""
+    marked = _SIGNS.sub(
+        lambda match: f" {match.group(1) or match.group(2) or match.group(3)} ", marked
+    )
+    return " ".join(re.sub(r"[^\w\s#'+*×·÷/^%−–-]", " ", marked).split())
+
+
+@lru_cache(maxsize=1)
+def _phrases() -> list[tuple[str, str, int]]:
+    """(phrase with # for numbers, operation, order of its operands: 1, or -1 for reversed)."""
+    phrases = []
+    for operation in OPERATIONS:
+        sources = [_ALSO_READ[operation]]
+        for templates in (TRAIN, HELD_OUT):
+            sources += [templates.phrases[operation], templates.sentences[operation]]
+        for template in (template for source in sources for template in source):
+            order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1
+            marked = _plain(template.lower().replace("{a}", "#").replace("{b}", "#"))
+            phrases.append((f" {marked} ", operation, order))
+    return phrases

@@ -1,0 +1,63 @@
+"""Slips of the keyboard that leave a prompt's answer as it is: "Show me sevne"."""
+
+import random
+import re
+from dataclasses import astuple
+from functools import lru_cache
+
+from mnist_transformer.prompting.prompts import SMALL, TENS
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
+
+# Words that decide the answer: a slip must leave them recognisable.
+_KEY_WORDS = [*SMALL, *TENS]
+_KEY_WORDS += words(
+    "plus minus times added adding take taken away less more than from double twice subtract "
+    "multiply multiplied total product difference"
+)
+_KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+
+
+def misspell(rng: random.Random, text: str) -> str:
+    """The text with one slip in a word of four letters or more.
+
+    It stays as it was where there is no such word, or where the dice gave what could be meant
+    for another word: eighty without its y, four without its u.
+    """
+    found = list(re.finditer(r"[A-Za-z]{4,}", text))
+    if not found:
+        return text
+    match = rng.choice(found)
+    word = match.group()
+    slip = rng.choice(_slips(word.lower()))
+    if _meant().get(slip, set()) - {word.lower()}:
+        return text
+    typed = word[0] + (slip.upper() if word.isupper() else slip)[1:]
+    return text[: match.start()] + typed + text[match.end() :]
+
+
+def _slips(word: str) -> list[str]:
+    """All words one slip away: a letter left out, doubled, swapped with the next, or missed.
+
+    The first letter stays.
+    """
+    slips = []
+    for i in range(1, len(word)):
+        before, letter, after = word[:i], word[i], word[i + 1 :]
+        slips += [before + after, before + letter + letter + after]
+        if after and after[0] != letter:
+            slips.append(before + after[0] + letter + after[1:])
+        (row,) = (row for row in _KEYBOARD if letter in row)
+        k = row.index(letter)
+        slips += [before + near + after for near in row[max(k - 1, 0) : k + 2] if near != letter]
+    return slips
+
+
+@lru_cache(maxsize=1)
+def _meant() -> dict[str, set[str]]:
+    """For every spelling of a word that matters, and every word of the templates: what it is."""
+    vocabulary = set(re.findall("[a-z]+", repr([astuple(TRAIN), astuple(HELD_OUT)]).lower()))
+    meant = {word: {word} for word in vocabulary}
+    for word in _KEY_WORDS:
+        for typed in (word, *_slips(word)):
+            meant.setdefault(typed, set()).add(word)
+    return meant

@@ -1,0 +1,215 @@
+"""Muon for hidden matrices, AdamW for the rest; learning rates by progress; averaged weights.
+
+Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces the momentum M of a
+matrix by the nearest semi-orthogonal one, U V^T of its singular value decomposition, found to
+within the shape of its spectrum by five steps of a quintic Newton-Schulz iteration:
+
+    X = M / |M|;   five times:  G = X X^T,  X = (a + b G + c G^2) X
+    W = W - lr * max(1, rows / columns)^0.5 * X
+
+Shapes: N matrices of one shape, R rows, C columns, R <= C.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnist_transformer.models.base import Model
+from mnist_transformer.recipes import Recipe
+from mnist_transformer.utils.devices import fast_dtype
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+TURNS = 4
+ADAMW_BETAS = (0.9, 0.95)
+ADAMW_EPS = 1e-12  # losses are in nats a dimension, so gradients are small
+
+
+def orthogonalise(x_NRC: Tensor) -> Tensor:
+    """Bring every singular value of each matrix near 1 (about 0.7 to 1.2), R <= C.
+
+    All the steps act on the left of X, as polynomials q of the Gram matrix, so a long matrix
+    is better left alone until the end: X <- q X becomes P <- q P, G <- q G q on small
+    squares. In bfloat16 G loses the small singular values, so that way is for float32 only.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x_NRC = x_NRC / x_NRC.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    num_rows, num_columns = x_NRC.shape[-2:]
+    if num_columns < 2 * num_rows or x_NRC.dtype != torch.float32:
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            gram = x_NRC @ x_NRC.mT
+            x_NRC = torch.baddbmm(
+                x_NRC, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x_NRC, beta=a
+            )
+        return x_NRC
+    gram = x_NRC @ x_NRC.mT
+    product = None
+    for step in range(NEWTON_SCHULZ_STEPS):
+        q = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        q.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = q if product is None else q @ product
+        if step < NEWTON_SCHULZ_STEPS - 1:
+            gram = q @ (gram @ q)
+    assert product is not None
+    return product @ x_NRC
+
+
+class Muon(torch.optim.Muon):
+    """``torch.optim.Muon`` with matrices of one shape batched, in a dtype that is fast here.
+
+    torch's own step goes matrix by matrix and always through bfloat16, which a CPU without
+    bfloat16 instructions emulates hundreds of times slower than float32.
+
+    The momentum turns over in some 20 steps, its orthogonal form hardly faster, yet on a CPU
+    finding that form takes a third of a step. So the matrices take turns: each is updated in one
+    step of ``TURNS`` by as many times the rate, and gathers momentum in all of them.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(params, lr=lr, weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                    self.state[p]["step"] = torch.zeros(())
+                self.state[p]["step"] += 1
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+            updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
+            due = [
+                (p, update)
+                for turn, (p, update) in enumerate(zip(params, updates, strict=True))
+                if (self.state[p]["step"] + turn) % TURNS == 0
+            ]
+            self._apply(due, group["lr"] * TURNS)
+        return None
+
+    @staticmethod
+    def _apply(due: list[tuple[Tensor, Tensor]], lr: float) -> None:
+        alike: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p, update in due:
+            wide = update.mT if p.shape[0] > p.shape[1] else update
+            alike[p.device, wide.shape].append((p, wide))
+        for (device, _), pairs in alike.items():
+            stacked = torch.stack([wide for _, wide in pairs]).to(fast_dtype(device))
+            for (p, _), x_RC in zip(pairs, orthogonalise(stacked), strict=True):
+                rows, columns = p.shape
+                x = x_RC.mT if rows > columns else x_RC
+                p.add_(x.to(p.dtype), alpha=-lr * math.sqrt(max(1, rows / columns)))
+
+
+def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters as (hidden matrices, the rest).
+
+    A hidden matrix is the weight of an ``nn.Linear``, outside the modules that the model
+    names in ``adamw_modules``, a tuple of name prefixes such as ("embed", "head.output"):
+    inputs and outputs do not profit from orthogonal updates.
+    """
+    excluded = model.adamw_modules
+    hidden_ids = {
+        id(module.weight)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in excluded)
+    }
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    hidden = [p for p in trainable if id(p) in hidden_ids]
+    return hidden, [p for p in trainable if id(p) not in hidden_ids]
+
+
+def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW over the model's parameters, at the recipe's peak rates; nothing decays."""
+    hidden, rest = param_groups(model)
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden:
+        optimizers.append(Muon(hidden, lr=recipe.muon_lr))
+    if rest:
+        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in rest)
+        optimizers.append(
+            torch.optim.AdamW(
+                rest,
+                lr=recipe.adamw_lr,
+                betas=ADAMW_BETAS,
+                eps=ADAMW_EPS,
+                weight_decay=0.0,
+                fused=fused,
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def schedule(progress: float, warmup: float, decay: float) -> float:
+    """Factor on the peak rates at a progress in [0, 1]: up, constant, down to 0, all linear."""
+    rising = progress / warmup if warmup > 0 else 1.0
+    falling = (1 - progress) / decay if decay > 0 else 1.0
+    return max(0.0, min(1.0, rising, falling))
+
+
+def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set every learning rate to its peak times a factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def optimizer_state(optimizers: Iterable[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    """What the optimizers have gathered, by the parameter's index; rates are the recipe's."""
+    return [
+        {str(index): state for index, state in optimizer.state_dict()["state"].items()}
+        for optimizer in optimizers
+    ]
+
+
+def load_optimizer_state(
+    optimizers: Iterable[torch.optim.Optimizer], states: Iterable[dict[str, Any]]
+) -> None:
+    """Undo ``optimizer_state`` on optimizers built from the same model and recipe."""
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        by_index = {int(index): value for index, value in state.items()}
+        optimizer.load_state_dict({"state": by_index, "param_groups": groups})
+
+
+class EMA:
+    """Average of a model's weights over about the last ``horizon`` of the updates made so far.
+
+    The decay at update t is 1 - 1 / (1 + horizon t), so the average neither clings to the
+    start of a long run nor forgets at once in a short one; a power function of t, as in
+    arXiv 2312.02696.
+
+    Args:
+        model: copied as it is now; buffers follow the model, unaveraged.
+        horizon: fraction of the updates so far, above 0.
+    """
+
+    def __init__(self, model: Model, horizon: float) -> None:
+        assert horizon > 0
+        self.horizon = horizon
+        self.num_updates = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: Model) -> None:
+        """Take in the weights of a model of the same make."""
+        weight = 1 / (1 + self.horizon * self.num_updates)
+        self.num_updates += 1
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

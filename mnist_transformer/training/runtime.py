@@ -1,0 +1,173 @@
+"""What a run stands on: its recipe, tokenizer, device, precision, stop signals.
+
+accelerate chooses the device and the processes; this module chooses the precision, and turns
+what can go wrong with either into one sentence.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
+
+from mnist_transformer.models import checkpoint
+from mnist_transformer.models.base import Model, UsesTokenizer
+from mnist_transformer.models.loading import find_weights
+from mnist_transformer.recipes import Recipe
+from mnist_transformer.utils.devices import fast_dtype, find_device
+
+DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # read by accelerate; it has no argument for it
+
+
+def override(
+    recipe: Recipe,
+    max_seconds: float | None,
+    epochs: float | None,
+    batch_size: int | None,
+    lr: float | None,
+) -> Recipe:
+    """The recipe with the values that are given in place of its own; ValueError if senseless."""
+    if max_seconds is not None and epochs is not None:
+        raise ValueError(
+            f"got max_seconds {max_seconds} and epochs {epochs}, expected at most one of them"
+        )
+    if max_seconds is not None or epochs is not None:
+        recipe = replace(recipe, max_seconds=max_seconds, epochs=epochs)
+    if batch_size is not None:
+        recipe = replace(recipe, batch_size=batch_size)
+    if lr is not None:
+        factor = lr / recipe.adamw_lr
+        recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
+    if (recipe.max_seconds is None) == (recipe.epochs is None):
+        raise ValueError(
+            f"recipe {recipe.name} has max_seconds {recipe.max_seconds} and epochs "
+            f"{recipe.epochs}, expected exactly one of them"
+        )
+    for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr"):
+        value = getattr(recipe, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}, expected a finite number above 0")
+    return recipe
+
+
+def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
+    """Hand a model over codes the tokenizer that its recipe names.
+
+    Args:
+        runs: folder of runs, a folder a recipe; a finished one comes before shipped weights.
+
+    Raises:
+        ValueError: there is no such tokenizer, it is another one than the model expects, or
+            the recipe names one for a model without, or none for a model with one.
+    """
+    name = recipe.tokenizer
+    if isinstance(model, UsesTokenizer) != (name is not None):
+        raise ValueError(
+            f"recipe {recipe.name} names the tokenizer {name}, "
+            f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
+        )
+    if name is None:
+        return
+    path = runs / name / "model.safetensors"
+    if not path.is_file():
+        try:
+            path = find_weights(name)
+        except ValueError as error:
+            raise ValueError(
+                f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
+                f"in {runs}: train it first with `mnist-transformer train {name}`"
+            ) from error
+    assert isinstance(model, UsesTokenizer)
+    model.set_tokenizer(checkpoint.load(path))
+
+
+def make_accelerator(out: Path, device: str | None) -> Accelerator:
+    """An accelerator for a device, in bf16 where that is fast there.
+
+    Args:
+        out: folder in which the tracker makes tensorboard/.
+        device: such as "cpu", "cuda:1", "mps"; without it the best there is.
+
+    Raises:
+        ValueError: the device is unknown or not here.
+    """
+    # accelerate keeps one global state a process; a second run in it may want another device.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    before = os.environ.get(DEVICE_VARIABLE)
+    if device is not None:
+        _check_device(device)
+        os.environ[DEVICE_VARIABLE] = device
+    try:
+        chosen = PartialState(cpu=cpu).device
+    finally:
+        if before is not None:
+            os.environ[DEVICE_VARIABLE] = before
+        else:
+            os.environ.pop(DEVICE_VARIABLE, None)
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if fast_dtype(chosen) == torch.bfloat16 else "no",
+        log_with="tensorboard",
+        project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def _check_device(name: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "cpu":
+        raise ValueError(
+            f"device is {name!r}, expected none: the launcher gives each process its own"
+        )
+    find_device(name)
+
+
+@dataclass
+class Stop:
+    """The signal that asked a run to stop, if one did."""
+
+    signal: int | None = None
+
+    def exception(self) -> BaseException:
+        """What a run that was told to stop raises once its state is saved."""
+        if self.signal == signal.SIGTERM:
+            return SystemExit(128 + signal.SIGTERM)
+        return KeyboardInterrupt()
+
+
+@contextmanager
+def stop_signals(on_continue: Callable[[], None]) -> Iterator[Stop]:
+    """Let the step be finished on SIGINT and SIGTERM; a second SIGINT interrupts at once.
+
+    ``on_continue`` is called when the process goes on after SIGSTOP or Ctrl-Z.
+    """
+    stop = Stop()
+    sigcont = getattr(signal, "SIGCONT", None)  # Windows has none
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == sigcont:
+            return on_continue()
+        if stop.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
+            try:
+                before[number] = signal.signal(number, handle)
+            except ValueError:  # not in the main thread, which alone may set handlers
+                break
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

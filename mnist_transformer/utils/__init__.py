@@ -1,0 +1,1 @@
+"""Tools that know no model and no data set: devices, files, pictures, the terminal."""

@@ -1,0 +1,144 @@
+"""What the command line shows: sentences, pictures, progress bars, a training run.
+
+Results go to standard output; progress and complaints to standard error, bars only where that
+is a terminal.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mnist_transformer.training.log import Record
+
+LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
+
+screen, errors = Console(), Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """A line of result, as it is."""
+    screen.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """A line on standard error, as it is."""
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def exit_code(program: str, run: Callable[[], object]) -> int:
+    """Run a program, say what fails, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
+    try:
+        run()
+    except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{program}: {place}{error.strerror or error}")
+        return 2
+    except ValueError as error:
+        complain(f"{program}: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def show(picture: "Image") -> None:
+    """Draw a picture, as finely as the terminal can; nothing where the output is no terminal."""
+    if not screen.is_terminal:
+        return
+    # Importing it asks the terminal what it can show.
+    from textual_image.renderable import Image as TerminalImage
+
+    # A pixel a column: half blocks then show every pixel as a square.
+    screen.print(TerminalImage(picture, width=min(picture.width, screen.width), height="auto"))
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A function of (stage, done, total or None): a bar a stage, or lines without a terminal."""
+    bars: dict[str, TaskID] = {}
+    last_line = time.monotonic()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with _progress(*columns) as progress:
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            nonlocal last_line
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)
+            if not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
+                complain(f"{stage}: {done:,}" + (f" of {total:,}" if total else ""))
+
+        yield report
+
+
+@contextmanager
+def training(name: str) -> Iterator[Callable[["Record"], None]]:
+    """A function of the records of a training run: a bar, or lines without a terminal."""
+    last_line = -math.inf
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}"),
+    )
+    with _progress(*columns) as progress:
+        bar: TaskID | None = None
+
+        def report(record: "Record") -> None:
+            nonlocal bar, last_line
+            if bar is None:  # made here: only one of several processes reports
+                bar = progress.add_task(name, total=1.0, figures="")
+            figures = describe(record)
+            progress.update(bar, completed=record.progress, figures=figures)
+            if record.message:
+                complain(record.message)
+            elif not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
+                complain(f"{name} {record.progress:.0%} {figures}")
+
+        yield report
+
+
+def describe(record: "Record") -> str:
+    """The figures of a record in words: loss, bits/dim, images/s, time left."""
+    parts = [] if math.isnan(record.loss) else [f"loss {record.loss:.4g}"]
+    if record.bits_per_dim is not None and not math.isnan(record.bits_per_dim):
+        parts.append(f"{record.bits_per_dim:.3f} bits/dim")
+    if record.images_per_second:
+        parts.append(f"{record.images_per_second:.0f} images/s")
+    if record.seconds_left is not None:
+        minutes, seconds = divmod(round(record.seconds_left), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        parts.append(f"{clock} left")
+    return " · ".join(parts)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)

@@ -1,0 +1,1 @@
+"""Scripts for a source tree: tables of the docs, races, experiments' records. Not shipped."""

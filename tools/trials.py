@@ -1,0 +1,147 @@
+"""Trials: the measurements of an experiment, each a row of the ledger, and the table of them all.
+
+An experiment varies a few settings, often over a few seeds, and measures a few figures. Names
+of settings and figures are the heads of the table's columns, so they carry their units; a cell
+of the table is the mean over the seeds, and the standard deviation where there are several.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
+from statistics import mean, stdev
+from typing import Any, TypeVar
+
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation.ledger import Row
+
+EXPERIMENTS = (
+    "bench",
+    "attention",
+    "pixel-sizes",
+    "positions",
+    "patching",
+    "level-law",
+    "level-law-training",
+    "patch-tricks",
+    "smallest",
+    "var",
+    "diffusion",
+    "diffusion-steps",
+    "mar",
+    "inpainting",
+    "prompting",
+    "prompting-systems",
+    "prompting-size",
+)
+NOTHING = "–"
+
+Item = TypeVar("Item")
+Settings = Mapping[str, str | int | float]
+Figures = Mapping[str, float | None]
+
+
+def name_of(experiment: str, settings: Settings, seed: int | None = None) -> str:
+    """What stands in a row's ``recipe``, such as "positions/14/rope/seed 0"."""
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"experiment is {experiment!r}, expected one of {', '.join(EXPERIMENTS)}")
+    parts = [experiment, *map(str, settings.values())]
+    return "/".join(parts if seed is None else [*parts, f"seed {seed}"])
+
+
+def make_row(
+    experiment: str,
+    settings: Settings,
+    figures: Figures,
+    seed: int | None = None,
+    *,
+    parameters: int = 0,
+    **details: Any,
+) -> Row:
+    """A row for ``ledger.append``; measured again, it takes the place of the one before.
+
+    Args:
+        parameters: of the model; 0 where there is none.
+        details: what else ``ledger.make_row`` takes.
+
+    Raises:
+        ValueError: an unknown experiment.
+    """
+    metrics = {
+        "experiment": experiment,
+        "settings": dict(settings),
+        "seed": seed,
+        "figures": dict(figures),
+    }
+    name = name_of(experiment, settings, seed)
+    return ledger.make_row(name, metrics, parameters=parameters, **details)
+
+
+def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
+    """The rows of an experiment among the latest ones (``ledger.latest``), oldest first."""
+    return [row for row in rows.values() if row["metrics"].get("experiment") == experiment]
+
+
+def by_settings(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ in their seeds alone, together, in the order of the first ones."""
+    return _together(
+        rows, lambda row: name_of(row["metrics"]["experiment"], row["metrics"]["settings"])
+    )
+
+
+def _together(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """Items of one key together, in the order of the first ones."""
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def figures_of(group: Iterable[Row], name: str) -> list[float]:
+    """One figure of every row that has it."""
+    found = (row["metrics"]["figures"].get(name) for row in group)
+    return [value for value in found if value is not None]
+
+
+def table(rows: Mapping[str, Row], experiment: str) -> str:
+    """Markdown: a line for each combination of settings, a column a setting, then the figures.
+
+    Lines of one first setting, a model in most tables, stand together.
+    """
+    groups = by_settings(of(experiment, rows))
+    if not groups:
+        return "Not measured yet.\n"
+    by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
+    groups = list(chain(*by_first))
+    metrics = [row["metrics"] for group in groups for row in group]
+    settings = list(dict.fromkeys(name for m in metrics for name in m["settings"]))
+    measured = (name for m in metrics for name, x in m["figures"].items() if x is not None)
+    figures = list(dict.fromkeys(measured))
+    sized = any(group[0]["parameters"] for group in groups)
+    head = [*settings, *(["parameters"] if sized else []), *figures]
+    lines = []
+    for group in groups:
+        line = [_text(group[0]["metrics"]["settings"].get(name)) for name in settings]
+        if sized:
+            line.append(_text(group[0]["parameters"] or None))
+        lines.append(line + [_spread(figures_of(group, name)) for name in figures])
+    return markdown(head, lines, num_text=len(settings))
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]], num_text: int = 1) -> str:
+    """A markdown table; the first ``num_text`` columns are text, the others figures."""
+    lines = [head, ["---"] * num_text + ["---:"] * (len(head) - num_text), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return _text(values[0] if values else None)
+    return f"{_text(mean(values))} ± {stdev(values):.2g}"
+
+
+def _text(value: str | int | float | None) -> str:
+    """Four significant digits, or all of a whole number's."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
