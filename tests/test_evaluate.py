@@ -13,7 +13,7 @@ from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.evaluation import metrics
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation import speed as timing
-from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
 from mnist_transformer.models.patch_law.model import PatchConfig
 from mnist_transformer.networks.drawing import Noise
@@ -33,13 +33,15 @@ class Uniform(GenerativeModel):
     """Every image has the same probability; drawn images are class-coloured noise."""
 
     honours = frozenset({"guidance"})
+    likelihood = "exact"
+    loss_sums_dims = True
 
     def __init__(self) -> None:
         super().__init__(UniformConfig())
         self.bias = nn.Parameter(torch.zeros(1))
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self.nll(images, cond).nats + 0 * self.bias
+        return self.nll(images, cond) + 0 * self.bias
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -47,9 +49,9 @@ class Uniform(GenerativeModel):
         ink = noise.uniform(*self.image_shape) * 20 + 22 * cond.view(-1, 1, 1, 1)
         yield ink.to(torch.uint8)
 
-    def nll(self, images: Tensor, cond: Tensor | None) -> NLL:
+    def nll(self, images: Tensor, cond: Tensor | None) -> Tensor:
         nats = images[0].numel() * math.log(256)
-        return NLL(torch.full((len(images),), nats), exact=True)
+        return torch.full((len(images),), nats)
 
 
 class Reader(Classifier):
@@ -90,7 +92,7 @@ def test_bits_per_dim_weighs_every_image_alike() -> None:
         image_size=8, dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=8, head_mlp_dim=8
     ).build()
     split = make_split(7, 3)
-    nats = model.eval().nll(split.images, split.labels).nats.mean().item()
+    nats = model.eval().nll(split.images, split.labels).mean().item()
     value = evaluate.bits_per_dim(model.train(), split, batch_size=3)
     assert value == pytest.approx(nats / math.log(2) / 64, rel=1e-4)
     assert model.training

@@ -19,7 +19,7 @@ def conditional(model, keep: Keep) -> tuple[torch.Tensor, torch.Tensor]:
     kept = keep.mask[0].expand_as(images[0])
     images = images[(images[:, kept] == keep.images[0][kept]).all(-1)]
     with torch.no_grad():
-        log_prob = -model.nll(images, [1] * len(images)).nats
+        log_prob = -model.nll(images, [1] * len(images))
     return images, log_prob.softmax(0)
 
 

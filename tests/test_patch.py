@@ -22,14 +22,14 @@ def test_likelihood_of_an_image_does_not_depend_on_its_batch(model):
     images = torch.randint(0, 16, (9, 1, 8, 8), dtype=torch.uint8)
     images *= torch.rand(9, 1, 8, 8) < torch.linspace(0, 0.3, 9)[:, None, None, None]
     labels = torch.arange(9) % 3
-    together = model.nll(images, labels).nats
-    alone = [model.nll(images[i : i + 1], labels[i : i + 1]).nats for i in range(9)]
+    together = model.nll(images, labels)
+    alone = [model.nll(images[i : i + 1], labels[i : i + 1]) for i in range(9)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_all_images_may_be_blank(model):
     blank = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    assert model.nll(blank, [0, 1]).nats.isfinite().all()
+    assert model.nll(blank, [0, 1]).isfinite().all()
     with torch.no_grad():
         model.gate.output.bias.fill_(-1e4)
     assert [canvas.sum().item() for canvas in model.steps([0, 1], seeds=[0, 1])] == [0]
@@ -118,4 +118,4 @@ def test_built_in_guidance_is_a_share_of_the_way_from_the_null_class_in_training
     loss.sum().backward()
     assert not guided.classes.table.weight.grad[3].any(), "the null class is held fixed"
     guided.eval()
-    torch.testing.assert_close(guided.loss(images, labels), model.nll(images, labels).nats)
+    torch.testing.assert_close(guided.loss(images, labels), model.nll(images, labels))

@@ -133,7 +133,7 @@ def list_models() -> None:
     from rich.table import Column, Table
 
     from mnist_transformer.evaluation import ledger
-    from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Tokenizer
+    from mnist_transformer.models.base import GenerativeModel, Tokenizer
     from mnist_transformer.models.classifier import Classifier
     from mnist_transformer.models.prompted import Prompted
     from mnist_transformer.models.reader import Reader
@@ -158,7 +158,6 @@ def list_models() -> None:
                 ("reads prompts", Prompted | Reader),
                 ("encodes", Tokenizer),
                 ("draws", GenerativeModel),
-                ("likelihood", HasLikelihood),
             )
             if isinstance(model, kind)
         ]

@@ -32,7 +32,6 @@ from mnist_transformer.evaluation.speed import sampling_speed, throughput
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import (
     GenerativeModel,
-    HasLikelihood,
     Model,
     Tokenizer,
     in_batches,
@@ -77,13 +76,13 @@ def bits_per_dim(
     Raises:
         ValueError: the model has no likelihood or the split no images.
     """
-    if not isinstance(model, HasLikelihood):
+    if model.likelihood is None:
         raise ValueError(f"{type(model).__name__} has no likelihood to measure bits/dim with")
     if not len(split.images):
         raise ValueError("the split holds no images, expected one or more")
 
     def nats(images: Tensor, labels: Tensor) -> Tensor:
-        return model.nll(images, labels if use_labels else None).nats
+        return model.nll(images, labels if use_labels else None)
 
     columns, heard = (split.images, split.labels), partial(report, stage)
     nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)
@@ -191,8 +190,8 @@ def evaluate(
         metrics = classifier_figures(model, dataset)
     elif isinstance(model, GenerativeModel):
         judge = judge or load_judge()
-        if isinstance(model, HasLikelihood):
-            exact = _is_exact(model, dataset.test)
+        if model.likelihood is not None:
+            exact = model.likelihood == "exact"
         metrics = {
             **likelihood_figures(model, dataset, report),
             "images_per_second": {
@@ -248,7 +247,7 @@ def check_measurable(model: Model, num_samples: int, seeds: Sequence[int]) -> No
 
 def likelihood_figures(model: Model, dataset: Dataset, report: Progress = quiet) -> Metrics:
     """Bits/dim given the class (validation, test) and without it (test), if the model has any."""
-    if not isinstance(model, HasLikelihood):
+    if model.likelihood is None:
         return {}
     return {
         name: bits_per_dim(model, split, use_labels=use_labels, report=report, stage=name)
@@ -331,13 +330,6 @@ def tokenizer_figures(
     coded = [(again(images), labels) for images, labels in real]
     metrics["ceiling"] = judgement.measure(coded, "judge their reconstructions")
     return metrics
-
-
-def _is_exact(model: HasLikelihood, split: Split) -> bool:
-    assert isinstance(model, Model)
-    images = split.images[:1].to(model.device)
-    with torch.inference_mode():
-        return model.nll(images, split.labels[:1].to(model.device)).exact
 
 
 def classifier_figures(model: Classifier, dataset: Dataset) -> Metrics:

@@ -7,7 +7,7 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,10 @@ class Model(nn.Module, ABC):
         config: the family's frozen dataclass; ``config.build()`` makes the model.
     """
 
-    loss_is_nll: bool = False  # then it is worth showing in bits/dim
+    likelihood: ClassVar[Literal["exact", "bound"] | None] = None
+    """Whether ``nll`` is exact, an upper bound, or not there."""
+    loss_sums_dims: ClassVar[bool] = False
+    """Whether the loss is a sum over all C*H*W dimensions, as nats are; training divides it."""
     adamw_modules: ClassVar[tuple[str, ...]] = ()  # whose matrices are no hidden ones, see optim.py
 
     def __init__(self, config: Any) -> None:
@@ -41,6 +44,8 @@ class Model(nn.Module, ABC):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
+        if hasattr(self.config, "image_shape"):
+            return tuple(self.config.image_shape)
         return (self.config.channels, self.config.image_size, self.config.image_size)
 
     def check_images(self, images: Tensor) -> Tensor:
@@ -65,6 +70,16 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Training loss of each image, float32 (B,); images uint8 (B, C, H, W)."""
+
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
+        """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
+
+        Exact or an upper bound, as ``likelihood`` says.
+
+        Raises:
+            ValueError: the model has no likelihood, or images or classes that do not fit it.
+        """
+        raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         # DistributedDataParallel wraps forward, so that is where the loss is.
@@ -224,27 +239,6 @@ class GenerativeModel(Model):
                 if keep is not None:
                     canvas = torch.where(keep.mask, keep.images, canvas)
                 yield canvas.cpu().clone()
-
-
-class NLL(NamedTuple):
-    """Negative log-likelihood of each image in nats (B,): exact, or an upper bound."""
-
-    nats: Tensor
-    exact: bool
-
-
-@runtime_checkable
-class HasLikelihood(Protocol):
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
-        """Negative log-likelihood of all C*H*W pixels given the class (None: without one)."""
-        ...
-
-
-@runtime_checkable
-class HasPixelNats(Protocol):
-    def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Where the negative log-likelihood lies: nats of each pixel (B, H, W), given before."""
-        ...
 
 
 @runtime_checkable

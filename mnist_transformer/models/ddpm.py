@@ -18,7 +18,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.diffusion import (
     NUM_LEVELS,
@@ -95,6 +95,9 @@ class DDPMConfig:
 class DDPM(GenerativeModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
+    likelihood = "bound"
+    loss_sums_dims = True
+
     honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
     max_steps = NUM_LEVELS
     adamw_modules = ("embed", "time", "output")
@@ -132,7 +135,7 @@ class DDPM(GenerativeModel):
         x0 = to_signed(images)
         return self.diffusion.loss(denoise, x0) * x0[0].numel()
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
 
         What is drawn for the estimate follows from the image, so that one image always gets
@@ -143,7 +146,7 @@ class DDPM(GenerativeModel):
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
         denoise = partial(self._denoise, self.classes(labels))
         nats = self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
-        return NLL(nats, exact=False)
+        return nats
 
     def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""

@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, HasPixelNats, in_batches
+from mnist_transformer.models.base import GenerativeModel, in_batches
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.images import grid
 
@@ -181,12 +181,12 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
     Raises:
         ValueError: the model has no likelihood.
     """
-    if not isinstance(model, HasLikelihood):
+    if model.likelihood is None:
         raise ValueError(f"{type(model).__name__} has no likelihood to infer a class with")
 
     def log_prob(images: Tensor) -> Tensor:
         labels = range(model.num_classes)
-        return torch.stack([-model.nll(images, [y] * len(images)).nats for y in labels], dim=1)
+        return torch.stack([-model.nll(images, [y] * len(images)) for y in labels], dim=1)
 
     return in_batches(model, log_prob, images, batch_size=batch_size).softmax(-1)
 
@@ -196,7 +196,7 @@ def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
 
     None where the model has no exact likelihood: a bound, drawn at random, is too rough.
     """
-    if not isinstance(model, HasPixelNats):
+    if model.likelihood != "exact":
         return None
     posterior = class_posterior(model, images).mean(0)
     order = posterior.argsort(descending=True)[:3].tolist()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
 from mnist_transformer.networks.particles import Particles
@@ -63,7 +63,8 @@ class PixelConfig:
 class Pixel(GenerativeModel):
     """See the module's docstring. Images uint8 (B, 1, H, W) with values below ``num_levels``."""
 
-    loss_is_nll = True
+    likelihood = "exact"
+    loss_sums_dims = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     adamw_modules = ("output",)
 
@@ -102,10 +103,10 @@ class Pixel(GenerativeModel):
         nats = F.cross_entropy(logits_BTV.flatten(0, 1), values_BT.flatten(), reduction="none")
         return nats.view_as(images[:, 0])
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Exact negative log-likelihood in nats (B,), over all pixels."""
         images = self.check_images(images)
-        return NLL(self.loss(images, self.check_cond(cond, len(images))), exact=True)
+        return self.loss(images, self.check_cond(cond, len(images)))
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

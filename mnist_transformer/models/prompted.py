@@ -86,7 +86,6 @@ class Prompted(Patch):
     """See the module's docstring. Conditions: labels (B,), rows (B, 1 + T) of prompt_tokens.py,
     or (B, R, 1 + T), of which the first row is of the image and the others are only read."""
 
-    loss_is_nll = False
     adamw_modules = (*Patch.adamw_modules, "answer")
 
     def __init__(self, config: PromptedConfig) -> None:

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from mnist_transformer.data import Split
-from mnist_transformer.models.base import GenerativeModel, HasLikelihood, Model
+from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import figure_png, grid, save_png
 
@@ -135,14 +135,14 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
     with torch.inference_mode():
         for index in torch.arange(number).split(VALIDATION_BATCH):
             images, cond = (x.to(model.device) for x in split.batch(index))
-            if isinstance(model, HasLikelihood):
-                losses = model.nll(images, cond).nats
+            if model.likelihood is not None:
+                losses = model.nll(images, cond)
             else:
                 losses = model.loss(images, cond)
             total += float(losses.double().sum())
         figures = model.figures(*split.batch(torch.arange(number)))
     loss, bits = total / number, None
-    if isinstance(model, HasLikelihood):
+    if model.likelihood is not None:
         bits = loss / (math.log(2) * split.images[0].numel())
     return Validation(loss, bits, number, figures)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.base import HasLikelihood, Model
+from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
@@ -148,8 +148,7 @@ class _Run:
         self.val = dataset.val
         # What sums over pixels is trained a dimension, so that the gradient's norm, and with it
         # ``clip``, means the same whatever the size of the images.
-        per_pixel = isinstance(self.model, HasLikelihood)
-        self.scale = 1 / math.prod(shape) if per_pixel else 1.0
+        self.scale = 1 / math.prod(shape) if self.model.loss_sums_dims else 1.0
         self.batches = Batches(len(self.data), recipe.batch_size, seed)
         self.optimizers = optim.build_optimizers(self.model, recipe)
         self.ema = optim.EMA(self.model, recipe.ema) if recipe.ema else None
@@ -227,7 +226,9 @@ class _Run:
             seconds=self.seconds,
             progress=self.progress,
             loss=loss,
-            bits_per_dim=loss * self.scale / math.log(2) if self.model.loss_is_nll else None,
+            bits_per_dim=loss * self.scale / math.log(2)
+            if self.model.likelihood == "exact"
+            else None,
             images_per_second=rate or 0.0,
             seconds_left=left,
             message=message,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_transformer.models import inpaint
-from mnist_transformer.models.base import GenerativeModel, HasPixelNats
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.options import Sampling
 from mnist_transformer.utils import images
 from mnist_transformer.web.shelf import (
@@ -68,7 +68,7 @@ def build(shelf: Shelf) -> None:
             )
         with gr.Column(min_width=320):
             # One that can also say which digit it may be, where there is one.
-            exact = [n for n, model in shelf.models.items() if isinstance(model, HasPixelNats)]
+            exact = [n for n, model in shelf.models.items() if model.likelihood == "exact"]
             default = [*exact, *shelf.models][0]
             chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
             label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import NLL, GenerativeModel
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.patch_law.head import (
     Corner,
     Gate,
@@ -141,7 +141,8 @@ class Picture(NamedTuple):
 class Patch(GenerativeModel):
     """See the module's docstring. Images uint8 (B, 1, H, W) with values below ``num_levels``."""
 
-    loss_is_nll = True
+    likelihood = "exact"
+    loss_sums_dims = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     starts_P2: Tensor  # first row and column of each patch
     adamw_modules: ClassVar[tuple[str, ...]] = (
@@ -210,11 +211,11 @@ class Patch(GenerativeModel):
         state_MD = self.states(picture, self.classes(cond))
         return self.nats_of(picture, *self.logits(picture, state_MD))
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> NLL:
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Exact negative log-likelihood in nats (B,), over all pixels."""
         images = self.check_images(images)
         nats_BHW = self.pixel_nats(images, self.check_cond(cond, len(images)))
-        return NLL(nats_BHW.flatten(1).sum(-1), exact=True)
+        return nats_BHW.flatten(1).sum(-1)
 
     # --- its parts ---
 
