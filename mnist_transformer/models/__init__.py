@@ -11,7 +11,7 @@ from mnist_transformer.models.var import Var, VarConfig
 from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 
 FAMILIES = {
-    "patch": (PatchConfig, Patch),
+    "patch-law": (PatchConfig, Patch),
     "pixel": (PixelConfig, Pixel),
     "vqvae": (VQVAEConfig, VQVAE),
     "var": (VarConfig, Var),

@@ -18,7 +18,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, ModelConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.diffusion import (
     NUM_LEVELS,
@@ -39,7 +39,7 @@ NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figur
 
 
 @dataclass(frozen=True)
-class DDPMConfig:
+class DDPMConfig(ModelConfig):
     """Sizes of a diffusion model, and how it is trained and drawn with.
 
     Args:
@@ -51,10 +51,7 @@ class DDPMConfig:
         bound_samples: terms of the variational bound evaluated an image, of 999.
     """
 
-    image_size: int = 28
-    channels: int = 1
     patch_size: int = 4
-    num_classes: int = 10
     dim: int = 192
     depth: int = 6
     num_heads: int = 4
@@ -73,6 +70,8 @@ class DDPMConfig:
     bound_samples: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_8_bit()
         check_patch_size(self.image_size, self.patch_size)
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
         _ = self.diffusion

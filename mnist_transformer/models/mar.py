@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, ModelConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.networks.diffusion import Diffusion, time_features, to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
@@ -41,13 +41,14 @@ UNMASKING = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
-class MARConfig:
+class MARConfig(ModelConfig):
     """Sizes of a masked autoregressive model, and how it is trained and drawn with.
 
     Args:
         dim, depth, num_heads, mlp_dim: the transformer.
         margin: how many pixels around a patch its token sees directly.
-        blank_gate: decide first whether a patch is blank; else the head draws blank ones too.
+        blank_gate: decide first whether a patch is blank, where the data set has a background;
+            else the head draws blank ones too.
         head_width, head_depth, head_mlp_dim: the head's residual blocks.
         head_steps, sampler: of the head's diffusion; ``Sampling.sampler`` goes first.
         num_draws: noise draws a masked patch in training.
@@ -59,10 +60,7 @@ class MARConfig:
         schedule, prediction, loss_space, time_mean, time_sd: see ``diffusion.Diffusion``.
     """
 
-    image_size: int = 28
-    channels: int = 1
     patch_size: int = 4
-    num_classes: int = 10
     dim: int = 192
     depth: int = 5
     num_heads: int = 4
@@ -88,6 +86,8 @@ class MARConfig:
     time_sd: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_8_bit()
         check_patch_size(self.image_size, self.patch_size)
         if self.unmasking not in UNMASKING:
             raise ValueError(
@@ -178,7 +178,9 @@ class MAR(GenerativeModel):
             dropout=config.dropout,
             causal=False,
         )
-        self.gate = nn.Linear(config.dim, 1) if config.blank_gate else None
+        gated = config.blank_gate and config.background is not None
+        self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
+        self.gate = nn.Linear(config.dim, 1) if gated else None
         self.head = DiffusionHead(config, self.num_pixels)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -195,7 +197,7 @@ class MAR(GenerativeModel):
         if self.gate is None:
             losses_N = self._head_loss(z_ND, x0_NI)
         else:
-            inked_N = (x0_NI > -1).any(-1)
+            inked_N = (x0_NI != self.blank).any(-1)
             gate_N = self.gate(z_ND).squeeze(-1).float()
             losses_N = F.binary_cross_entropy_with_logits(
                 gate_N, inked_N.to(gate_N.dtype), reduction="none"
@@ -263,7 +265,7 @@ class MAR(GenerativeModel):
         """
         num_steps, size = how.num_steps or self.config.num_steps, self.config.patch_size
         shape = (len(noise), *self.image_shape)
-        patches_BPI = cut(torch.full(shape, -1.0, device=self.device), size)
+        patches_BPI = cut(torch.full(shape, self.blank, device=self.device), size)
         fixed_BPI = torch.zeros_like(patches_BPI, dtype=torch.bool)
         if keep is not None:
             fixed_BPI = cut(keep.mask.expand(shape).float(), size) > 0
@@ -288,7 +290,7 @@ class MAR(GenerativeModel):
             if self.gate is not None:
                 gate_N = guide(self.gate(z_GND.flatten(0, 1)).squeeze(-1), scale)
                 inked_N = uniform_BP[chosen_N] < (gate_N / how.temperature).sigmoid()
-                inked_N |= (patches_BPI[chosen_N] > -1).any(-1)  # kept ink
+                inked_N |= (patches_BPI[chosen_N] != self.blank).any(-1)  # kept ink
                 chosen_N = chosen_N[0][inked_N], chosen_N[1][inked_N]
                 z_GND = z_GND[:, inked_N]
             drawn_NI = self._draw(

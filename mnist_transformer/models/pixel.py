@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, ModelConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
 from mnist_transformer.networks.particles import Particles
@@ -29,21 +29,16 @@ from mnist_transformer.options import Keep, Sampling
 
 
 @dataclass(frozen=True)
-class PixelConfig:
+class PixelConfig(ModelConfig):
     """Sizes of a pixel model.
 
     Args:
-        num_levels: grey levels V; pixels are 0 to V - 1.
         dim, depth, num_heads, mlp_dim: the transformer.
         positions: a name of ``positions.POSITIONS``; the RoPEs want dim / num_heads to be a
             multiple of 2 (rope) or 4 (the axial ones). The default is the one of docs/positions.md.
         class_drop: share of training images that are shown without their class.
     """
 
-    image_size: int = 28
-    channels: int = 1
-    num_levels: int = 256
-    num_classes: int = 10
     dim: int = 256
     depth: int = 4
     num_heads: int = 4
@@ -53,6 +48,7 @@ class PixelConfig:
     class_drop: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a pixel model")
 

@@ -17,14 +17,14 @@ codebook_size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.models.base import GenerativeModel, Model, ModelConfig
 from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
@@ -35,7 +35,7 @@ ORDERS = ("scales", "raster")
 
 
 @dataclass(frozen=True)
-class VarConfig:
+class VarConfig(ModelConfig):
     """Sizes of a model over codes.
 
     Args:
@@ -45,9 +45,8 @@ class VarConfig:
         class_drop: share of training images that are shown without their class.
     """
 
-    tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
+    tokenizer: VQVAEConfig
     order: str = "scales"
-    num_classes: int = 10
     dim: int = 192
     depth: int = 4
     num_heads: int = 4
@@ -57,6 +56,7 @@ class VarConfig:
     class_drop: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
             object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
         if self.order not in ORDERS:
@@ -65,14 +65,6 @@ class VarConfig:
             raise ValueError(
                 f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
             )
-
-    @property
-    def image_size(self) -> int:
-        return self.tokenizer.image_size
-
-    @property
-    def channels(self) -> int:
-        return self.tokenizer.channels
 
     def build(self) -> "Var":
         return Var(self)
@@ -209,9 +201,10 @@ class Var(GenerativeModel):
         return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
-        """Where a drawing starts, (1, G, C): nothing; in raster order the codes of black."""
-        black = torch.zeros(1, *self.image_shape, dtype=torch.uint8, device=self.device)
-        total_BGC = self.tokenizer.totals(self.tokenizer.encode(black))[-1]
+        """Where a drawing starts, (1, G, C): nothing; in raster order codes of background."""
+        level = self.config.background or 0
+        blank = torch.full((1, *self.image_shape), level, dtype=torch.uint8, device=self.device)
+        total_BGC = self.tokenizer.totals(self.tokenizer.encode(blank))[-1]
         return total_BGC if self.raster else torch.zeros_like(total_BGC)
 
     def _kept(self, keep: Keep) -> tuple[Tensor, Tensor]:
