@@ -121,7 +121,7 @@ def test_every_changed_byte_of_the_header_is_damage(saved):
         changed = bytearray(content)
         changed[place] ^= 1
         saved.write_bytes(changed)
-        with pytest.raises(ValueError, match="damaged|cannot be read|is of format|has no readable"):
+        with pytest.raises(ValueError, match=r"damaged|cannot|is of format|has no"):
             checkpoint.load(saved)
 
 
