@@ -14,8 +14,9 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import metrics
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation import speed as timing
-from mnist_transformer.models.base import GenerativeModel, ModelConfig
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch_law.model import PatchConfig
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import Keep, Sampling

@@ -34,7 +34,7 @@ from mnist_transformer.training.loop import train
 TOKENIZER = VQVAEConfig(
     make_spec(12, 3), width=8, depth=1, scales=(1, 2, 3), codebook_size=16, code_dim=4
 )
-TINY = VarConfig(make_spec(12, 3), TOKENIZER, dim=16, depth=2, num_heads=2, mlp_dim=16)
+TINY = VarConfig(make_spec(12, 3), tokenizer=TOKENIZER, dim=16, depth=2, num_heads=2, mlp_dim=16)
 RASTER = replace(TINY, tokenizer=replace(TOKENIZER, scales=(3,)), order="raster")
 CONFIGS = {"scales": TINY, "raster": RASTER}
 # The number of tokens in each step, and where each scale begins.

@@ -5,62 +5,15 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import Keep, Sampling
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A family's config starts with the data set, which gives shape, levels and classes."""
-
-    data: DataSpec
-
-    def __post_init__(self) -> None:
-        if isinstance(self.data, Mapping):  # out of a checkpoint's JSON
-            object.__setattr__(self, "data", DataSpec.from_json(self.data))
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.data.shape
-
-    @property
-    def channels(self) -> int:
-        return self.data.shape[0]
-
-    @property
-    def image_size(self) -> int:
-        """Height and width, for a family whose images are square."""
-        _, height, width = self.data.shape
-        if height != width:
-            raise ValueError(f"images are {height}x{width}, expected square ones")
-        return height
-
-    @property
-    def num_levels(self) -> int:
-        return self.data.num_levels
-
-    @property
-    def num_classes(self) -> int:
-        return self.data.num_classes
-
-    @property
-    def background(self) -> int | None:
-        return self.data.background
-
-    def check_8_bit(self) -> None:
-        """Raises ValueError unless values have 256 levels, as where pixels are real numbers."""
-        if self.num_levels != 256:
-            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
 
 
 class Model(nn.Module, ABC):

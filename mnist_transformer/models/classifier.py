@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model, ModelConfig, in_batches
+from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.config import ModelConfig
 
 
 @dataclass(frozen=True)

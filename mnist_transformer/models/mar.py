@@ -26,26 +26,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel, ModelConfig
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
-from mnist_transformer.networks.diffusion import Diffusion, time_features, to_signed, to_uint8
+from mnist_transformer.networks.diffusion import Diffusion, to_signed, to_uint8
+from mnist_transformer.networks.diffusion_head import DiffusionHead
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import check_patch_size, cut, join
 from mnist_transformer.networks.solvers import Normal, sample
-from mnist_transformer.networks.transformer import MLP, Transformer, modulate, rms_norm
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
 
-NUM_TIME_FEATURES = 32
 UNMASKING = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
-class MARConfig(ModelConfig):
+class MARConfig(BackboneConfig):
     """Sizes of a masked autoregressive model, and how it is trained and drawn with.
 
     Args:
-        dim, depth, num_heads, mlp_dim: the transformer.
         margin: how many pixels around a patch its token sees directly.
         blank_gate: decide first whether a patch is blank, where the data set has a background;
             else the head draws blank ones too.
@@ -56,16 +55,11 @@ class MARConfig(ModelConfig):
             2)) or "linear" (1 - u); also how many are masked in training, u then uniform.
         min_mask_ratio: training masks this share or more; 0.7 in the paper.
         num_steps: sets S_k of a drawing, where ``Sampling`` says nothing else.
-        class_drop: share of training images that are shown without their class.
         schedule, prediction, loss_space, time_mean, time_sd: see ``diffusion.Diffusion``.
     """
 
     patch_size: int = 4
-    dim: int = 192
     depth: int = 5
-    num_heads: int = 4
-    mlp_dim: int = 768
-    positions: str = "learned"
     margin: int = 4
     blank_gate: bool = True
     head_width: int = 192
@@ -77,8 +71,6 @@ class MARConfig(ModelConfig):
     unmasking: str = "cosine"
     min_mask_ratio: float = 0.0
     num_steps: int = 16
-    dropout: float = 0.0
-    class_drop: float = 0.1
     schedule: str = "flow"
     prediction: str = "x"
     loss_space: str = "v"
@@ -116,42 +108,6 @@ class MARConfig(ModelConfig):
         return MAR(self)
 
 
-class DiffusionHead(nn.Module):
-    """The network of the diffusion of one patch, given its state: residual MLPs, adaptive norms.
-
-    State and time add up in the norms' scales, shifts and gates. The state's part is made once
-    a patch, for all noise draws and all steps (``modulation``).
-    """
-
-    def __init__(self, config: MARConfig, num_pixels: int) -> None:
-        super().__init__()
-        width, depth = config.head_width, config.head_depth
-        self.num_chunks = 3 * depth + 2
-        self.input = nn.Linear(num_pixels, width)
-        # A matrix each, so that Muon does not mix scales, shifts and gates.
-        self.state = nn.ModuleList(nn.Linear(config.dim, width) for _ in range(self.num_chunks))
-        self.time = nn.Linear(NUM_TIME_FEATURES, self.num_chunks * width)
-        self.mlps = nn.ModuleList(MLP(width, config.head_mlp_dim) for _ in range(depth))
-        self.output = nn.Linear(width, num_pixels)
-        for linear in (self.time, self.output):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def modulation(self, z_ND: Tensor) -> Tensor:
-        """(N, 1, chunks * W): the state's part of all scales, shifts and gates."""
-        return torch.cat([linear(z_ND) for linear in self.state], dim=-1)[:, None]
-
-    def forward(self, x_NKI: Tensor, t: Tensor, modulation: Tensor) -> Tensor:
-        """Predictions (N, K, I) from noisy patches; t broadcasts to (N, K)."""
-        time = self.time(time_features(t, NUM_TIME_FEATURES))
-        chunks = (modulation + time).chunk(self.num_chunks, dim=-1)
-        x_NKW = self.input(x_NKI)
-        for i, mlp in enumerate(self.mlps):
-            shift, scale, gate = chunks[3 * i : 3 * i + 3]
-            x_NKW = x_NKW + (1 + gate) * mlp(modulate(rms_norm(x_NKW), shift, scale))
-        return self.output(modulate(rms_norm(x_NKW), *chunks[-2:]))
-
-
 class MAR(GenerativeModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
@@ -167,21 +123,17 @@ class MAR(GenerativeModel):
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=self.num_patches,
-            grid_width=grid,
-            positions=config.positions,
-            dropout=config.dropout,
-            causal=False,
-        )
+        self.transformer = config.transformer(self.num_patches, grid, causal=False)
         gated = config.blank_gate and config.background is not None
         self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
         self.gate = nn.Linear(config.dim, 1) if gated else None
-        self.head = DiffusionHead(config, self.num_pixels)
+        self.head = DiffusionHead(
+            self.num_pixels,
+            config.dim,
+            width=config.head_width,
+            depth=config.head_depth,
+            mlp_dim=config.head_mlp_dim,
+        )
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Of each masked patch the gate's nats and the head's error a pixel; their sum over P (B,).

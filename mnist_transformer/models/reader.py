@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer.models.base import Model, ModelConfig, in_batches
+from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.transformer import Transformer, causal_mask_of, rms_norm
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.prompts import MAX_BYTES

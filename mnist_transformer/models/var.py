@@ -17,43 +17,36 @@ codebook_size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel, Model, ModelConfig
+from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
-from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
 
 ORDERS = ("scales", "raster")
 
 
 @dataclass(frozen=True)
-class VarConfig(ModelConfig):
+class VarConfig(BackboneConfig):
     """Sizes of a model over codes.
 
     Args:
         tokenizer: the tokenizer's own config.
         order: "scales", a step a scale; or "raster", a step a code, for one scale only.
-        dim, depth, num_heads, mlp_dim, positions: the transformer.
-        class_drop: share of training images that are shown without their class.
     """
 
-    tokenizer: VQVAEConfig
+    tokenizer: VQVAEConfig = field(kw_only=True)
     order: str = "scales"
-    dim: int = 192
-    depth: int = 4
-    num_heads: int = 4
     mlp_dim: int = 576
-    positions: str = "learned"
-    dropout: float = 0.0
-    class_drop: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,17 +84,8 @@ class Var(GenerativeModel):
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=1.0)
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=num_tokens,
-            grid_width=config.tokenizer.grid,
-            positions=config.positions,
-            dropout=config.dropout,
-            causal=False,
-            cond_dim=config.dim,
+        self.transformer = config.transformer(
+            num_tokens, config.tokenizer.grid, causal=False, cond_dim=config.dim
         )
         # A scale's codes are its own, and so is the map to their logits.
         outputs = [nn.Linear(config.dim, config.tokenizer.codebook_size) for _ in scales]

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model, ModelConfig, in_batches
+from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel, ModelConfig
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch_law.head import (
     Corner,
     Gate,
