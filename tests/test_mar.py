@@ -8,6 +8,7 @@ from helpers import TINY, make_spec, moved
 
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.networks.patches import cut
+from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
 
 # Nine patches, none of them left blank.
@@ -53,11 +54,11 @@ def test_unknown_patches_are_not_read(model):
 
 def test_masks_cover_all_ratios(model):
     torch.manual_seed(0)
-    masked = model._draw_mask(1000)
+    masked = model.unmasking.masks(1000, model.num_patches, 0.0)
     counts = masked.sum(1)
     assert (counts.min(), counts.max()) == (1, 9)
     assert masked.float().mean(0).std() < 0.03  # every patch as often
-    high = random_model(replace(CONFIG, min_mask_ratio=0.7))._draw_mask(1000)
+    high = model.unmasking.masks(1000, model.num_patches, 0.7)
     assert high.sum(1).min() == 7
 
 
@@ -67,7 +68,7 @@ def test_masks_cover_all_ratios(model):
 def test_every_step_draws_and_the_last_one_ends(unmasking, num_steps, num_known):
     model = replace(CONFIG, unmasking=unmasking).build()
     known = torch.arange(9) < num_known
-    bounds = [int(b) for b in model._bounds(known[None], num_steps)]
+    bounds = [int(b) for b in model.unmasking.bounds(known[None], num_steps)]
     sizes = torch.tensor(bounds).diff()
     assert (bounds[0], bounds[-1], len(sizes)) == (num_known, 9, num_steps)
     assert (sizes >= 0).all()
@@ -75,9 +76,7 @@ def test_every_step_draws_and_the_last_one_ends(unmasking, num_steps, num_known)
 
 
 def test_cosine_draws_few_patches_first():
-    bounds = (
-        MARConfig(make_spec(), depth=1).build()._bounds(torch.zeros(1, 49, dtype=torch.bool), 8)
-    )
+    bounds = Unmasking("cosine").bounds(torch.zeros(1, 49, dtype=torch.bool), 8)
     assert [int(b) for b in bounds] == [0, 1, 4, 9, 15, 22, 31, 40, 49]
 
 

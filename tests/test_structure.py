@@ -113,7 +113,9 @@ def test_families_are_known_in_models_recipes_and_prompting_alone():
     for name in MODULES:
         if name.startswith(("models", "prompting")) or name == "recipes":
             continue
-        named = [x.split(".")[1] for x in imports(name, inside_functions=True) if x[:7] == "models."]
+        named = [
+            x.split(".")[1] for x in imports(name, inside_functions=True) if x[:7] == "models."
+        ]
         assert not set(named) & set(FAMILIES), f"{name} imports a family"
 
 

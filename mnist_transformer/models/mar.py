@@ -16,7 +16,6 @@ Shapes: B images, P patches, L patches of one step, N patches to draw, K noise d
 pixels of a patch, G readings (with guidance 2: class, null class; else 1), D dim, W head width.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +33,9 @@ from mnist_transformer.networks.diffusion_head import DiffusionHead
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import check_patch_size, cut, join
 from mnist_transformer.networks.solvers import Normal, sample
+from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
-
-UNMASKING = ("cosine", "linear")
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class MARConfig(BackboneConfig):
         head_width, head_depth, head_mlp_dim: the head's residual blocks.
         head_steps, sampler: of the head's diffusion; ``Sampling.sampler`` goes first.
         num_draws: noise draws a masked patch in training.
-        unmasking: share of unknown patches after a share u of the steps, "cosine" (cos(pi u /
-            2)) or "linear" (1 - u); also how many are masked in training, u then uniform.
+        unmasking: how many patches become known with each step, see ``Unmasking``.
         min_mask_ratio: training masks this share or more; 0.7 in the paper.
         num_steps: sets S_k of a drawing, where ``Sampling`` says nothing else.
         schedule, prediction, loss_space, time_mean, time_sd: see ``diffusion.Diffusion``.
@@ -81,10 +78,6 @@ class MARConfig(BackboneConfig):
         super().__post_init__()
         self.check_8_bit()
         check_patch_size(self.image_size, self.patch_size)
-        if self.unmasking not in UNMASKING:
-            raise ValueError(
-                f"unmasking is {self.unmasking!r}, expected one of {', '.join(UNMASKING)}"
-            )
         if not 0 <= self.min_mask_ratio < 1:
             raise ValueError(
                 f"min_mask_ratio is {self.min_mask_ratio}, expected a number in [0, 1)"
@@ -92,7 +85,7 @@ class MARConfig(BackboneConfig):
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
         if self.num_steps > self.num_patches:
             raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.num_patches}")
-        _ = self.diffusion
+        _ = self.diffusion, Unmasking(self.unmasking)
 
     @property
     def num_patches(self) -> int:
@@ -116,7 +109,7 @@ class MAR(GenerativeModel):
 
     def __init__(self, config: MARConfig) -> None:
         super().__init__(config)
-        self.diffusion = config.diffusion
+        self.diffusion, self.unmasking = config.diffusion, Unmasking(config.unmasking)
         grid = config.image_size // config.patch_size
         self.num_patches = self.max_steps = config.num_patches  # one a step at least
         self.num_pixels = config.channels * config.patch_size**2
@@ -142,7 +135,9 @@ class MAR(GenerativeModel):
         digit looks like is decided there.
         """
         patches_BPI = cut(to_signed(images), self.config.patch_size)
-        masked_BP = self._draw_mask(len(images)).to(images.device)
+        masked_BP = self.unmasking.masks(
+            len(images), self.num_patches, self.config.min_mask_ratio
+        ).to(images.device)
         order_BP = torch.arange(self.num_patches, device=images.device).expand_as(masked_BP)
         states_BPD = self._states(patches_BPI, order_BP, ~masked_BP, cond)
         z_ND, x0_NI = states_BPD[masked_BP], patches_BPI[masked_BP]
@@ -169,18 +164,6 @@ class MAR(GenerativeModel):
 
         losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0))
         return losses.unflatten(0, (-1, num_draws)).mean(1)
-
-    def _draw_mask(self, num_images: int) -> Tensor:
-        """bool (B, P) on the CPU, true where unknown: one patch an image or more."""
-        # As with the times of the diffusion, a batch covers all shares of masked patches.
-        u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
-        low = self.config.min_mask_ratio
-        share_B1 = (low + (1 - low) * self._unknown_share(u)).unsqueeze(1)
-        rank_BP = torch.rand(num_images, self.num_patches).argsort(1)
-        return rank_BP < (share_B1 * self.num_patches).ceil().clamp(1, self.num_patches)
-
-    def _unknown_share(self, u: Tensor) -> Tensor:
-        return (u * (math.pi / 2)).cos() if self.config.unmasking == "cosine" else 1 - u
 
     def _states(
         self, patches_BPI: Tensor, order_BL: Tensor, known_BL: Tensor, cond: Tensor
@@ -228,7 +211,9 @@ class MAR(GenerativeModel):
         order_BP = rank_BP.argsort(dim=1, stable=True)
         uniform_BP = noise.uniform(self.num_patches)
         x_1_BPI = self._normal(noise)
-        for step, (first_B, last_B) in enumerate(pairwise(self._bounds(whole_BP, num_steps))):
+        for step, (first_B, last_B) in enumerate(
+            pairwise(self.unmasking.bounds(whole_BP, num_steps))
+        ):
             order_BL = order_BP[:, : int(last_B.max())]
             place_L = torch.arange(order_BL.shape[1], device=self.device)
             known_BL = place_L < first_B[:, None]
@@ -295,19 +280,3 @@ class MAR(GenerativeModel):
             temperature=how.temperature,
         )
         return x_NI
-
-    def _bounds(self, known_BP: Tensor, num_steps: int) -> list[Tensor]:
-        """How many patches of the order are known before each step and at the end: (B,) each.
-
-        One patch a step at least, where there are as many.
-        """
-        num_known_B, unknown_B = known_BP.sum(1), (~known_BP).sum(1)
-        bounds = []
-        for step in range(num_steps + 1):
-            share = self._unknown_share(torch.tensor(step / num_steps)).to(unknown_B.device)
-            # The share of a whole number of patches may come out a rounding error below it.
-            drawn_B = unknown_B - (unknown_B * share + 1e-4).floor().long()
-            at_least = unknown_B.clamp(max=step)
-            at_most = torch.maximum(unknown_B - (num_steps - step), at_least)
-            bounds.append(num_known_B + drawn_B.clamp(at_least, at_most))
-        return bounds
