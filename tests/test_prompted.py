@@ -9,13 +9,18 @@ from helpers import BARS, TINY, Killed, assert_same_bits, kill_at, moved, random
 
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.data import states as states_of
-from mnist_transformer.data.prompted import PromptedSplit, Prompts, with_prompts
+from mnist_transformer.data.prompted import (
+    PromptedSplit,
+    Prompts,
+    is_for_testing,
+    read_prompts,
+    with_prompts,
+)
 from mnist_transformer.data.states import encode_prompts, load_states
 from mnist_transformer.models.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.reader import Reader, ReaderConfig
 from mnist_transformer.options import Sampling
-from mnist_transformer.prompting import corpus as prompt_corpus
-from mnist_transformer.prompting.prompts import Prompt
+from mnist_transformer.prompting.prompts import Prompt, is_held_out
 from mnist_transformer.prompting.tokens import (
     ASK,
     IGNORED,
@@ -70,7 +75,7 @@ def test_half_a_character_is_no_error() -> None:
 
 def test_reading_stops_at_end() -> None:
     said = torch.tensor([[[0, 9, 0], [9, 0, 0]], [[0, 0, 9], [9, 0, 0]]])  # 1, 0, and END
-    assert read_greedily(lambda answers: said, 2, 2) == [(0, 1), ()]
+    assert read_greedily(lambda part, answers: said, ["a", "b"], 2) == [(0, 1), ()]
 
 
 # --- the model ---
@@ -146,7 +151,7 @@ def test_training_without_class_is_without_prompt(model: Prompted, images: torch
     for text in ("ab", "xyz"):
         torch.manual_seed(0)
         rows = stack([row(text, (1,), 1)] * 4)
-        seen = model._read_and_look(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
+        seen = model._read_and_draw(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
         losses.append(seen[0])
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(losses[0].flatten(1).sum(1), model.eval().nll(images, None))
@@ -219,15 +224,23 @@ def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:
 
 def test_one_prompt_in_twenty_is_written_by_a_language_model(monkeypatch) -> None:
     said = [Prompt(f"seven, {i} times", 7, "number", (7,), "a model") for i in range(20)]
-    kept = [p for p in said if not prompt_corpus.is_for_testing(p)]
+    kept = [p for p in said if not is_for_testing(p)]
     assert 0 < len(kept) < len(said)
-    monkeypatch.setattr("mnist_transformer.data.prompted.written_prompts", lambda: said)
+    monkeypatch.setattr("mnist_transformer.data.prompted.read_prompts", lambda: said)
     written = Prompts(1000).written()
     assert len(written) == 1000
     assert [p for p in written if p.template == "a model"] == [
         kept[i % len(kept)] for i in range(50)
     ]
     assert all(p.template != "a model" for p in Prompts(1000, corpus=False).written())
+
+
+def test_a_fifth_of_written_prompts_and_all_held_out_sums_are_for_testing() -> None:
+    said = [Prompt(f"{a} + {b}", a + b, "sum", (a, b)) for a in range(40) for b in range(40)]
+    testing = [prompt for prompt in said if is_for_testing(prompt)]
+    assert 0.25 < len(testing) / len(said) < 0.35
+    assert all(prompt in testing for prompt in said if is_held_out(prompt.operands))
+    assert 0 < sum(map(is_for_testing, read_prompts())) < len(read_prompts()) / 2
 
 
 def test_training_prompts_are_nobody_elses() -> None:
