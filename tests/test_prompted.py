@@ -151,7 +151,7 @@ def test_training_without_class_is_without_prompt(model: Prompted, images: torch
     for text in ("ab", "xyz"):
         torch.manual_seed(0)
         rows = stack([row(text, (1,), 1)] * 4)
-        seen = model._read_and_draw(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
+        seen = model._nats_and_states(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
         losses.append(seen[0])
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(losses[0].flatten(1).sum(1), model.eval().nll(images, None))

@@ -33,7 +33,7 @@ from mnist_transformer.prompting.grammar import prompts
 from mnist_transformer.prompting.prompts import MAX_BYTES, compute, find_numbers, parse
 from mnist_transformer.utils.terminal import exit_code, say, stages
 
-ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?(/[^\s@]*)?")
+ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?(/[^\s@?]*)?")
 KEY_VARIABLE = "OPENAI_API_KEY"
 MAX_RETRIES = 5  # by the client, which honours Retry-After and waits longer each time
 MAX_TOKENS = 2000  # of a reply
@@ -87,7 +87,7 @@ def ask(client: openai.OpenAI, model: str, request: str) -> list[Written]:
 
 def fault(said: Written) -> str | None:
     """The reason to drop a prompt; None if it is right."""
-    if not 0 < len(said.text.strip().encode()) <= MAX_BYTES:
+    if not 0 < len(said.text.encode()) <= MAX_BYTES:
         return "empty or too long"
     if compute(said.operation, said.operands) != said.answer:
         return "wrong arithmetic"
@@ -100,7 +100,7 @@ def fault(said: Written) -> str | None:
 
 def key(text: str) -> str:
     """Equal for texts that differ only in case, spaces or their end."""
-    return " ".join(text.split()).casefold().strip(" .!?")
+    return " ".join(text.casefold().split()).strip(" .!?")
 
 
 def resume(out: Path) -> set[str]:
@@ -136,6 +136,7 @@ def write(client: openai.OpenAI, model: str, out: Path, n: int, per_request: int
                 for said in reply:
                     if len(seen) == n:
                         break
+                    said.text = " ".join(said.text.split())
                     reason = fault(said) or ("duplicate" if key(said.text) in seen else "kept")
                     counts[reason] += 1
                     if reason == "kept":
@@ -173,7 +174,7 @@ def main(
     """
     if n < 1 or per_request < 1:
         raise ValueError(f"N is {n} and per_request is {per_request}, expected 1 or more")
-    if not ADDRESS.fullmatch(base_url):  # a name or password in it would get into the record
+    if not ADDRESS.fullmatch(base_url):  # a password or key in it would get into the record
         raise ValueError("the base URL is not one like https://api.openai.com/v1")
     secret = os.environ.get(KEY_VARIABLE, "").strip()
     if not secret or not secret.isascii():

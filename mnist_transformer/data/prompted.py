@@ -24,6 +24,7 @@ from mnist_transformer.prompting.tokens import encode, stack
 WRITTEN = Path(__file__).with_name("prompts_smollm2.jsonl")
 WRITTEN_EVERY = 20
 NUM_TRAIN, NUM_OTHERS = 200_000, 5_000
+NUM_READ = 2  # prompts per image
 SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # of the grammar
 
 
@@ -102,26 +103,24 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class PromptedSplit(Split):
-    """Images and labels; a batch has ``num_read`` prompts per image in place of its labels."""
+    """Images and labels; a batch has rows (B, NUM_READ, 1 + T) of prompts in place of labels."""
 
     prompts: Prompts
-    num_read: int = 2
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = super().batch(index)
-        return images, self.prompts.draw(labels.cpu(), self.num_read).to(labels.device)
+        return images, self.prompts.draw(labels.cpu(), NUM_READ).to(labels.device)
 
 
-def with_prompts(dataset: Dataset, prompts: Prompts | None = None, num_read: int = 2) -> Dataset:
+def with_prompts(dataset: Dataset, prompts: Prompts | None = None) -> Dataset:
     """The same images with prompts to train on, and others in val and test."""
     prompts = prompts or Prompts()
     splits = {}
     for name, seed in SEEDS.items():
-        own = prompts
-        if name != "train":
-            own = replace(prompts, num=NUM_OTHERS, seed=prompts.seed + seed, corpus=False)
+        others = replace(prompts, num=NUM_OTHERS, seed=prompts.seed + seed, corpus=False)
         split: Split = getattr(dataset, name)
-        splits[name] = PromptedSplit(split.images, split.labels, own, num_read)
+        own = prompts if name == "train" else others
+        splits[name] = PromptedSplit(split.images, split.labels, own)
     return replace(dataset, **splits)
 
 

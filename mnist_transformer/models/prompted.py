@@ -19,8 +19,8 @@ first prompt of an image asks for it; the others, refusals among them, are only 
 probability ``class_drop`` an image stands alone, without class and prompt, as guidance needs it.
 A class without a prompt, as ``draw`` gives it, becomes the shortest prompt: its digit.
 
-Shapes: as in patch.py, and: Q prompts, R prompts per image (Q = R * B, the first ones of all
-images first), T tokens of a text, U tokens of all texts, K symbols of an answer, V digits and END.
+Shapes: as in patch_law/model.py, and: R prompts per image, Q = R * B prompts (the first B ask for
+the images), T tokens of a text, U tokens of all texts, K symbols, V digits and END.
 """
 
 from collections.abc import Sequence
@@ -33,20 +33,9 @@ from torch.nn import functional as F
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.patch_law.model import Patch, PatchConfig
 from mnist_transformer.networks.transformer import KVCache, causal_mask_of
+from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.prompts import MAX_BYTES
-from mnist_transformer.prompting.tokens import (
-    ASK,
-    PAD,
-    READ_AT_ONCE,
-    Digits,
-    answer_nats,
-    are_right,
-    encode,
-    num_bytes,
-    read_greedily,
-    stack,
-    targets,
-)
+from mnist_transformer.prompting.tokens import ASK, PAD, Digits
 
 
 @dataclass(frozen=True)
@@ -102,24 +91,24 @@ class Prompted(Patch):
         rows_BRT = self._rows(cond)
         text_QT = rows_BRT[:, :, 1:].transpose(0, 1).flatten(0, 1)
         label_B = self.classes.with_drops(rows_BRT[:, 0, 0])
-        nats_BHW, state_UD = self._read_and_draw(images, label_B, text_QT)
-        answer_Q = answer_nats(self._logits(text_QT, state_UD), self._targets(text_QT))
+        nats_BHW, state_UD = self._nats_and_states(images, label_B, text_QT)
+        answer_Q = tokens.answer_nats(self._logits(text_QT, state_UD), self._targets(text_QT))
         answer_B = answer_Q.unflatten(0, (-1, len(images))).mean(0)
         return nats_BHW.flatten(1).sum(-1) + self.config.answer_weight * answer_B
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), given the prompt and its answer."""
         row_BT = self._rows(cond)[:, 0]
-        return self._read_and_draw(images, row_BT[:, 0], row_BT[:, 1:])[0]
+        return self._nats_and_states(images, row_BT[:, 0], row_BT[:, 1:])[0]
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """The share of prompts that are answered correctly."""
 
         def right(text_QT: Tensor) -> Tensor:
-            return are_right(self.answer_logits(text_QT), self._targets(text_QT))
+            return tokens.are_right(self.answer_logits(text_QT), self._targets(text_QT))
 
         text_QT = self._rows(cond)[:, :, 1:].flatten(0, 1)
-        right_Q = in_batches(self, right, text_QT, batch_size=READ_AT_ONCE)
+        right_Q = in_batches(self, right, text_QT, batch_size=tokens.READ_AT_ONCE)
         return {"answers_right": right_Q.mean().item()}
 
     @torch.inference_mode()
@@ -131,9 +120,10 @@ class Prompted(Patch):
         """
 
         def logits(prompts: Sequence[str], so_far: list[Digits]) -> Tensor:
-            return self.answer_logits(stack(list(map(encode, prompts, so_far))).to(self.device))
+            rows = list(map(tokens.encode, prompts, so_far))
+            return self.answer_logits(tokens.stack(rows).to(self.device))
 
-        return read_greedily(logits, prompts, self.config.max_digits)
+        return tokens.read_greedily(logits, prompts, self.config.max_digits)
 
     def answer_logits(self, text_QT: Tensor) -> Tensor:
         """(Q, K, V): symbol k given the prompt and the digits before it."""
@@ -144,13 +134,13 @@ class Prompted(Patch):
 
     def _logits(self, text_QT: Tensor, state_UD: Tensor) -> Tensor:
         length_Q = (text_QT >= 0).sum(1)
-        ask_Q = length_Q.cumsum(0) - length_Q + num_bytes(text_QT)
+        ask_Q = length_Q.cumsum(0) - length_Q + tokens.num_bytes(text_QT)
         index_QK = ask_Q[:, None] + torch.arange(self.config.max_digits, device=ask_Q.device)
         # Nothing is predicted behind the last digit, so any state will do there.
         return self.answer(state_UD[index_QK.clamp(max=len(state_UD) - 1)])
 
     def _targets(self, text_QT: Tensor) -> Tensor:
-        return targets(text_QT, self.config.num_classes, self.config.max_digits)
+        return tokens.targets(text_QT, self.config.num_classes, self.config.max_digits)
 
     # --- tokens and states ---
 
@@ -169,11 +159,11 @@ class Prompted(Patch):
         id_QTW = before.masked_fill(before < 0, nothing).unfold(1, self.config.window, 1)
         place_W = torch.arange(self.config.window, device=text_QT.device)
         x_QTD = self.text(id_QTW + place_W * (nothing + 1)).sum(2)
-        start_Q = self.num_patches + 1 + MAX_BYTES - num_bytes(text_QT)
+        start_Q = self.num_patches + 1 + MAX_BYTES - tokens.num_bytes(text_QT)
         at_QT = start_Q[:, None] + torch.arange(text_QT.shape[1], device=text_QT.device)
         return x_QTD, at_QT.clamp(max=self.transformer.num_tokens - 1)  # of PAD
 
-    def _read_and_draw(
+    def _nats_and_states(
         self, images: Tensor, label_B: Tensor, text_QT: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Nats of each pixel (B, H, W), and the states of all texts' tokens (U, D)."""

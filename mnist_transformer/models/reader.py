@@ -20,15 +20,10 @@ from torch import Tensor, nn
 
 from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.networks.transformer import Transformer, causal_mask_of, rms_norm
+from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.prompts import MAX_BYTES
-from mnist_transformer.prompting.tokens import (
-    READ_AT_ONCE,
-    Digits,
-    answer_nats,
-    are_right,
-    read_greedily,
-)
+from mnist_transformer.prompting.tokens import Digits
 
 
 @dataclass(frozen=True)
@@ -89,15 +84,15 @@ class Reader(Model):
 
     def loss(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """-log p(answer | prompt) in nats (B,)."""
-        return answer_nats(self.logits(states_BTF, answer_BK), answer_BK)
+        return tokens.answer_nats(self.logits(states_BTF, answer_BK), answer_BK)
 
     def figures(self, states_BTF: Tensor, answer_BK: Tensor) -> dict[str, float]:
         """The share of prompts that are answered correctly."""
 
         def right(states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
-            return are_right(self.logits(states_BTF, answer_BK), answer_BK)
+            return tokens.are_right(self.logits(states_BTF, answer_BK), answer_BK)
 
-        right_B = in_batches(self, right, states_BTF, answer_BK, batch_size=READ_AT_ONCE)
+        right_B = in_batches(self, right, states_BTF, answer_BK, batch_size=tokens.READ_AT_ONCE)
         return {"answers_right": right_B.mean().item()}
 
     def logits(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
@@ -122,4 +117,4 @@ class Reader(Model):
             known = [[*reversed(digits), *[0] * (size - len(digits))] for digits in so_far]
             return self.logits(states_BTF, torch.tensor(known, device=self.device))
 
-        return read_greedily(logits, states_BTF.to(self.device), size)
+        return tokens.read_greedily(logits, states_BTF.to(self.device), size)
