@@ -84,7 +84,7 @@ class Asked(ABC):
         return self.drawer.sample(self.conditions(texts, answers), seeds, how)
 
 
-class ByItself(Asked):
+class FromScratch(Asked):
     """A prompted model."""
 
     drawer: Prompted
@@ -130,7 +130,7 @@ def system_of(model: Model) -> Asked:
         ValueError: the language model or the generator behind it is not installed.
     """
     if isinstance(model, Prompted):
-        return ByItself(model)
+        return FromScratch(model)
     assert isinstance(model, Reader)
     llm = LLM(model.config.llm, model.config.layer, model.device)
     return ThroughLLM(loading.load(model.config.generator, str(model.device)), model, llm)
