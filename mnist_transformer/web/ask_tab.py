@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import gradio as gr
-from torch import Tensor
 
 from mnist_transformer.prompting.asking import Asked
 from mnist_transformer.prompting.prompts import SCOPE
@@ -65,11 +64,8 @@ def answer(
         answers.append(digits)
         remark = f"{name} reads {''.join(map(str, digits))}." if digits else f"{name} refuses."
         remarks.append(f"{remark} It does not use {', '.join(ignored)}." if ignored else remark)
-        num = len(digits)
-        cond: Tensor | list[int] = []
-        if digits:
-            cond = one.conditions([text.strip()] * num, digits, [digits] * num)
-        streams.append(one.drawer.steps(cond, range(first, first + num), how))
+        seeds = range(first, first + len(digits))
+        streams.append(one.steps([text.strip()], [digits], seeds, how))
     if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
     note = " ".join(remarks)
