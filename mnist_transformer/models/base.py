@@ -1,7 +1,7 @@
 """The whole contract between model families and the rest of the project.
 
 Images are uint8 (B, C, H, W) everywhere outside a model; conditions are int64: labels (B,), or
-rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
+rows of tokens (B, 1 + T) for a family that reads prompts (prompting/tokens.py).
 """
 
 from abc import ABC, abstractmethod
