@@ -17,7 +17,9 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.training import log as runlog
 from mnist_transformer.training import loop as training
+from mnist_transformer.training import records as recording
 from mnist_transformer.training import state as resume
+from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
 from mnist_transformer.utils import trees
 
@@ -34,21 +36,23 @@ def whole(tmp_path_factory):
 
 def test_a_run_leaves_all_its_files(whole):
     out, records = whole
-    notes = checkpoint.read_notes(out / "model.safetensors")
-    assert notes["recipe"] == "tiny"
-    assert notes["images"] == "40"
-    assert notes["seed"] == "0"
-    assert float(notes["validation_bits_per_dim"]) > 0
+    info = read_info(out / "model.safetensors")
+    assert (info.recipe, info.dataset, info.seed) == ("tiny", "none", 0)
+    assert (info.images_seen, info.steps) == (40, 5)
+    assert info.validation_bits_per_dim > 0
     last = runlog.read_metrics(out / "metrics.jsonl")[-1]
     assert last["kind"] == "validation"
     assert last["num_images"] == 6
-    assert f"{last['bits_per_dim']:.6f}" == notes["validation_bits_per_dim"]
+    assert round(last["bits_per_dim"], 6) == info.validation_bits_per_dim
+    assert info.curve[-1] == (last["seconds"], 40, round(last["bits_per_dim"], 5))
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert list((out / "tensorboard").glob("events.*"))
     assert records[-1].progress == 1
     assert records[-1].images == 40
-    assert records[-1].bits_per_dim == pytest.approx(records[-1].loss / 64 / 0.6931472)
+    assert records[-1].bits_per_dim == last["bits_per_dim"]
+    # Without built-in guidance the objective is the likelihood.
+    assert last["loss"] == pytest.approx(last["bits_per_dim"] * 64 * 0.6931472)
 
 
 def test_a_finished_run_says_so(whole):
@@ -67,10 +71,10 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(runlog.RunLog, "redraw", killed)
+    monkeypatch.setattr(recording.Records, "redraw", killed)
     with pytest.raises(Killed):
         train(RECIPE, tmp_path, data=DATASET, device="cpu")
-    assert "validation_bits_per_dim" in checkpoint.read_notes(tmp_path / "model.safetensors")
+    assert read_info(tmp_path / "model.safetensors").validation_bits_per_dim > 0
 
 
 def test_overfits_one_batch(tmp_path):
@@ -171,17 +175,17 @@ def test_images_of_another_size_are_refused(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch, bad):
-    forward = training._Run._forward
+    forward = training._Run.forward
     seen = {}
 
-    def spoiled(self, *batch):
-        losses = forward(self, *batch)
-        if self.step in (2, 3):
-            seen[self.step] = [p.detach().clone() for p in self.model.parameters()]
-            return losses * (bad if self.step == 2 else 1.0)
+    def spoiled(self):
+        losses, state = forward(self), self.state
+        if state.step in (2, 3):
+            seen[state.step] = [p.detach().clone() for p in state.model.parameters()]
+            return losses * (bad if state.step == 2 else 1.0)
         return losses
 
-    monkeypatch.setattr(training._Run, "_forward", spoiled)
+    monkeypatch.setattr(training._Run, "forward", spoiled)
     messages = []
     path = train(
         RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
@@ -244,17 +248,17 @@ def test_two_states_are_kept(tmp_path, monkeypatch):
     ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, raised):
-    forward = training._Run._forward
+    forward = training._Run.forward
 
-    def interrupted(self, *batch):
-        if self.step == 2:
+    def interrupted(self):
+        if self.state.step == 2:
             os.kill(os.getpid(), number)
-        return forward(self, *batch)
+        return forward(self)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     messages = []
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_forward", interrupted)
+        patch.setattr(training._Run, "forward", interrupted)
         with pytest.raises(raised):
             train(
                 RECIPE,
@@ -294,18 +298,21 @@ def test_lines_about_steps_that_are_made_again_are_dropped(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="no job control here")
 def test_a_pause_is_no_part_of_the_run(tmp_path, monkeypatch):
-    forward = training._Run._forward
+    forward, records, paused = training._Run.forward, [], 0
 
-    def paused(self, *batch):
-        if self.step == 2:
-            self.started -= 3600  # as if the process had been stopped for an hour
+    def pausing(self):
+        nonlocal paused
+        if self.state.step == 2:
+            paused = 3600  # as if the process had been stopped for an hour
             os.kill(os.getpid(), signal.SIGCONT)
-        return forward(self, *batch)
+        return forward(self)
 
-    records = []
+    def clock():
+        return time.monotonic() + paused
+
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_forward", paused)
-        train(RECIPE, tmp_path, data=DATASET, device="cpu", report=records.append)
+        patch.setattr(training._Run, "forward", pausing)
+        train(RECIPE, tmp_path, data=DATASET, device="cpu", report=records.append, clock=clock)
     assert 0 < records[-1].seconds < 600
 
 
@@ -316,4 +323,4 @@ def test_a_run_may_be_made_longer_on_its_way(tmp_path):
         RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
     )
     assert "going on from step 3" in messages
-    assert checkpoint.read_notes(path)["steps"] == "5"
+    assert read_info(path).steps == 5

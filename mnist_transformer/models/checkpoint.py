@@ -29,14 +29,14 @@ def save(
     path: str | os.PathLike[str],
     *,
     dtype: torch.dtype = torch.float32,
-    **notes: str,
+    **notes: Any,
 ) -> None:
     """Write a model so that ``load`` rebuilds it: bit for bit, unless ``dtype`` rounds it.
 
     Args:
         path: replaced in one go; an error leaves what was there.
         dtype: of the stored floating-point weights.
-        notes: remarks for whoever opens the file.
+        notes: JSON values for whoever opens the file.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, and the like.
@@ -78,7 +78,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     return model.eval()
 
 
-def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The notes of a checkpoint. Raises ValueError as ``load`` does, tensors unread."""
     try:
         with safe_open(str(path), "pt") as file:
@@ -87,8 +87,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
         raise trees.unreadable(Path(path), error) from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this package, expected {FORMAT!r}")
-    notes: dict[str, str] = trees.header(metadata, "notes", Path(path))
-    return notes
+    return trees.header(metadata, "notes", Path(path))
 
 
 def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
