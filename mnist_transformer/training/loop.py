@@ -26,10 +26,10 @@ from torch import Tensor
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models import checkpoint
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.training import optim, runtime, state
+from mnist_transformer.training import optim, runtime
+from mnist_transformer.training import state as resume
 from mnist_transformer.training.batches import Batches, mix
 from mnist_transformer.training.clock import Clock, Timer
-from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.utils.devices import fork_rng
@@ -120,7 +120,7 @@ class _Run:
             )
         torch.manual_seed(mix(seed, 2))
         model = recipe.model.build()
-        if not state.find_states(out):  # a state holds its tokenizer
+        if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(model, recipe, out.parent)
         model.to(accelerator.device)
         self.data = dataset.train.to(accelerator.device)
@@ -131,10 +131,10 @@ class _Run:
         # it ``clip``, means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.batches = Batches(len(self.data), recipe.batch_size, seed)
-        self.state = state.RunState.start(recipe, len(self.data), model)
+        self.state = resume.RunState.start(recipe, len(self.data), model)
         self.records = Records(out, self.state, dataset.val, accelerator, clock, seed, report)
-        self.identity = state.identity(recipe, model, seed, len(self.data))
-        tree, messages = state.load_newest(out, self.identity)
+        self.identity = resume.identity(recipe, model, seed, len(self.data))
+        tree, messages = resume.load_newest(out, self.identity)
         if tree is not None:
             self.state.load_tree(tree)
             clock.set(self.state.seconds)
@@ -158,7 +158,7 @@ class _Run:
         if self.recipe.compile:
             self._compile()
         if self.accelerator.is_main_process:
-            state.drop_leftovers(self.out)
+            resume.drop_leftovers(self.out)
             self.records.start()
 
     def _compile(self) -> None:
@@ -169,9 +169,10 @@ class _Run:
         try:
             self.accelerator.backward(self.forward().mean() * self.scale)
         except RuntimeError as error:
+            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"recipe {self.recipe.name} cannot be compiled here, expected a compiler that "
-                f"works, or TORCH_COMPILE_DISABLE=1 in the environment ({error})"
+                f"recipe {self.recipe.name} cannot be compiled here ({reason}), expected a "
+                "compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
             ) from error
         model.zero_grad()
         for buffer, before in zip(model.buffers(), buffers, strict=True):
@@ -180,41 +181,42 @@ class _Run:
 
     def loop(self, stop: runtime.Stop) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit when told to stop."""
-        run, recipe, accelerator, records = self.state, self.recipe, self.accelerator, self.records
-        saving, num_skipped = Timer(SAVE_SECONDS, run.seconds), 0
-        while run.progress < 1:
+        recipe, accelerator = self.recipe, self.accelerator
+        state, records = self.state, self.records
+        saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
+        while state.progress < 1:
             begun = self.clock.now()
-            factor = optim.schedule(run.progress, recipe.warmup, recipe.decay)
-            optim.set_rates(run.optimizers, factor)
+            factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
+            optim.set_rates(state.optimizers, factor)
             loss = self.forward().mean()
             accelerator.backward(loss * self.scale)
-            norm = float(accelerator.clip_grad_norm_(run.model.parameters(), recipe.clip))
+            norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
             mine = float(loss.detach()), self.clock.read(), stop.signal is not None
-            mean, run.seconds, stopped = runtime.agree(accelerator, *mine)
+            mean, state.seconds, stopped = runtime.agree(accelerator, *mine)
             if math.isfinite(mean) and math.isfinite(norm):
-                run.update()
+                state.update()
                 records.losses.append(mean)
                 num_skipped = 0
             else:
-                records.tell(f"step {run.step:,} skipped: loss {mean}, gradient norm {norm}")
+                records.tell(f"step {state.step:,} skipped: loss {mean}, gradient norm {norm}")
                 num_skipped += 1
                 if num_skipped >= MAX_SKIPPED:
                     raise ValueError(
                         f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some: "
                         "training diverged, try a lower lr"
                     )
-            run.model.zero_grad()
-            run.step += 1
+            state.model.zero_grad()
+            state.step += 1
             records.durations.append(self.clock.now() - begun)
             if accelerator.is_main_process:
-                if saving.due(run.seconds) or stopped or run.progress >= 1:
+                if saving.due(state.seconds) or stopped or state.progress >= 1:
                     try:
-                        state.save_newest(self.out, self.identity, run)
+                        resume.save_newest(self.out, self.identity, state)
                     except OSError as error:  # a full disk is no reason to stop
                         records.tell(f"could not save the state, the one before is kept: {error}")
                 records.keep()
             if stopped:
-                records.tell(f"stopped at step {run.step:,}; the same command goes on from there")
+                records.tell(f"stopped at step {state.step:,}; the same command goes on from there")
                 raise stop.exception()
 
     def forward(self) -> Tensor:
@@ -229,22 +231,9 @@ class _Run:
     def finish(self) -> None:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
-            records = self.records
+            records, model = self.records, self.state.averaged
             validation = records.validate(len(records.val))
-            bits = validation.bits_per_dim
-            info = RunInfo(
-                recipe=self.recipe.name,
-                dataset=self.recipe.dataset,
-                images_seen=self.state.images_seen,
-                steps=self.state.step,
-                seconds=round(self.state.seconds, 1),
-                seed=self.seed,
-                torch=torch.__version__,
-                validation=str(validation),
-                validation_bits_per_dim=None if bits is None else round(bits, 6),
-                curve=records.curve(),
-            )
-            checkpoint.save(self.state.averaged, self.weights_path, **info.to_notes())
+            checkpoint.save(model, self.weights_path, **records.info(validation).to_notes())
             records.redraw()  # after the weights: samples can take minutes
             records.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

@@ -4,6 +4,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from mnist_transformer.data import Split
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.batches import mix
 from mnist_transformer.training.clock import Clock, Timer
-from mnist_transformer.training.info import Curve
+from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, Validation, plot_losses, read_metrics, validate
 from mnist_transformer.training.state import RunState
 from mnist_transformer.utils.files import write_atomic
@@ -28,6 +29,7 @@ WINDOW = 50  # steps whose mean loss and speed a record gives
 SAMPLES_PER_CLASS = 8
 
 
+@dataclass
 class Records:
     """The records of a run. Only ``tell`` may be called in other processes than the main one.
 
@@ -35,23 +37,19 @@ class Records:
         folder: the run's own.
         val: images to validate on, with random numbers from ``seed``.
         report: see ``train``.
+        losses, durations: of the last steps.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        state: RunState,
-        val: Split,
-        accelerator: Accelerator,
-        clock: Clock,
-        seed: int,
-        report: Callable[[Record], None],
-    ) -> None:
-        self.folder, self.state, self.val, self.accelerator = folder, state, val, accelerator
-        self.clock, self.seed, self.report = clock, seed, report
-        self.losses: deque[float] = deque(maxlen=WINDOW)
-        self.durations: deque[float] = deque(maxlen=WINDOW)
-        self.bits_per_dim: float | None = None
+    folder: Path
+    state: RunState
+    val: Split
+    accelerator: Accelerator
+    clock: Clock
+    seed: int
+    report: Callable[[Record], None]
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    bits_per_dim: float | None = None
 
     def start(self) -> None:
         """Open the files, without lines about steps that will be made again."""
@@ -121,12 +119,26 @@ class Records:
                 images = model.sample(labels, range(len(labels)))
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
-    def curve(self) -> Curve:
-        """Bits/dim at each validation, or the loss where there are none."""
+    def info(self, validation: Validation) -> RunInfo:
+        """The run so far, with the figures of a validation on the whole split."""
+        recipe, bits = self.state.recipe, validation.bits_per_dim
         found = [x for x in self.lines if x["kind"] == "validation"]
         values = [x["loss"] if x["bits_per_dim"] is None else x["bits_per_dim"] for x in found]
-        places = [(x["seconds"], x["images"]) for x in found]
-        return tuple((*place, round(x, 5)) for place, x in zip(places, values, strict=True))
+        return RunInfo(
+            recipe=recipe.name,
+            dataset=recipe.dataset,
+            images_seen=self.state.images_seen,
+            steps=self.state.step,
+            seconds=round(self.state.seconds, 1),
+            seed=self.seed,
+            torch=torch.__version__,
+            validation=str(validation),
+            validation_bits_per_dim=None if bits is None else round(bits, 6),
+            curve=tuple(
+                (x["seconds"], x["images"], round(value, 5))
+                for x, value in zip(found, values, strict=True)
+            ),
+        )
 
     def _log_training(self) -> None:
         record, group = self.record(), self.state.optimizers[0].param_groups[0]

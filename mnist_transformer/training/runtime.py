@@ -34,10 +34,6 @@ def override(
     lr: float | None,
 ) -> Recipe:
     """The recipe with the values that are given in place of its own; ValueError if senseless."""
-    if max_seconds is not None and epochs is not None:
-        raise ValueError(
-            f"got max_seconds {max_seconds} and epochs {epochs}, expected at most one of them"
-        )
     if max_seconds is not None or epochs is not None:
         recipe = replace(recipe, max_seconds=max_seconds, epochs=epochs)
     if batch_size is not None:
@@ -47,8 +43,8 @@ def override(
         recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
     if (recipe.max_seconds is None) == (recipe.epochs is None):
         raise ValueError(
-            f"recipe {recipe.name} has max_seconds {recipe.max_seconds} and epochs "
-            f"{recipe.epochs}, expected exactly one of them"
+            f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs} for recipe "
+            f"{recipe.name}, expected exactly one of them"
         )
     for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr", "muon_interval"):
         value = getattr(recipe, name)
