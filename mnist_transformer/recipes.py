@@ -24,16 +24,16 @@ class Recipe:
         dataset: a name known to ``data.load_dataset``.
         batch_size: images a step over all processes.
         muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
-        muon_interval: each hidden matrix is orthogonalised and updated in one step of so many, by
-            as many times its rate. At 1, Muon as published, a CPU spends a third of a step on it.
+        muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
+            by as many times its rate. At 1, as published, that is a third of a step on a CPU.
         max_seconds, epochs: length of the run; progress runs from 0 to 1 over it.
         warmup: fraction of the run over which the rates rise linearly.
         decay: fraction of the run, at its end, over which they fall to zero.
         ema: horizon of the weights' exponential moving average, as a fraction of the steps
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
-        compile: train by ``torch.compile``, before the run's time begins. For models whose
-            batches all have one shape. Dropout and dropped classes then draw other random numbers.
+        compile: train through ``torch.compile``, which compiles before the run's time begins. It
+            suits models whose batches all have one shape, and draws other random numbers.
         tokenizer: of a model over codes, the tokenizer that it stands on: its recipe, or its
             path as ``find_weights`` takes it.
         about: the model in a few words, for ``list``.

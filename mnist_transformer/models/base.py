@@ -73,7 +73,8 @@ class Model(nn.Module, ABC):
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """The training objective of each image, float32 (B,); images uint8 (B, C, H, W).
 
-        What only regularises (dropout, dropped classes, distortions) acts in training mode alone.
+        What only regularises (dropout, dropped classes, distortions, smoothed labels) acts in
+        training mode alone.
         """
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention by the kernel that suits device, dtype and length; masks, and packed sequences.
+"""Attention by the kernel that suits device, dtype and length; its masks; packed sequences.
 
     softmax(q k^T / sqrt(K)) v                              (arXiv 1706.03762, equation 1)
 
@@ -101,11 +101,11 @@ def drop(x: Tensor, probability: float) -> Tensor:
 
 
 class Packing(NamedTuple):
-    """Where sequences lie that are packed, one behind the other.
+    """Sequences that are packed, one behind the other.
 
     Args:
         lengths: number of tokens of each.
-        bounds: int32 (sequences + 1,), on the tokens' device: the first token of each, and the end.
+        bounds: int32 (sequences + 1,): the first token of each, and the end of the last.
     """
 
     lengths: list[int]
@@ -138,7 +138,7 @@ def attend_packed(
 
 
 def _has_packed_kernel(q_BNTK: Tensor) -> bool:
-    # The kernel is FlashAttention's. Before torch 2.11 it took other arguments, or was not there.
+    # FlashAttention's. Before torch 2.11 the function takes other arguments, or is missing.
     head_dim = q_BNTK.shape[-1]
     return (
         q_BNTK.device.type == "cuda"
@@ -156,7 +156,7 @@ def _by_packed_kernel(
 
     q_TNK, k_TNK, v_TNK = (x.squeeze(0).transpose(0, 1) for x in (q_BNTK, k_BNTK, v_BNTK))
     bounds, longest = packing.bounds, max(packing.lengths)
-    window = (-1, 0 if causal else -1)  # so many keys before and behind its own; -1 for all
+    window = (-1, 0 if causal else -1)  # numbers of keys before and after a token's own; -1: all
     y_TNK = varlen_attn(q_TNK, k_TNK, v_TNK, bounds, bounds, longest, longest, window_size=window)
     assert isinstance(y_TNK, Tensor)
     return y_TNK.transpose(0, 1).unsqueeze(0)

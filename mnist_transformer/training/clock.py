@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 class Clock:
-    """Seconds of a run; pauses, and the time between its parts, are none of them.
+    """Seconds of a run, without pauses and the time between its parts.
 
     Args:
         now: a clock that never goes back, in seconds.

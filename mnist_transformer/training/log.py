@@ -1,4 +1,4 @@
-"""What is measured while a model is trained: records, validation, metrics.jsonl, its plot.
+"""The measurements of a training run: records, validation, metrics.jsonl, and their plot.
 
 Each line of metrics.jsonl is a JSON object with ``kind`` "train" or "validation", the place in
 the run (``step``, ``images``, ``seconds``) and what was measured there. Its ``loss`` is the
@@ -20,12 +20,13 @@ from mnist_transformer.models.base import Model, evaluating
 from mnist_transformer.utils.images import figure_png
 
 VALIDATION_BATCH = 250
-LOSS_IMAGES = 1_000  # validated by the loss too where there is a likelihood
-# Of the plot: what is measured, in lines of which kinds, and its unit; then what it is drawn over.
+LOSS_IMAGES = 1_000  # have their loss measured too where there is a likelihood
+# The plot's quantities, each with the kinds of lines that hold it and its unit; and its x axes.
 PANELS = [
     ("loss", ("train", "validation"), "loss per image"),
     ("bits_per_dim", ("validation",), "bits/dim of validation images"),
 ]
+STYLES = {"train": "C0-", "validation": "C1o-"}
 AXES = [("seconds", 1 / 60, "minutes"), ("images", 1e-3, "thousand training images")]
 
 
@@ -43,7 +44,7 @@ class Record:
         bits_per_dim: likelihood at the last validation; None before it, or if there is none.
         images_per_second: of the steps alone, over the last ones.
         seconds_left: at the pace so far; None before the first step.
-        message: something to tell the user once.
+        message: to be shown to the user once.
     """
 
     step: int
@@ -132,9 +133,11 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
                     continue
                 at, values = [x[place] * scale for x in found], [x[name] for x in found]
                 shown += filter(math.isfinite, values)
-                axes.plot(at, values, "-" if kind == "train" else "o-", label=kind, lw=1, ms=3)
+                axes.plot(at, values, STYLES[kind], label=kind, lw=1, ms=3)
                 if kind == "validation":
-                    axes.annotate(f"{values[-1]:.3f}", (at[-1], values[-1]))
+                    axes.annotate(
+                        f"{values[-1]:.4g}", (at[-1], values[-1]), ha="right", va="bottom"
+                    )
             if shown:
                 # The first minute would squash all the rest.
                 low, typical = min(shown), sorted(shown)[len(shown) // 2]

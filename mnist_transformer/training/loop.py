@@ -62,7 +62,7 @@ def train(
         max_seconds, epochs: length, in place of the recipe's; validation and saving count
             as seconds of the run; a pause (Ctrl-Z), compiling and the measurements after its
             last step do not.
-        batch_size: images a step over all processes, in place of the recipe's.
+        batch_size: images per step over all processes, in place of the recipe's.
         lr: AdamW's peak rate in place of the recipe's; Muon's changes by the same factor.
         report: called in the main process, at most every half second and for messages.
         clock: seconds that never go back, such as ``time.process_time`` for those of the CPU.
@@ -99,7 +99,7 @@ def train(
 
 
 class _Run:
-    """What stays the same from step to step, around the state and the records of a run."""
+    """A run: its fixed parts, its state, its records, and the loop over its steps."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _Run:
             self.records.start()
 
     def _compile(self) -> None:
-        """Compile the model by a step that leaves no trace and takes no time of the run."""
+        """Compile the model, by a step that changes nothing and whose time is not counted."""
         seconds, model = self.clock.read(), self.state.model
         buffers = [buffer.clone() for buffer in model.buffers()]
         self.parallel = torch.compile(self.parallel)

@@ -26,7 +26,7 @@ from mnist_transformer.utils.devices import fast_dtype
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 ADAMW_BETAS = (0.9, 0.95)
-ADAMW_EPS = 1e-12  # losses are in nats a dimension, so gradients are small
+ADAMW_EPS = 1e-12  # losses are in nats per dimension, so gradients are small
 
 
 def orthogonalise(x_NRC: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Muon(torch.optim.Muon):
 
     The momentum turns over in some 20 steps, its orthogonal form hardly faster, yet on a CPU
     finding that form takes a third of a step. So the matrices take turns: each is updated in one
-    step of ``interval`` by as many times the rate, and gathers momentum in all of them.
+    step of ``interval``, by as many times the rate, and gathers momentum in all of them.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, interval: int) -> None:

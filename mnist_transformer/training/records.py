@@ -1,4 +1,4 @@
-"""What the main process does beside the steps: reports, metrics.jsonl, TensorBoard, pictures."""
+"""The main process's work between steps: reports, metrics.jsonl, TensorBoard and pictures."""
 
 import json
 import math
@@ -25,19 +25,19 @@ REPORT_SECONDS = 0.5
 VALIDATE_SECONDS = (20.0, 150.0)  # bounds on a fortieth of the run
 VALIDATE_SHARE = 0.04  # of the run's time, at most
 VALIDATE_IMAGES = 1_000
-WINDOW = 50  # steps whose mean loss and speed a record gives
+WINDOW = 50  # steps; a record's loss and speed are means over them
 SAMPLES_PER_CLASS = 8
 
 
 @dataclass
 class Records:
-    """The records of a run. Only ``tell`` may be called in other processes than the main one.
+    """The records of a run; processes other than the main one call ``tell`` alone.
 
     Args:
-        folder: the run's own.
         val: images to validate on, with random numbers from ``seed``.
         report: see ``train``.
-        losses, durations: of the last steps.
+        losses, durations: of the last steps; the loop appends to them.
+        bits_per_dim: of the last validation.
     """
 
     folder: Path
@@ -83,7 +83,7 @@ class Records:
             self.report(self.record(message))
 
     def keep(self) -> None:
-        """Report, log and validate where due; a disk that refuses is told of."""
+        """Report, log and validate where due; tell the user if the disk refuses."""
         seconds = self.state.seconds
         try:
             if self.reporting.due(seconds):
@@ -120,7 +120,7 @@ class Records:
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
     def info(self, validation: Validation) -> RunInfo:
-        """The run so far, with the figures of a validation on the whole split."""
+        """The metadata of the run, given the validation on the whole split."""
         recipe, bits = self.state.recipe, validation.bits_per_dim
         found = [x for x in self.lines if x["kind"] == "validation"]
         values = [x["loss"] if x["bits_per_dim"] is None else x["bits_per_dim"] for x in found]

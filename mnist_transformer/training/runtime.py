@@ -1,7 +1,7 @@
-"""What a run stands on: its recipe, tokenizer, device, precision, processes, stop signals.
+"""The ground of a run: its recipe, tokenizer, device, precision, processes and stop signals.
 
-accelerate starts the processes; this module chooses device and precision, and turns what can go
-wrong with either into one sentence.
+accelerate chooses the processes; this module chooses device and precision, and says in one
+sentence if either is wrong.
 """
 
 import math
@@ -57,7 +57,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
     """Hand a model over codes the tokenizer that its recipe names.
 
     Args:
-        runs: folder of runs, a folder a recipe; a finished one comes before shipped weights.
+        runs: folder of runs, one folder per recipe; a finished one comes before shipped weights.
 
     Raises:
         ValueError: there is no such tokenizer, it is another one than the model expects, or
@@ -97,12 +97,12 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if device is not None:
-        find_device(device)
     if device not in (None, "cpu") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             f"device is {device!r}, expected none: the launcher gives each process its own"
         )
+    if device is not None:
+        find_device(device)
     # accelerate has no argument for the device, but reads this variable.
     with patch_environment(**({} if device is None else {"ACCELERATE_TORCH_DEVICE": device})):
         place = PartialState(cpu=cpu).device
@@ -122,7 +122,7 @@ class Stop:
     signal: int | None = None
 
     def exception(self) -> BaseException:
-        """For a run to raise that was told to stop, once its state is saved."""
+        """The exception that ends a run once its state is saved."""
         if self.signal == signal.SIGTERM:
             return SystemExit(128 + signal.SIGTERM)
         return KeyboardInterrupt()
@@ -154,7 +154,7 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[Stop]:
 def agree(
     accelerator: Accelerator, loss: float, seconds: float, stopped: bool
 ) -> tuple[float, float, bool]:
-    """Of all processes the mean loss, the first one's clock, and whether any was told to stop."""
+    """The mean loss of all processes, the first one's clock, and whether any was told to stop."""
     if accelerator.num_processes == 1:
         return loss, seconds, stopped
     mine = torch.tensor([[loss, seconds, float(stopped)]], device=accelerator.device)

@@ -1,4 +1,4 @@
-"""The state of a run: all that changes from step to step, and the files that keep it.
+"""The state of a run: everything that changes from step to step, and the files that keep it.
 
 A folder keeps the last two states; a run goes on from the newest one that can be read. A file
 holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to.
@@ -21,13 +21,13 @@ NUM_KEPT = 2
 # Fields of a recipe that may change between two parts of one run: learning rates follow progress,
 # so a run may be made shorter or longer on its way, and compiled or not it is the same model.
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
-# Identities written before a field of the recipe was there: the value that it stood for.
+# Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
 
 
 @dataclass
 class RunState:
-    """All that changes from step to step, of a run of ``recipe`` over ``num_train`` images.
+    """Everything that changes from step to step in a run of ``recipe`` over ``num_train`` images.
 
     Args:
         ema: averaged weights; None where the recipe averages none.
