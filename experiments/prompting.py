@@ -30,7 +30,6 @@ from experiments.common import (
     start,
 )
 from mnist_transformer.data import Dataset, load_dataset, prompted, states
-from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.protocol import SEEDS_APART
 from mnist_transformer.models import loading
 from mnist_transformer.models.base import Model, in_batches
@@ -38,6 +37,7 @@ from mnist_transformer.options import Sampling
 from mnist_transformer.prompting import asking, grammar, llm
 from mnist_transformer.prompting.prompts import Prompt
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.training.info import read_info
 from tools import trials
 
 SCRATCH, SMOLLM2 = "mnist-prompt-scratch", "mnist-prompt-smollm2"
@@ -124,7 +124,7 @@ def measure(
     again: bool,
 ) -> None:
     """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
-    training = ledger.read_training(loading.find_weights(model))
+    training = read_info(loading.find_weights(model))
     name = training.recipe
     cells: list[tuple[str, dict]] = [
         ("prompting", {"system": name, "prompts": kind, "guidance": guidance})

@@ -313,7 +313,7 @@ def test_training_shows_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
         report(replace(record, message="saved"))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "tiny 25% loss 420 · 0.773 bits/dim · 128 images/s · 1:02:05 left",
+        "tiny 25% loss 420 · validation 0.773 bits/dim · 128 images/s · 1:02:05 left",
         "saved",
     ]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.ledger import Row
-from mnist_transformer.models import checkpoint
+from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
 from tools import trials
 from tools.trials import NOTHING, markdown
@@ -334,7 +334,7 @@ def collect(row: Row, run: Path, results: Path) -> list[Path]:
     weights, metrics, plot = (run / n for n in ("model.safetensors", "metrics.jsonl", "loss.png"))
     if not weights.is_file() or not metrics.is_file():
         return []
-    if checkpoint.read_notes(weights).get("images") != str(row["images_seen"]):
+    if read_info(weights).images_seen != row["images_seen"]:
         return []
     kept = "".join(json.dumps(record) + "\n" for record in thin(read_metrics(metrics)))
     contents = {"log.jsonl": kept.encode()}

@@ -39,7 +39,7 @@ def ask(
         guidance: Classifier-free guidance: 1 is plain, above 1 makes the digits plainer, which
             mnist-prompt-scratch needs and mnist-prompt-smollm2 does not.
         out: The PNG file to write, or a folder for it; otherwise NUMBER.png in this folder.
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
     """
     if prompt is not None and not prompt.strip():
         raise ValueError('the prompt is empty, expected a sentence such as "Draw a 7"')

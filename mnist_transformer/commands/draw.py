@@ -49,7 +49,7 @@ def draw(
         sampler: How diffusion takes its steps: euler, ddim, heun or ancestral.
         out: The PNG file to write, or a folder for it; otherwise DIGITS.png in this folder.
         gif: Also save a GIF that shows the drawing happen.
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
     """
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError(f"digits are {digits!r}, expected one or more of 0 to 9")
@@ -123,7 +123,7 @@ def inpaint(
         sampler: How diffusion takes its steps: euler, ddim, heun or ancestral.
         out: The PNG file to write, or a folder for it; otherwise IMAGE-inpainted.png here.
         gif: Also save a GIF that shows the drawing happen.
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
     """
     if (hole is None) == (mask is None):
         raise ValueError("expected either --hole or --mask, to say what is missing")

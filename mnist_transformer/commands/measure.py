@@ -28,7 +28,7 @@ def evaluate(
         model: A shipped model, a checkpoint or a training run's folder.
         data: The folder with MNIST's four files; otherwise what MNIST_TRANSFORMER_DATA names,
             else a cache that a download fills.
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
         num_samples: Digits to draw for each of three seeds.
         record: Append the figures to results/ledger.jsonl and save a sheet of samples.
     """
@@ -38,11 +38,12 @@ def evaluate(
     from mnist_transformer.evaluation.protocol import evaluate as measure
     from mnist_transformer.models import checkpoint, loading
     from mnist_transformer.models.base import GenerativeModel
+    from mnist_transformer.training.info import read_info
     from mnist_transformer.utils import images
     from mnist_transformer.utils.devices import to_device
 
     path = loading.find_weights(model)
-    training = ledger.read_training(path)
+    training = read_info(path)
     subject = to_device(checkpoint.load(path), device)
     check_measurable(subject, num_samples, SEEDS)
     with stages() as report:
@@ -84,7 +85,7 @@ def bench(
         seconds: About how long each measurement takes.
         peers: Race models of other libraries too, of the size of mnist-pixel-3.5m and with
             random weights; needs the extra [bench].
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
         record: Append the figures to results/ledger.jsonl, and draw results/bench/plot.png.
     """
     for size in batch_sizes:

@@ -41,7 +41,7 @@ def encode(
         n: How many prompts; one takes about 10 kB.
         out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
         seed: The same seed takes the same prompts.
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")

@@ -179,7 +179,7 @@ def evaluate(
         report: called with (stage, done, total) all along.
         judge: classifier to judge with; the shipped one by default.
         images_seen, seconds: length of the training, if known.
-        curve: its validation figures, see ``runlog.validation_curve``.
+        curve: its validation figures, see ``RunInfo``.
         command: what the user typed, for the record.
 
     Raises:

@@ -27,6 +27,8 @@ class Model(nn.Module, ABC):
     """Whether ``nll`` is exact, an upper bound, or not there."""
     loss_sums_dims: ClassVar[bool] = False
     """Whether the loss is a sum over all C*H*W dimensions, as nats are; training divides it."""
+    objective_in_eval: bool = True
+    """Whether ``loss`` is the training objective in evaluation mode too."""
     adamw_modules: ClassVar[tuple[str, ...]] = ()  # whose matrices are no hidden ones, see optim.py
 
     def __init__(self, config: Any) -> None:
@@ -67,7 +69,11 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Training loss of each image, float32 (B,); images uint8 (B, C, H, W)."""
+        """The training objective of each image, float32 (B,); images uint8 (B, C, H, W).
+
+        What only regularises (dropout, dropped classes, distortions, smoothed labels) acts in
+        training mode alone.
+        """
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.

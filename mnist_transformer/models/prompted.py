@@ -32,7 +32,8 @@ from torch.nn import functional as F
 
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.patch_law.model import Patch, PatchConfig
-from mnist_transformer.networks.transformer import KVCache, causal_mask_of
+from mnist_transformer.networks.attention import causal_mask_of
+from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.prompts import MAX_BYTES
 from mnist_transformer.prompting.tokens import ASK, PAD, Digits

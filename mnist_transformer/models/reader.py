@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.config import ModelConfig
-from mnist_transformer.networks.transformer import Transformer, causal_mask_of, rms_norm
+from mnist_transformer.networks.attention import causal_mask_of
+from mnist_transformer.networks.transformer import Transformer, rms_norm
 from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.prompts import MAX_BYTES

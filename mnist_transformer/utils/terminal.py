@@ -126,10 +126,10 @@ def training(name: str) -> Iterator[Callable[["Record"], None]]:
 
 
 def describe(record: "Record") -> str:
-    """The figures of a record in words: loss, bits/dim, images/s, time left."""
+    """The figures of a record in words: loss, validation's bits/dim, images/s, time left."""
     parts = [] if math.isnan(record.loss) else [f"loss {record.loss:.4g}"]
-    if record.bits_per_dim is not None and not math.isnan(record.bits_per_dim):
-        parts.append(f"{record.bits_per_dim:.3f} bits/dim")
+    if record.bits_per_dim is not None:
+        parts.append(f"validation {record.bits_per_dim:.3f} bits/dim")
     if record.images_per_second:
         parts.append(f"{record.images_per_second:.0f} images/s")
     if record.seconds_left is not None:
