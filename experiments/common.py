@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import ledger, likelihood
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.metrics import class_agreement, fd_cnn
@@ -186,7 +186,9 @@ class Quality:
     def bits(self, model: GenerativeModel) -> Figures:
         """Bits/dim of the validation set, given the class."""
         with stages() as report:
-            bits = evaluate.bits_per_dim(model, self.dataset.val, report=report, stage="validation")
+            bits = likelihood.bits_per_dim(
+                model, self.dataset.val, report=report, stage="validation"
+            )
         return {"validation bits/dim": bits}
 
     def draw(

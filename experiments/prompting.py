@@ -34,8 +34,7 @@ from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, writte
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.protocol import SEEDS_APART
 from mnist_transformer.models import loading
-from mnist_transformer.models.base import Model, in_batches
-from mnist_transformer.models.reader import Reader
+from mnist_transformer.models.base import GenerativeModel, Model, in_batches
 from mnist_transformer.options import Sampling
 from mnist_transformer.prompting import asking, llm
 from mnist_transformer.prompting import corpus as prompt_corpus
@@ -234,7 +233,7 @@ def by_number(
 
     def reading(trained: Model, _: int) -> Figures:
         nonlocal model
-        if isinstance(trained, Reader):
+        if not isinstance(trained, GenerativeModel):  # it reads, and another model draws
             model = model or llm.LLM(trained.config.llm, trained.config.layer)
             generator = loading.load(trained.config.generator)
             asked: asking.Asked = asking.ThroughLLM(generator, trained, model)

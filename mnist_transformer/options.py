@@ -1,12 +1,14 @@
 """How to draw: the options of one drawing, declared once, and the pixels that it must keep.
 
-Importing this needs no torch: the command line and the demo derive their options from it.
+A field of ``Sampling`` carries its help and its dial. The command line's flags and the demo's
+dials are derived from the fields, so a new option touches this file and the family that uses it.
+Importing this needs no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,35 +17,79 @@ SAMPLERS = ("ancestral", "ddim", "euler", "heun")
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Options of one drawing; a family that does not honour one of them raises ValueError.
+class Dial:
+    """How the demo sets an option: by a slider for each number, or a list of choices.
 
     Args:
-        temperature: divides the logits, or multiplies the noise that a continuous token is
-            drawn from, above 0; 1 samples the model's own distribution.
-        top_k: keep this many of the most probable symbols, 1 or more; None keeps all.
-        top_p: keep the most probable symbols that together reach this mass, in (0, 1]
-            (nucleus sampling, arXiv 1904.09751).
-        guidance: classifier-free guidance scale, 0 or more (arXiv 2207.12598): 1 is plain
-            class-conditional sampling, 0 ignores the class, above 1 overstates it.
-        num_steps: number of refinement steps, for families that draw in steps.
-        sampler: how diffusion gets from noise to data, one of ``SAMPLERS``; by default the
-            model's own.
-        guidance_interval: diffusion is guided at noise levels t with low < t <= high only, 0
-            being data and 1 noise (arXiv 2404.07724).
-        num_particles: how many drawings compete for each image around kept pixels, in families
-            that draw in raster order (particles.py), 1 or more; 1 does not look ahead. Without
-            kept pixels there is nothing to compete for, and no such option.
+        label: the option's name on the page.
+        low, high, step: of the slider; whole numbers only where ``step`` is 1.
+        none: the meaning of ``low``, or of no choice, where the option's default is None.
+        choices: the values to choose from, instead of a slider.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    guidance: float = 1.0
-    num_steps: int | None = None
-    sampler: str | None = None
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    num_particles: int = 16
+    label: str
+    low: float = 0
+    high: float = 1
+    step: float = 1
+    none: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def _option(default: Any, help: str, dial: Dial, needs_keep: bool = False) -> Any:
+    metadata = {"help": help, "dial": dial, "needs_keep": needs_keep}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of one drawing; a family that does not honour a changed one raises ValueError."""
+
+    temperature: float = _option(
+        1.0,
+        "Divides the logits, or scales the noise of a continuous token, above 0: below 1 draws "
+        "safer, above 1 wilder.",
+        Dial("Temperature", 0.1, 2, 0.05),
+    )
+    top_k: int | None = _option(
+        None,
+        "Draw from this many of the most probable values only, 1 or more.",
+        Dial("Top k", 0, 256, none="all values"),
+    )
+    top_p: float = _option(
+        1.0,
+        "Draw from the most probable values that together reach this mass, in (0, 1] (nucleus "
+        "sampling, arXiv 1904.09751).",
+        Dial("Top p", 0.05, 1, 0.05),
+    )
+    guidance: float = _option(
+        1.0,
+        "Scale of classifier-free guidance (arXiv 2207.12598), 0 or more: 1 is plain, 0 ignores "
+        "the class, above 1 overstates it.",
+        Dial("Guidance", 0, 5, 0.25),
+    )
+    num_steps: int | None = _option(
+        None,
+        "Number of refinement steps, in a model that draws in steps.",
+        Dial("Steps", 0, 100, none="the model's own"),
+    )
+    sampler: str | None = _option(
+        None,
+        f"How diffusion gets from noise to data: {', '.join(SAMPLERS)}.",
+        Dial("Sampler", none="the model's own", choices=SAMPLERS),
+    )
+    guidance_interval: tuple[float, float] = _option(
+        (0.0, 1.0),
+        "LOW and HIGH: guide diffusion at noise levels t with LOW < t <= HIGH only; 0 is data, 1 "
+        "is noise (arXiv 2404.07724).",
+        Dial("Guidance interval", 0, 1, 0.05),
+    )
+    num_particles: int = _option(
+        16,
+        "How many drawings compete for each image around kept pixels, in a model that draws in "
+        "raster order; 1 does not look ahead.",
+        Dial("Particles", 1, 128),
+        needs_keep=True,
+    )
 
     def __post_init__(self) -> None:
         if not self.temperature > 0 or self.temperature == float("inf"):
@@ -71,6 +117,14 @@ class Sampling:
         return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
 
 
+OPTIONS = fields(Sampling)
+NEED_KEEP = frozenset(f.name for f in OPTIONS if f.metadata["needs_keep"])  # else not used
+PLAIN, GUIDED = Sampling(), Sampling(guidance=2.0)
+Sampling.__doc__ = f"{Sampling.__doc__}\n\n    Args:\n" + "".join(
+    f"        {f.name}: {f.metadata['help']}\n" for f in OPTIONS
+)
+
+
 @dataclass(frozen=True)
 class Keep:
     """Pixels that a drawing must keep: inpainting is sampling with this.
@@ -82,3 +136,9 @@ class Keep:
 
     images: Tensor
     mask: Tensor
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that torch's generator would cut: it uses 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg, subcommand
 
-from mnist_transformer.commands.common import OptionalPath, OptionalStr, typed_command
+from mnist_transformer.commands.common import Device, typed_command
 from mnist_transformer.utils.terminal import say, stages
 
 
@@ -79,9 +79,9 @@ def write(
 
 def encode(
     n: int = 60_000,
-    out: OptionalPath = None,
+    out: Path | None = None,
     seed: int = 0,
-    device: OptionalStr = None,
+    device: Device = None,
 ) -> None:
     """Keep what SmolLM2 makes of training prompts, for `train mnist-prompt-smollm2` to read.
 
@@ -89,7 +89,6 @@ def encode(
         n: How many prompts; a prompt takes some 10 kB.
         out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
         seed: The same seed takes the same prompts.
-        device: cpu or cuda; otherwise a GPU where there is one.
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")

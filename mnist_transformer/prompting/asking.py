@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mnist_transformer.models import checkpoint, loading
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.options import Sampling
@@ -121,6 +121,11 @@ class ThroughLLM(Asked):
         return torch.tensor(digits)
 
 
+def reads_prompts(model: Model) -> bool:
+    """Whether ``system_of`` takes the model."""
+    return isinstance(model, Prompted | Reader)
+
+
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
     """A system ready to be asked.
 
@@ -132,7 +137,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
             model comes with is not installed.
     """
     model = checkpoint.load(loading.find_weights(name_or_path))
-    if not isinstance(model, Prompted | Reader):
+    if not reads_prompts(model):
         raise ValueError(
             f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
             "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
@@ -140,9 +145,10 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
     return system_of(to_device(model, device))
 
 
-def system_of(model: Prompted | Reader) -> Asked:
+def system_of(model: Model) -> Asked:
     """The system that a loaded model is, or is part of; errors as in ``load``."""
     if isinstance(model, Prompted):
         return ByItself(model)
+    assert isinstance(model, Reader)
     llm = LLM(model.config.llm, model.config.layer, model.device)
     return ThroughLLM(loading.load(model.config.generator, str(model.device)), model, llm)
