@@ -326,6 +326,9 @@ def test_train_then_draw_then_eval(
     assert row["recipe"] == "tiny"
     assert row["images_seen"] >= 40
     assert row["metrics"]["bits_per_dim"] > 0
+    assert row["metrics"]["curve"]
+    assert row["exact"] is True
+    assert row["parameters"] == mnist_transformer.load("runs/tiny").num_parameters
     assert (tmp_path / "results" / "tiny" / "samples.png").exists()
 
 

@@ -175,4 +175,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code("tools.bench", lambda: tyro.cli(main)))
+    sys.exit(exit_code("tools.bench", lambda: tyro.cli(main, prog="python -m tools.bench")))

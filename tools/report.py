@@ -294,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code("tools.report", lambda: tyro.cli(main)))
+    sys.exit(exit_code("tools.report", lambda: tyro.cli(main, prog="python -m tools.report")))
