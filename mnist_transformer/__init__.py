@@ -89,12 +89,9 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | Dataset | None = None,
+    max_seconds: float | None = None,
     device: str | None = None,
     seed: int = 0,
-    max_seconds: float | None = None,
-    epochs: float | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
     report: Callable[[Record], None] = lambda record: None,
 ) -> Path:
     """Train a recipe, or continue its run in ``out``; return the path of the weights.
@@ -113,11 +110,8 @@ def train(
         found,
         out or Path("runs") / found.name,
         data=data,
+        max_seconds=max_seconds,
         device=device,
         seed=seed,
-        max_seconds=max_seconds,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
         report=report,
     )

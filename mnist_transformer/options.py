@@ -1,13 +1,15 @@
 """How to draw: the options of one drawing, declared once, and the pixels that it must keep.
 
-A field of ``Sampling`` carries its help and its dial. The command line's flags and the demo's
-dials are derived from the fields, so a new option touches this file and the family that uses it.
-Importing this needs no torch.
+A field of ``Sampling`` carries its help, its range and its dial. The command line's flags and the
+demo's dials are derived from the fields, so a new option touches this file and the family that
+uses it. Importing this needs no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,9 +37,17 @@ class Dial:
     choices: tuple[str, ...] = ()
 
 
-def _option(default: Any, help: str, dial: Dial, needs_keep: bool = False) -> Any:
-    metadata = {"help": help, "dial": dial, "needs_keep": needs_keep}
-    return field(default=default, metadata=metadata)
+def _option(
+    default: Any,
+    help: str,
+    dial: Dial,
+    fits: Callable[[Any], bool],
+    expected: str,
+    needs_keep: bool = False,
+) -> Any:
+    """A field; ``fits`` tells whether a value is as ``expected``."""
+    metadata = {"help": f"{help} ({expected})", "dial": dial, "fits": fits, "expected": expected}
+    return field(default=default, metadata=metadata | {"needs_keep": needs_keep})
 
 
 @dataclass(frozen=True)
@@ -46,71 +56,71 @@ class Sampling:
 
     temperature: float = _option(
         1.0,
-        "Divides the logits, or scales the noise of a continuous token, above 0: below 1 draws "
-        "safer, above 1 wilder.",
+        "Divides the logits, or scales a continuous token's noise: below 1 is safer, above wilder",
         Dial("Temperature", 0.1, 2, 0.05),
+        lambda t: 0 < t < inf,
+        "a finite number above 0",
     )
     top_k: int | None = _option(
         None,
-        "Draw from this many of the most probable values only, 1 or more.",
+        "Draw from this many of the most probable values only",
         Dial("Top k", 0, 256, none="all values"),
+        lambda k: k >= 1,
+        "1 or more",
     )
     top_p: float = _option(
         1.0,
-        "Draw from the most probable values that together reach this mass, in (0, 1] (nucleus "
-        "sampling, arXiv 1904.09751).",
+        "Nucleus sampling, arXiv 1904.09751: draw from the most probable values of this total mass",
         Dial("Top p", 0.05, 1, 0.05),
+        lambda p: 0 < p <= 1,
+        "a number in (0, 1]",
     )
     guidance: float = _option(
         1.0,
-        "Scale of classifier-free guidance (arXiv 2207.12598), 0 or more: 1 is plain, 0 ignores "
-        "the class, above 1 overstates it.",
+        "Classifier-free guidance, arXiv 2207.12598: 1 is plain, 0 ignores the class, above 1 "
+        "overstates it",
         Dial("Guidance", 0, 5, 0.25),
+        lambda scale: 0 <= scale < inf,
+        "a finite number of 0 or more",
     )
     num_steps: int | None = _option(
         None,
-        "Number of refinement steps, in a model that draws in steps.",
+        "Number of refinement steps, in a model that draws in steps",
         Dial("Steps", 0, 100, none="the model's own"),
+        lambda n: n >= 1,
+        "1 or more",
     )
     sampler: str | None = _option(
         None,
-        f"How diffusion gets from noise to data: {', '.join(SAMPLERS)}.",
+        "How diffusion gets from noise to data",
         Dial("Sampler", none="the model's own", choices=SAMPLERS),
+        lambda name: name in SAMPLERS,
+        f"one of {', '.join(SAMPLERS)}",
     )
     guidance_interval: tuple[float, float] = _option(
         (0.0, 1.0),
-        "LOW and HIGH: guide diffusion at noise levels t with LOW < t <= HIGH only; 0 is data, 1 "
-        "is noise (arXiv 2404.07724).",
+        "LOW and HIGH: guide diffusion only where its noise level, 0 for data and 1 for noise, is "
+        "above LOW and at most HIGH, arXiv 2404.07724",
         Dial("Guidance interval", 0, 1, 0.05),
+        lambda ends: 0 <= ends[0] < ends[1] <= 1,
+        "0 <= low < high <= 1",
     )
     num_particles: int = _option(
         16,
         "How many drawings compete for each image around kept pixels, in a model that draws in "
-        "raster order; 1 does not look ahead.",
+        "raster order; 1 does not look ahead",
         Dial("Particles", 1, 128),
+        lambda n: n >= 1,
+        "1 or more",
         needs_keep=True,
     )
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.temperature == float("inf"):
-            raise ValueError(f"temperature is {self.temperature}, expected a finite number above 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}, expected 1 or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, expected a number in (0, 1]")
-        if not 0 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance is {self.guidance}, expected a finite number of 0 or more")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}, expected 1 or more")
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles is {self.num_particles}, expected 1 or more")
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {self.sampler!r}, expected one of {', '.join(SAMPLERS)}")
-        low, high = self.guidance_interval
-        if not 0 <= low < high <= 1:
-            raise ValueError(
-                f"guidance_interval is {self.guidance_interval}, expected 0 <= low < high <= 1"
-            )
+        for option in fields(self):
+            value, expected = getattr(self, option.name), option.metadata["expected"]
+            left_out = value is None and option.default is None
+            if not left_out and not option.metadata["fits"](value):
+                raise ValueError(f"{option.name} is {value!r}, expected {expected}")
 
     def changed(self) -> set[str]:
         """Names of the options that differ from their defaults."""
@@ -138,7 +148,8 @@ class Keep:
     mask: Tensor
 
 
-def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that torch's generator would cut: it uses 32 bits."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")
+def check_seed(first: int, num_images: int = 1) -> None:
+    """Raises ValueError if a seed of these images has more than the 32 bits that torch uses."""
+    for seed in (first, first + num_images - 1):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")

@@ -7,26 +7,18 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from mnist_transformer.commands.common import (
-    Device,
-    How,
-    Model,
-    Out,
-    Seed,
-    check_picture,
-    picture_file,
-)
+from mnist_transformer.commands import common
 from mnist_transformer.options import GUIDED, check_seed
 from mnist_transformer.utils.terminal import complain, say, show
 
 
 def ask(
     prompt: Annotated[Positional[str | None], arg(metavar="PROMPT")] = None,
-    model: Model = "mnist-prompt-scratch",
-    seed: Seed = 0,
-    how: How = GUIDED,
-    out: Out = None,
-    device: Device = None,
+    model: common.Model = "mnist-prompt-scratch",
+    seed: common.Seed = 0,
+    how: common.How = GUIDED,
+    out: common.Out = None,
+    device: common.Device = None,
 ) -> None:
     """Ask for a number in words, as in "Show me 2 + four"; without a prompt, line by line.
 
@@ -40,7 +32,7 @@ def ask(
     if prompt is not None and not prompt.strip():
         raise ValueError('the prompt is empty, expected a sentence such as "Draw a 7"')
     check_seed(seed)
-    check_picture(out)
+    common.check_picture(out)
     from mnist_transformer.prompting import asking
     from mnist_transformer.prompting.prompts import SCOPE
     from mnist_transformer.utils import images
@@ -52,7 +44,7 @@ def ask(
         if not digits:
             raise ValueError(f"{text!r} asks for nothing that I can draw: {SCOPE}")
         number = "".join(map(str, digits))
-        png = picture_file(number, out)
+        png = common.picture_file(number, out)
         drawn = asked.draw([text], [digits], range(seed, seed + len(digits)), how)
         picture = images.grid(drawn, len(digits))
         notes = {"Description": f"{text} drawn by {PurePath(model).name}, seed {seed}, {how}"}

@@ -5,17 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from mnist_transformer.commands.common import (
-    Device,
-    Gif,
-    How,
-    Model,
-    Out,
-    Seed,
-    check_picture,
-    finish,
-    picture_file,
-)
+from mnist_transformer.commands import common
 from mnist_transformer.options import PLAIN, Sampling, check_seed
 from mnist_transformer.utils.terminal import stages
 
@@ -30,12 +20,12 @@ MAX_BATCH = 256  # images drawn at once
 def draw(
     what: Annotated[Positional[str], arg(metavar="WHAT")],
     n: int = 1,
-    model: Model = "mnist-patch",
-    seed: Seed = 0,
-    how: How = PLAIN,
-    out: Out = None,
-    gif: Gif = False,
-    device: Device = None,
+    model: common.Model = "mnist-patch",
+    seed: common.Seed = 0,
+    how: common.How = PLAIN,
+    out: common.Out = None,
+    gif: common.Gif = False,
+    device: common.Device = None,
 ) -> None:
     """Draw digits, or other classes that a model knows, save them as a PNG file and show them.
 
@@ -45,9 +35,8 @@ def draw(
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
-    check_picture(out)
-    check_seed(seed)
-    check_seed(seed + n - 1)
+    common.check_picture(out)
+    check_seed(seed, n)
     from mnist_transformer.models import loading
     from mnist_transformer.utils import images
     from mnist_transformer.utils.classes import class_names, classes_of
@@ -55,15 +44,15 @@ def draw(
     drawer = loading.load(model, device)
     once = classes_of(what, class_names(drawer))
     labels = once * n
-    check_seed(seed + len(labels) - 1)
+    check_seed(seed, len(labels))
     if gif and len(labels) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} images, got {len(labels)}")
-    png = picture_file(what, out, gif)
+    png = common.picture_file(what, out, gif)
     drawn, canvases = _draw(drawer, labels, seed, how)
     columns = images.columns_for(len(once), n)
     frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases] if gif else []
     made = f"{what} drawn by {PurePath(model).name}, seed {seed}, {how}"
-    finish(images.grid(drawn, columns), png, made, frames)
+    common.finish(images.grid(drawn, columns), png, made, frames)
 
 
 def _draw(

@@ -56,6 +56,7 @@ def evaluate(
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):
         sheet = ledger.results_folder() / training.recipe / "samples.png"
-        drawn = protocol.sample_sheet(subject)
+        labels = [label for label in range(subject.num_classes) for _ in range(10)]  # a row each
+        drawn = subject.sample(labels, range(len(labels)))
         images.save_png(images.enlarge(images.grid(drawn, columns=10)), sheet)
         say(f"saved {sheet}")

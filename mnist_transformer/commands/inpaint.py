@@ -5,16 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from mnist_transformer.commands.common import (
-    Device,
-    Gif,
-    How,
-    Model,
-    Out,
-    Seed,
-    finish,
-    picture_file,
-)
+from mnist_transformer.commands import common
 from mnist_transformer.commands.draw import MAX_BATCH
 from mnist_transformer.options import PLAIN, check_seed
 from mnist_transformer.utils.terminal import say, stages
@@ -26,12 +17,12 @@ def inpaint(
     mask: Path | None = None,
     label: str | None = None,
     n: int = 8,
-    model: Model = "mnist-patch",
-    seed: Seed = 0,
-    how: How = PLAIN,
-    out: Out = None,
-    gif: Gif = False,
-    device: Device = None,
+    model: common.Model = "mnist-patch",
+    seed: common.Seed = 0,
+    how: common.How = PLAIN,
+    out: common.Out = None,
+    gif: common.Gif = False,
+    device: common.Device = None,
 ) -> None:
     """Draw what is missing in a picture of a digit, save it as a PNG file and show it.
 
@@ -48,9 +39,8 @@ def inpaint(
         raise ValueError("expected either --hole or --mask, to say what is missing")
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
-    png = picture_file(f"{image.stem}-inpainted", out, gif)
-    check_seed(seed)
-    check_seed(seed + n - 1)
+    png = common.picture_file(f"{image.stem}-inpainted", out, gif)
+    check_seed(seed, n)
     from mnist_transformer.data import pictures
     from mnist_transformer.models import inpaint, loading
     from mnist_transformer.utils.classes import class_names, class_of
@@ -80,4 +70,4 @@ def inpaint(
     if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")
     made = f"{image.name} completed by {PurePath(model).name}, seed {seed}, {how}"
-    finish(inpaint.sheet(original, keep, canvas, columns=10), png, made, frames)
+    common.finish(inpaint.sheet(original, keep, canvas, columns=10), png, made, frames)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mnist_transformer.recipes import Recipe
 
 WIDTH, INDENT = 80, 12
+LINE = "{:<24}{:>8}{:>15}{:>10}  {}"
 
 
 def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None) -> None:
@@ -28,51 +29,53 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
 
     rows, shipped = ledger.latest(), loading.shipped()
     if name is not None:
-        for head, text in _details(find_recipe(name), rows.get(name), name in shipped).items():
-            for part in text.splitlines():
-                wrapped = textwrap.fill(part, WIDTH - INDENT, break_on_hyphens=False)
-                say(f"{head:<{INDENT}}" + wrapped.replace("\n", "\n" + " " * INDENT))
-                head = ""
+        for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
+            wrapped = textwrap.fill(text, WIDTH - INDENT, break_on_hyphens=False)
+            say(f"{head:<{INDENT}}" + wrapped.replace("\n", "\n" + " " * INDENT))
         return
-    line = "{:<24}{:>8}{:>15}{:>10}  {}"
-    say(line.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
+    say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
     for recipe in RECIPES.values():
         row = rows.get(recipe.name)
         size = tables.size(row) if row else tables.short(_unweighted(recipe).num_parameters)
         measured = [tables.bits(row), tables.fd_cnn(row)] if row else ["", ""]
         figures = [text.replace(tables.NOTHING, "") for text in measured]
         status = "shipped" if recipe.name in shipped else "trainable"
-        say(line.format(recipe.name, size, *figures, status))
+        say(LINE.format(recipe.name, size, *figures, status))
     say(f"\n`{PROG} list NAME` says more about a model.")
 
 
-def _details(recipe: "Recipe", row: dict[str, Any] | None, shipped: bool) -> dict[str, str]:
-    """What there is to say about a model, each thing by its name."""
-    from mnist_transformer.models.base import GenerativeModel
+def _details(recipe: "Recipe", row: dict[str, Any] | None, shipped: bool) -> list[tuple[str, str]]:
+    """All that there is to say about a model, each thing behind its head."""
+    from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
+    from mnist_transformer.prompting.asking import reads_prompts
 
-    model = _unweighted(recipe)
-    data = getattr(recipe.model, "data", None)
-    if recipe.max_seconds is not None:
-        length = f"{recipe.max_seconds / 60:g} minutes"
-    else:
-        length = f"{recipe.epochs:g} epochs"
-    told = {
-        "model": recipe.name,
-        "about": recipe.about,
-        "family": type(model).__name__,
-        "does": ", ".join(_abilities(model)),
-        "size": f"{row['parameters'] if row else model.num_parameters:,} parameters",
-        "weights": "shipped" if shipped else "to be trained",
-        "train": f"{PROG} train {recipe.name} (takes {length})",
-        "data set": recipe.dataset if data is None else f"{recipe.dataset} ({data.licence})",
+    model, data = _unweighted(recipe), getattr(recipe.model, "data", None)
+    abilities = {
+        "judges drawn images": isinstance(model, Judge),
+        "reads prompts": reads_prompts(model),
+        "encodes": isinstance(model, Tokenizer),
+        "draws": isinstance(model, GenerativeModel),
     }
+    minutes, epochs = recipe.max_seconds and recipe.max_seconds / 60, recipe.epochs
+    length = f"{minutes:g} minutes" if minutes else f"{epochs:g} epochs"
+    config = {f.name: getattr(recipe.model, f.name) for f in fields(recipe.model)}
+    settings = {k: v for k, v in config.items() if v is not None and not is_dataclass(v)}
+    details = [
+        ("model", recipe.name),
+        ("about", recipe.about),
+        ("does", ", ".join(ability for ability, has in abilities.items() if has)),
+        ("size", f"{row['parameters'] if row else model.num_parameters:,} parameters"),
+        ("weights", "shipped" if shipped else "to be trained"),
+        ("train", f"{PROG} train {recipe.name} (takes {length})"),
+        ("data set", recipe.dataset if data is None else f"{recipe.dataset} ({data.licence})"),
+        ("config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())),
+    ]
     if isinstance(model, GenerativeModel):
-        told["options"] = ", ".join(sorted(model.honours)) or "none"
-    told["config"] = _settings(recipe.model)
+        details.append(("options", ", ".join(sorted(model.honours))))
     if row is not None:
-        told["measured"] = f"{row['date'][:10]} on {row['device']}"
-        told["figures"] = "\n".join(_figures(row["metrics"], row["exact"]))
-    return told
+        details.append(("measured", f"{row['date'][:10]} on {row['device']}"))
+        details += [("", figure) for figure in _figures(row)]
+    return details
 
 
 def _unweighted(recipe: "Recipe") -> "Model":
@@ -84,41 +87,19 @@ def _unweighted(recipe: "Recipe") -> "Model":
     return model
 
 
-def _abilities(model: "Model") -> list[str]:
-    from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
-    from mnist_transformer.prompting.asking import reads_prompts
-
-    found = {
-        "judges drawn images": isinstance(model, Judge),
-        "reads prompts": reads_prompts(model),
-        "encodes": isinstance(model, Tokenizer),
-        "draws": isinstance(model, GenerativeModel),
-    }
-    return [ability for ability, has in found.items() if has]
-
-
-def _settings(config: Any) -> str:
-    """The settings of a config that are numbers or words, such as "dim=256 depth=6"."""
-    chosen = {f.name: getattr(config, f.name) for f in fields(config)}
-    shown = {k: v for k, v in chosen.items() if not is_dataclass(v) and v is not None}
-    return " ".join(f"{name}={value}".replace(" ", "") for name, value in shown.items())
-
-
-def _figures(metrics: dict[str, Any], exact: bool | None) -> list[str]:
+def _figures(row: dict[str, Any]) -> list[str]:
     """The figures of a ledger row in words."""
-    bound = "" if exact else "≤ "
-    found = [
-        f"{bound}{metrics[key]:.3f} bits/dim ({split})"
-        for key, split in (("bits_per_dim", "test"), ("bits_per_dim_val", "validation"))
-        if key in metrics
-    ]
+    from mnist_transformer.evaluation import tables
+
+    metrics, found = row["metrics"], []
+    if "bits_per_dim" in metrics:
+        validation = f"{metrics['bits_per_dim_val']:.3f} validation"
+        found.append(f"bits/dim: {tables.bits(row)} test, {validation}")
     for drawn in metrics.get("drawn", ()):
-        found.append(
-            f"guidance {drawn['guidance']:g}: {100 * drawn['agreement']['mean']:.1f} % read right, "
-            f"fd_cnn {drawn['fd_cnn']['mean']:.3f}"
-        )
+        agreement, distance = tables.percent(drawn["agreement"]), tables.plus_minus(drawn["fd_cnn"])
+        found.append(f"guidance {drawn['guidance']:g}: {agreement} % read right, fd_cnn {distance}")
     if "accuracy" in metrics:
         found.append(f"{100 * metrics['accuracy']:.2f} % of test images read right")
     if "reconstruction" in metrics:
-        found.append(f"fd_cnn of reconstructions {metrics['reconstruction']['fd_cnn']:.3f}")
+        found.append(f"fd_cnn of reconstructions: {metrics['reconstruction']['fd_cnn']:.3f}")
     return found

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-import mnist_transformer
 from mnist_transformer.commands.common import Data, Device
 from mnist_transformer.utils.terminal import say, training
 
@@ -32,10 +31,13 @@ def train(
         batch_size: Images per step, instead of the recipe's.
         lr: Peak learning rate of AdamW, instead of the recipe's; Muon's follows in proportion.
     """
+    from mnist_transformer.recipes import find_recipe
+    from mnist_transformer.training import loop
+
     with training(recipe) as report:
-        weights = mnist_transformer.train(
-            recipe,
-            out,
+        weights = loop.train(
+            find_recipe(recipe),
+            out or Path("runs") / recipe,
             data=data,
             device=device,
             seed=seed,

@@ -32,8 +32,8 @@ from mnist_transformer.evaluation.metrics import (
 from mnist_transformer.evaluation.speed import sampling_speed, throughput
 from mnist_transformer.models.base import GenerativeModel, Judge, Model, Tokenizer, in_batches
 from mnist_transformer.models.loading import find_weights, load_model
-from mnist_transformer.options import PLAIN, Sampling
-from mnist_transformer.recipes import Recipe, find_recipe
+from mnist_transformer.options import Sampling
+from mnist_transformer.recipes import RECIPES, Recipe
 
 JUDGE = "mnist-cnn"
 SEEDS_APART = 2**20  # image seeds of one evaluation seed; torch uses only the lowest 32 bits
@@ -80,7 +80,7 @@ def evaluate(
     recipe = None
     if not isinstance(model, Model):
         path = find_weights(model)
-        recipe = find_recipe(ledger.read_training(path).recipe)
+        recipe = RECIPES.get(ledger.read_training(path).recipe)
         model = load_model(path, device)
     check_measurable(model, samples)
     if not isinstance(dataset, Dataset):
@@ -292,12 +292,3 @@ def judge_figures(model: Judge, dataset: Dataset) -> Metrics:
         metrics["accuracy" + suffix] = right.double().mean().item()
         metrics["cross_entropy" + suffix] = F.cross_entropy(logits, split.labels).item()
     return metrics
-
-
-def sample_sheet(
-    model: GenerativeModel, *, per_class: int = 10, seed: int = 0, how: Sampling = PLAIN
-) -> Tensor:
-    """Images for the sheet of samples, a row of ``per_class`` per class, never picked: uint8."""
-    labels = torch.arange(model.num_classes).repeat_interleave(per_class)
-    first = seed * SEEDS_APART
-    return model.sample(labels, range(first, first + len(labels)), how)
