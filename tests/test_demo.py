@@ -32,7 +32,14 @@ def values(**changed: object) -> list[object]:
 
 def test_dials_say_what_the_options_are(tiny_checkpoint: Path) -> None:
     assert dials.read(values()) == PLAIN
-    how = Sampling(0.5, 9, 0.9, 3.0, 7, "heun", (0.25, 0.75), 4)
+    how = Sampling(
+        temperature=0.5,
+        top_k=9,
+        num_steps=7,
+        sampler="heun",
+        guidance_interval=(0.25, 0.75),
+        num_particles=4,
+    )
     assert dials.read(values(**vars(how))) == how
     models = list(shelf.fill({"a": tiny_checkpoint}).models.values())
     made = dials.dials(models, start=how)

@@ -1,4 +1,4 @@
-"""What the verbs share: flags that several have, and the files that pictures go to."""
+"""Parts that several verbs share: their flags, and the files that pictures go to."""
 
 import re
 import sys

@@ -24,19 +24,19 @@ def inpaint(
     gif: common.Gif = False,
     device: common.Device = None,
 ) -> None:
-    """Draw what is missing in a picture of a digit, save it as a PNG file and show it.
+    """Draw the missing part of a picture of a digit, save it as a PNG file and show it.
 
     Args:
         image: A PNG or JPEG file; it is made 28x28 and light on black.
         hole: The missing part: top, bottom, left, right, center, or random:0.5 for that share.
         mask: Instead of a hole, a picture that is white where pixels are missing, of the image's
             shape or square.
-        label: The class; without it completions are drawn without a class, and a model with an
+        label: The class. Without it completions are drawn without a class, and a model with an
             exact likelihood says which class it may be.
         n: How many completions to draw.
     """
     if (hole is None) == (mask is None):
-        raise ValueError("expected either --hole or --mask, to say what is missing")
+        raise ValueError("expected either --hole or --mask for the missing part")
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
     png = common.picture_file(f"{image.stem}-inpainted", out, gif)

@@ -18,7 +18,7 @@ LINE = "{:<24}{:>8}{:>15}{:>10}  {}"
 
 
 def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None) -> None:
-    """List the models, a line each, or say more about one of them.
+    """List the models, one per line, or say more about one of them.
 
     Args:
         name: The model to say more about.

@@ -83,7 +83,7 @@ def encode(
     seed: int = 0,
     device: Device = None,
 ) -> None:
-    """Keep what SmolLM2 makes of training prompts, for `train mnist-prompt-smollm2` to read.
+    """Keep SmolLM2's states of training prompts, for `train mnist-prompt-smollm2` to read.
 
     Args:
         n: How many prompts; a prompt takes some 10 kB.

@@ -1,4 +1,4 @@
-"""Pictures of a user as images and masks: any size, light and colours become 28x28 light on black.
+"""Pictures of a user as images, small and light on black, and as masks.
 
 A mask is bool (1, H, W), true where a pixel is kept; a hole is where it is false.
 """
@@ -18,7 +18,7 @@ HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
 
 
 def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
-    """A picture file as an image uint8 (1, size, size), light on black; and what was changed.
+    """A picture file as an image uint8 (1, size, size), light on black; and the changes made.
 
     Raises:
         ValueError: the file is not a picture, is too large or too narrow, or is blank.
@@ -32,7 +32,7 @@ def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
 def to_image(
     picture: Image.Image, size: int, name: str = "the picture"
 ) -> tuple[Tensor, list[str]]:
-    """A picture as an image uint8 (1, size, size), light on black; and what was changed.
+    """A picture as an image uint8 (1, size, size), light on black; and the changes made.
 
     An image of this size that is light on black stays as it is, also where it was enlarged pixel
     by pixel, as our own drawings are. The paper of any other is made black, however it is lit,
@@ -96,7 +96,7 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
 
 
 def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """A picture file, upright, and what was changed in reading it; errors as ``read_picture``."""
+    """A picture file, upright, and the changes made in reading it; errors as ``read_picture``."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -133,7 +133,7 @@ def laid_on(page: str, picture: Image.Image) -> Image.Image:
 
 
 def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Levels of grey, and what was changed; transparent parts become paper."""
+    """Levels of grey, and the changes made; transparent parts become paper."""
     changes = []
     if picture.has_transparency_data:
         levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())

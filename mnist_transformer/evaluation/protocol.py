@@ -130,7 +130,7 @@ def measure(
 
 
 def check_measurable(model: Model, samples: Samples) -> None:
-    """Raises ValueError for a model of a kind that is not measured, or too few samples or seeds."""
+    """Raises ValueError for a kind of model that is not measured, or too few samples or seeds."""
     if not isinstance(model, Judge | GenerativeModel | Tokenizer):
         raise ValueError(
             f"a {type(model).__name__.lower()} neither draws, nor encodes, nor judges: its reading "

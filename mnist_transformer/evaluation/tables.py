@@ -134,7 +134,7 @@ def results_table(rows: Rows) -> str:
             ("model", name),
             ("parameters", size),
             ("test bits/dim", bits),
-            ("samples a seed", figure("num_samples", digits=0)),
+            ("samples per seed", figure("num_samples", digits=0)),
             ("class agreement, %", lambda row: percent(plain(row).get("agreement"))),
             ("guided: agreement, %", lambda row: percent(guided(row).get("agreement"))),
             ("fd_cnn", lambda row: plus_minus(plain(row).get("fd_cnn"))),

@@ -107,7 +107,7 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
 
 
 def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
-    """The three likeliest classes of what the images have in common, such as "3 (87%), 5 (9%)".
+    """The three likeliest classes of completions of one image, such as "3 (87%), 5 (9%)".
 
     None where the model has no exact likelihood: a bound, drawn at random, is too rough.
     """

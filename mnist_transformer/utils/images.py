@@ -66,7 +66,7 @@ def figure_png(figure: "Figure") -> bytes:
 
 
 def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:
-    """Every pixel as a square of ``scale`` pixels; by default what makes a digit easy to see."""
+    """Every pixel as a square of ``scale`` pixels; by default enough to see a digit well."""
     if scale is None:
         scale = max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -1,7 +1,7 @@
-"""What the command line shows: sentences, pictures, progress bars, a training run.
+"""The output of the command line: sentences, pictures, progress bars, a training run.
 
-Results go to standard output; progress and complaints to standard error, bars only where that
-is a terminal.
+Results go to standard output. Progress and complaints go to standard error, with bars only where
+that is a terminal.
 """
 
 import math
@@ -44,7 +44,7 @@ def complain(text: str) -> None:
 
 
 def exit_code(program: str, run: Callable[[], object]) -> int:
-    """Run a program, say what fails, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
+    """Run a program, report its failure, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
     try:
         run()
     except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
@@ -63,7 +63,7 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
 
 
 def show(picture: "Image") -> None:
-    """Draw a picture, as finely as the terminal can; nothing where the output is no terminal."""
+    """Draw a picture, as finely as the terminal can; nothing where the output is not a terminal."""
     if not screen.is_terminal:
         return
     # Importing it asks the terminal what it can show.
@@ -75,7 +75,7 @@ def show(picture: "Image") -> None:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A function of (stage, done, total or None): a bar a stage, or lines without a terminal."""
+    """A function of (stage, done, total or None): a bar per stage, or lines without a terminal."""
     bars: dict[str, TaskID] = {}
     last_line = time.monotonic()
     columns = (

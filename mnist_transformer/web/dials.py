@@ -1,4 +1,4 @@
-"""The dials of the demo, derived from the fields of ``Sampling``, and what they say.
+"""The dials of the demo, derived from the fields of ``Sampling``, and their values.
 
 Every option has its dial, hidden where no model honours it, so all tabs pass the same values on.
 """

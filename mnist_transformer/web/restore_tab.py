@@ -29,7 +29,7 @@ from mnist_transformer.web.shelf import (
     wire,
 )
 
-PAD = 280  # pixels a side
+PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
 PAINTED = "painted red"
 UNKNOWN = "unknown"

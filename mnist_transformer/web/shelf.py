@@ -64,7 +64,7 @@ def shown_to_visitor() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        # The page would show it as HTML, and load what that names.
+        # The page would show it as HTML, and load the files that it names.
         raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
 
