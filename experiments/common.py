@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import ledger, likelihood
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.metrics import class_agreement, fd_cnn
@@ -32,9 +32,10 @@ from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
+from mnist_transformer.training.progress import training
 from mnist_transformer.utils.devices import to_device
 from mnist_transformer.utils.images import enlarge, figure_png, grid, save_png
-from mnist_transformer.utils.terminal import exit_code, stages, training
+from mnist_transformer.utils.terminal import exit_code, stages
 from tools import trials
 
 RUNS = Path("runs/trials")
@@ -194,7 +195,9 @@ class Quality:
     def bits(self, model: GenerativeModel) -> Figures:
         """Bits/dim of the validation set, given the class."""
         with stages() as report:
-            bits = evaluate.bits_per_dim(model, self.dataset.val, report=report, stage="validation")
+            bits = likelihood.bits_per_dim(
+                model, self.dataset.val, report=report, stage="validation"
+            )
         return {"validation bits/dim": bits}
 
     def draw(

@@ -1,5 +1,6 @@
 """Everything this project ever trained, by name: one aligned table of frozen recipes."""
 
+import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -245,3 +246,11 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name. Raises ValueError where there is none, with the nearest names."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    return RECIPES[name]

@@ -1,11 +1,12 @@
 """prompts show and prompts encode."""
 
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg, subcommand
 
-from mnist_transformer.commands.common import OptionalPath, OptionalStr
+from mnist_transformer.commands.common import Device
 from mnist_transformer.utils.terminal import say, stages
 
 
@@ -31,9 +32,9 @@ def show(
 
 def encode(
     n: int = 60_000,
-    out: OptionalPath = None,
+    out: Path | None = None,
     seed: int = 0,
-    device: OptionalStr = None,
+    device: Device = None,
 ) -> None:
     """Save SmolLM2's states of training prompts, for `train mnist-prompt-smollm2` to read.
 
@@ -41,7 +42,6 @@ def encode(
         n: How many prompts; one takes about 10 kB.
         out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
         seed: The same seed takes the same prompts.
-        device: Such as cpu, cuda or mps; otherwise the best there is.
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.networks.drawing import Noise
-from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 
 
 class Model(nn.Module, ABC):
@@ -123,15 +123,32 @@ def in_batches(
     return torch.cat(parts)
 
 
+class Judge(Model):
+    """A model that reads images: its predictions and features judge what others draw."""
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (B, K) of the classes of uint8 images (B, C, H, W)."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, F) of uint8 images (B, C, H, W)."""
+
+
 class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that do something
+    draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
     max_steps: int = 1  # refinement steps of a drawing, in a family that honours num_steps
 
     @property
     def num_classes(self) -> int:
         return self.config.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.data.class_names
 
     @abstractmethod
     def sample_steps(
@@ -160,7 +177,7 @@ class GenerativeModel(Model):
         if cond is None and how.guidance != 1:
             raise ValueError(f"guidance is {how.guidance}, expected 1 where no class is given")
         cond = self.check_cond(cond, len(noise))
-        used = self.honours if keep is not None else self.honours - {"num_particles"}
+        used = self.honours if keep is not None else self.honours - NEED_KEEP
         ignored = how.changed() - used
         if ignored:
             raise ValueError(

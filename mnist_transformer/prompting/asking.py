@@ -118,11 +118,6 @@ class ThroughLLM(Asked):
         return torch.tensor([digit for digits in answers for digit in digits], dtype=torch.int64)
 
 
-def reads_prompts(model: Model) -> bool:
-    """Whether ``system_of`` takes the model."""
-    return isinstance(model, Prompted | Reader)
-
-
 def system_of(model: Model) -> Asked:
     """The system that a loaded model is, or is a part of.
 
@@ -134,6 +129,11 @@ def system_of(model: Model) -> Asked:
     assert isinstance(model, Reader)
     llm = LLM(model.config.llm, model.config.layer, model.device)
     return ThroughLLM(loading.load(model.config.generator, str(model.device)), model, llm)
+
+
+def reads_prompts(model: Model) -> bool:
+    """Whether ``system_of`` takes the model."""
+    return isinstance(model, Prompted | Reader)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
