@@ -62,13 +62,15 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     tensors, metadata = trees.read(path, FORMAT)
-    config_class, _ = FAMILIES.get(metadata.get("family", ""), (None, None))
+    family, values = metadata.get("family", ""), trees.header(metadata, "config", path)
+    if family == "patch" and "image_size" in values:
+        family = "patch-law"  # its name until there was a patch model without the law
+    config_class, _ = FAMILIES.get(family, (None, None))
     if config_class is None:
         raise ValueError(
-            f"{path} holds a model of family {metadata.get('family')!r}, "
-            f"expected one of {', '.join(FAMILIES)}"
+            f"{path} holds a model of family {family!r}, expected one of {', '.join(FAMILIES)}"
         )
-    config = _build_config(config_class, trees.header(metadata, "config", path), path)
+    config = _build_config(config_class, values, path)
     with torch.random.fork_rng(devices=[]):  # the caller's randomness is not ours to use up
         model: Model = config.build()
     _check_shapes({k: v.shape for k, v in model.state_dict().items()}, tensors, path)
