@@ -9,6 +9,7 @@ import ctypes
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def record(
         details: what else ``trials.make_row`` takes, or takes the place of what the model tells.
     """
     if model is not None:
-        details = {"parameters": model.num_parameters, "device": str(model.device)} | details
+        told = {"parameters": model.num_parameters, "device": str(model.device)}
+        details = told | {"dataset": model.config.data.name} | details
     typed = ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
     command = ledger.clean_command(typed)
     row = trials.make_row(experiment, settings, figures, seed, command=command, **details)
@@ -96,7 +98,9 @@ def half_size(dataset: Dataset) -> Dataset:
         means = F.avg_pool2d(split.images.float(), 2).round()
         return Split(means.to(torch.uint8), split.labels)
 
-    return Dataset(halve(dataset.train), halve(dataset.val), halve(dataset.test))
+    channels, height, width = dataset.spec.shape
+    spec = replace(dataset.spec, shape=(channels, height // 2, width // 2))
+    return replace(dataset.map(lambda name, split: halve(split)), spec=spec)
 
 
 def run_cell(
@@ -180,7 +184,7 @@ class Quality:
 
     def __init__(self, dataset: Dataset, num_samples: int) -> None:
         self.dataset, self.num_samples = dataset, num_samples
-        self.judge = evaluate.load_judge()
+        self.judge = evaluate.load_judge(dataset.spec)
         self.reference = self._features(dataset.test.spaced(num_samples).images)
 
     def bits(self, model: GenerativeModel) -> Figures:

@@ -81,7 +81,9 @@ def mar_figure(model: object, digit: int, seed: int) -> Figure:
     # The order is the first thing that an image's generator gives: see ``MAR.sample_steps``.
     order_P = Noise([seed]).uniform(model.num_patches)[0].argsort(stable=True)
     rank_P = torch.empty_like(order_P).scatter(0, order_P, torch.arange(model.num_patches))
-    bounds = model._bounds(torch.zeros(1, model.num_patches, dtype=torch.bool), NUM_COLUMNS)
+    bounds = model.unmasking.bounds(
+        torch.zeros(1, model.num_patches, dtype=torch.bool), NUM_COLUMNS
+    )
     parts = []
     for first, last in pairwise(bounds):
         shade_P = torch.where(rank_P < first, 1.0, torch.where(rank_P < last, 0.0, -1.0))

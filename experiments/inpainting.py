@@ -111,7 +111,7 @@ def pixel_nats(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor
 
 def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[Figures, Tensor]:
     """Figures of one mask, and the completions with the label given."""
-    keep, judge = observed(num_quadrants), evaluate.load_judge()
+    keep, judge = observed(num_quadrants), evaluate.load_judge(model.config.data)
     given = complete_all(model, split, keep, use_labels=True)
     unknown = complete_all(model, split, keep, use_labels=False)
     figures: Figures = {

@@ -39,6 +39,7 @@ from experiments.common import (
 )
 from experiments.old_faults import keep_dropout_alive, turn_heads
 from mnist_transformer.data import load_dataset
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.protocol import balanced_subset
 from mnist_transformer.models.base import GenerativeModel
@@ -49,8 +50,15 @@ from tools import trials
 OLD = "rope on the head axis"
 SCHEMES = ("none", "learned", "sinusoidal", "rope", "axial_rope", "learned_axial_rope", OLD)
 REAL = "(real digits)"
+HALF = replace(MNIST, shape=(1, 14, 14))
 SMALL = PixelConfig(
-    image_size=14, dim=128, depth=4, num_heads=4, mlp_dim=512, dropout=0.1, class_drop=0.0
+    HALF,
+    dim=128,
+    depth=4,
+    num_heads=4,
+    mlp_dim=512,
+    dropout=0.1,
+    class_drop=0.0,
 )
 NUM_SHOWN = 20
 FIGURES = (

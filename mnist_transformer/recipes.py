@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
@@ -53,7 +54,7 @@ class Recipe:
 
 _patch = Recipe(
     "mnist-patch",
-    PatchConfig(corner=True, law=True, built_in_guidance=1.7),
+    PatchConfig(MNIST, corner=True, law=True, built_in_guidance=1.7),
     batch_size=16,
     max_seconds=150 * 60,
     about="patch by patch, pixel by pixel inside a patch",
@@ -62,7 +63,7 @@ _patch = Recipe(
 # The sizes of an earlier project. Small batches make the most of few images.
 _pixel = Recipe(
     "mnist-pixel-3.5m",
-    PixelConfig(),
+    PixelConfig(MNIST),
     batch_size=16,
     epochs=1,
     about="one step a pixel; 3,480,576 parameters, as an earlier project had",
@@ -70,7 +71,7 @@ _pixel = Recipe(
 
 _vqvae = Recipe(
     "mnist-vqvae",
-    VQVAEConfig(),
+    VQVAEConfig(MNIST),
     batch_size=128,
     adamw_lr=1e-3,
     max_seconds=18 * 60,
@@ -78,16 +79,16 @@ _vqvae = Recipe(
 )
 _var = Recipe(
     "mnist-var",
-    VarConfig(tokenizer=_vqvae.model, dropout=0.1),
+    VarConfig(MNIST, tokenizer=_vqvae.model, dropout=0.1),
     tokenizer=_vqvae.name,
     max_seconds=85 * 60,
     about="next-scale prediction over the codes of mnist-vqvae",
 )
-_plain = VQVAEConfig(scales=(7,), codebook_size=512)
+_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
 _ddpm = Recipe(
     "mnist-ddpm",
-    DDPMConfig(),
+    DDPMConfig(MNIST),
     adamw_lr=1e-3,
     max_seconds=100 * 60,
     ema=0.1,
@@ -127,6 +128,7 @@ RECIPES: dict[str, Recipe] = {
             _patch,
             name="mnist-patch-1x1",
             model=PatchConfig(
+                MNIST,
                 patch_size=1,
                 dim=128,
                 depth=4,
@@ -151,7 +153,7 @@ RECIPES: dict[str, Recipe] = {
             _pixel,
             name="mnist-pixel-6.9m",
             model=PixelConfig(
-                dim=300, depth=6, num_heads=6, mlp_dim=1200, positions="learned_rope"
+                MNIST, dim=300, depth=6, num_heads=6, mlp_dim=1200, positions="learned_rope"
             ),
             about="the same with 6,872,356 parameters; heads of 50, which refuse axial RoPE",
         ),
@@ -159,6 +161,7 @@ RECIPES: dict[str, Recipe] = {
             _pixel,
             name="mnist-pixel-57m",
             model=PixelConfig(
+                MNIST,
                 dim=768,
                 depth=8,
                 num_heads=12,
@@ -181,13 +184,13 @@ RECIPES: dict[str, Recipe] = {
         replace(
             _var,
             name="mnist-vq-raster",
-            model=VarConfig(tokenizer=_plain, order="raster", dropout=0.1),
+            model=VarConfig(MNIST, tokenizer=_plain, order="raster", dropout=0.1),
             tokenizer="mnist-vqvae-plain",
             about="the classic prior of a VQ-VAE, code by code; for mnist-var to beat",
         ),
         Recipe(
             "mnist-mar",
-            MARConfig(),
+            MARConfig(MNIST),
             adamw_lr=1e-3,
             max_seconds=100 * 60,
             ema=0.1,
@@ -198,6 +201,7 @@ RECIPES: dict[str, Recipe] = {
             _ddpm,
             name="mnist-ddpm-epsilon",
             model=DDPMConfig(
+                MNIST,
                 schedule="linear",
                 prediction="epsilon",
                 loss_space="epsilon",
@@ -208,7 +212,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "mnist-prompt-scratch",
-            PromptedConfig(dropout=0.1),
+            PromptedConfig(MNIST, dropout=0.1),
             dataset="mnist-prompts",
             batch_size=32,
             max_seconds=60 * 60,
@@ -216,7 +220,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "mnist-prompt-smollm2",
-            ReaderConfig(),
+            ReaderConfig(MNIST),
             dataset="smollm2-states",
             batch_size=128,
             adamw_lr=1e-3,
@@ -225,7 +229,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "mnist-cnn",
-            ClassifierConfig(),
+            ClassifierConfig(MNIST),
             batch_size=128,
             adamw_lr=3e-3,
             epochs=10,

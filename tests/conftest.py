@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from helpers import TINY_PATCH
 
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 
@@ -25,7 +26,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classifier_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a model that does not draw."""
     path = tmp_path_factory.mktemp("classifier") / "judge.safetensors"
-    checkpoint.save(ClassifierConfig().build(), path)
+    checkpoint.save(ClassifierConfig(MNIST).build(), path)
     return path
 
 

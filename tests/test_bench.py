@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, make_spec
 from torch.nn import functional as F
 
 from mnist_transformer import cli
@@ -113,14 +113,14 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_draws_in_bfloat16_anyway_is_raced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "fast_dtype", lambda device: torch.bfloat16)
-    for family, settings in (("patch", ["plain", "bfloat16"]), ("mar", ["plain"])):
+    for family, settings in (("patch-law", ["plain", "bfloat16"]), ("mar", ["plain"])):
         subjects = bench.settings_of("tiny", TINY[family].build(), pytest.fail)
         assert [s.setting for s in subjects] == [*settings, "compiled"]
 
 
 def test_compiled_draws_what_it_drew() -> None:
     """Without waiting for a compiler: traced, cache and all, and run as it is."""
-    model = replace(TINY["pixel"], image_size=3, depth=1).build()
+    model = replace(TINY["pixel"], data=make_spec(3, 3, levels=16), depth=1).build()
     before = model.sample([0, 1], [1, 2])
     model.transformer.compile(dynamic=True, backend="eager")
     assert torch.equal(model.sample([0, 1], [1, 2]), before)
@@ -135,7 +135,7 @@ def test_the_verb_records_its_rows(
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: None)
     weights = tmp_path / "tiny.safetensors"
-    checkpoint.save(TINY["patch"].build(), weights)
+    checkpoint.save(TINY["patch-law"].build(), weights)
     flags = ["--batch-sizes", "1", "2", "--seconds", "0.01", "--no-peers", "--device", "cpu"]
     assert cli.main(["bench", str(weights), *flags]) == 0
     assert "tiny.safetensors, plain, 2: " in capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_missing_peers_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("peer", ["gpt2", "x_transformers"])
 def test_peers_that_read_draw_every_pixel(peer: str) -> None:
     pytest.importorskip({"gpt2": "transformers"}.get(peer, peer))
-    config = replace(TINY["pixel"], num_classes=10)
+    config = replace(TINY["pixel"], data=make_spec(8, levels=16))
     one = getattr(peers, peer)(CPU, config)
     one.draw(2)  # checks the number of pixels itself
     # Of the pixel model's size: its own has a head apart and no biases.
@@ -194,7 +194,7 @@ def test_peers_are_measured_as_models_are() -> None:
     for package in peers.PACKAGES:
         pytest.importorskip(package)
     said: list[str] = []
-    config = replace(TINY["pixel"], num_classes=10)
+    config = replace(TINY["pixel"], data=make_spec(8, levels=16))
     rows = list(bench.race(peers.peers(CPU, config), (2,), CPU, seconds=0.01, tell=said.append))
     assert not said
     assert len({row["recipe"] for row in rows}) == 4

@@ -32,8 +32,10 @@ def header(path):
 
 
 def rewritten(path, **changes):
-    """The same tensors under a changed header."""
-    save_file(load_file(path), path, {**header(path), **changes})
+    """The same tensors under a changed header, with a checksum that fits."""
+    tensors, metadata = load_file(path), {**header(path), **changes}
+    metadata["crc32"] = str(trees.checksum(tensors, metadata))
+    save_file(tensors, path, metadata)
     return path
 
 
@@ -111,6 +113,18 @@ def test_flipped_bit_in_the_tensors(saved):
         checkpoint.load(saved)
 
 
+def test_every_changed_byte_of_the_header_is_damage(saved):
+    """A digit of the config, a letter of the notes, a tensor's name: each is under the checksum."""
+    content = saved.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    for place in range(8, 8 + size, 7):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        saved.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"damaged|cannot|is of format|has no"):
+            checkpoint.load(saved)
+
+
 def test_foreign_files(tmp_path, saved):
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"PK\3\4 this is a pickle in a zip, and long enough for a header")
@@ -119,14 +133,14 @@ def test_foreign_files(tmp_path, saved):
     save_file({"weight": torch.zeros(2)}, foreign)
     with pytest.raises(ValueError, match="format None, expected"):
         checkpoint.load(foreign)
-    with pytest.raises(ValueError, match="expected 'mnist-transformer state 1'"):
+    with pytest.raises(ValueError, match="expected 'mnist-transformer state 2'"):
         trees.load_state(saved)
-    with pytest.raises(ValueError, match="not a checkpoint"):
+    with pytest.raises(ValueError, match="format None, expected"):
         checkpoint.read_notes(foreign)
 
 
 def test_unknown_family(saved):
-    with pytest.raises(ValueError, match="family 'gan', expected one of patch"):
+    with pytest.raises(ValueError, match="family 'gan', expected one of patch-law"):
         checkpoint.load(rewritten(saved, family="gan"))
 
 
@@ -134,8 +148,12 @@ def test_unknown_and_refused_config(saved):
     config = json.loads(header(saved)["config"])
     with pytest.raises(ValueError, match="config with wings unknown, expected the fields"):
         checkpoint.load(rewritten(saved, config=json.dumps({**config, "wings": 2})))
+    nine = {**config, "data": {**config["data"], "shape": [1, 9, 9]}}
     with pytest.raises(ValueError, match="PatchConfig refuses: image_size is 9"):
-        checkpoint.load(rewritten(saved, config=json.dumps({**config, "image_size": 9})))
+        checkpoint.load(rewritten(saved, config=json.dumps(nine)))
+    nameless = {**config, "data": {"name": "mnist"}}
+    with pytest.raises(ValueError, match="PatchConfig refuses: a data set has the fields name"):
+        checkpoint.load(rewritten(saved, config=json.dumps(nameless)))
     with pytest.raises(ValueError, match="no readable config in its header, expected"):
         checkpoint.load(rewritten(saved, config="{"))
 

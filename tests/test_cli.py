@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY_PATCH
+from helpers import TINY_PATCH, make_spec
 from PIL import Image
 
 import mnist_transformer
@@ -279,9 +279,8 @@ def test_train_then_draw_then_eval(
     assert f"saved {Path('runs/tiny/model.safetensors')}" in capsys.readouterr().out
     assert cli.main(["draw", "3", "--model", "runs/tiny"]) == 0
     # An untrained judge: this test is about the verb, not about the figures.
-    monkeypatch.setattr(
-        "mnist_transformer.evaluation.protocol.load_judge", ClassifierConfig().build
-    )
+    judge = ClassifierConfig(make_spec()).build()
+    monkeypatch.setattr("mnist_transformer.evaluation.protocol.load_judge", lambda spec: judge)
     monkeypatch.setattr(
         "mnist_transformer.evaluation.protocol.sampling_speed", lambda *_, **__: 1.0
     )

@@ -29,7 +29,7 @@ def model(request) -> GenerativeModel:
 
 @pytest.fixture
 def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
-    levels = getattr(model.config, "num_levels", 256)
+    levels = model.config.num_levels
     images = torch.randint(0, levels, (6, *model.image_shape), dtype=torch.uint8)
     return images, torch.arange(6) % model.num_classes
 

@@ -3,30 +3,25 @@
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers import make_spec
 from torch import Tensor, nn
 
 from mnist_transformer.data import Dataset, Split, load_dataset
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import metrics
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch_law.model import PatchConfig
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import log as runlog
-
-
-@dataclass(frozen=True)
-class UniformConfig:
-    image_size: int = 8
-    channels: int = 1
-    num_classes: int = 10
 
 
 class Uniform(GenerativeModel):
@@ -37,7 +32,7 @@ class Uniform(GenerativeModel):
     loss_sums_dims = True
 
     def __init__(self) -> None:
-        super().__init__(UniformConfig())
+        super().__init__(ModelConfig(make_spec(8)))
         self.bias = nn.Parameter(torch.zeros(1))
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ class Reader(Classifier):
     """Reads the classes of ``Uniform`` off their brightness."""
 
     def __init__(self) -> None:
-        super().__init__(ClassifierConfig(image_size=8, width=1))
+        super().__init__(ClassifierConfig(make_spec(8), width=1))
 
     def logits(self, images: Tensor) -> Tensor:
         read = (images.float().mean((1, 2, 3)) - 10) / 22
@@ -75,7 +70,7 @@ def make_split(num_images: int, seed: int) -> Split:
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return Dataset(make_split(400, 100), make_split(50, 101), make_split(200, 102))
+    return Dataset(make_split(400, 100), make_split(50, 101), make_split(200, 102), make_spec(8))
 
 
 def test_uniform_model_has_8_bits_per_dim(dataset: Dataset) -> None:
@@ -89,7 +84,7 @@ def test_uniform_model_has_8_bits_per_dim(dataset: Dataset) -> None:
 
 def test_bits_per_dim_weighs_every_image_alike() -> None:
     model = PatchConfig(
-        image_size=8, dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=8, head_mlp_dim=8
+        make_spec(8), dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=8, head_mlp_dim=8
     ).build()
     split = make_split(7, 3)
     nats = model.eval().nll(split.images, split.labels).mean().item()
@@ -236,7 +231,7 @@ def test_classifier_is_measured_as_one(dataset: Dataset) -> None:
 
 def test_classifier_distorts_in_training_only() -> None:
     torch.manual_seed(0)
-    model = ClassifierConfig(image_size=8, width=2).build()
+    model = ClassifierConfig(make_spec(8), width=2).build()
     images, labels = evaluate.draw_balanced(Uniform(), 20, 0, Sampling())
     model.train()
     assert model(images, labels).shape == (20,)
@@ -250,7 +245,7 @@ def test_classifier_distorts_in_training_only() -> None:
 
 def test_throughput_counts_operations_and_leaves_the_model_alone() -> None:
     torch.manual_seed(0)
-    config = ClassifierConfig(image_size=8, width=2)
+    config = ClassifierConfig(make_spec(8), width=2)
     model = config.build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = timing.throughput(
@@ -284,6 +279,6 @@ def test_causal_attention_counts_half_on_any_device(kernel: str) -> None:
     "MNIST_TRANSFORMER_DATA" not in os.environ, reason="MNIST_TRANSFORMER_DATA is not set"
 )
 def test_shipped_judge_reads_mnist() -> None:
-    found = evaluate.classifier_figures(evaluate.load_judge(), load_dataset("mnist"))
+    found = evaluate.classifier_figures(evaluate.load_judge(MNIST), load_dataset("mnist"))
     assert found["accuracy"] >= 0.995
     assert found["accuracy_val"] >= 0.995

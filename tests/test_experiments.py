@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SPACES, TINY, TINY_PATCH, TINY_PROMPTED, all_images, make_digits, random_model
+from helpers import (
+    SPACES,
+    TINY,
+    TINY_PATCH,
+    TINY_PROMPTED,
+    all_images,
+    make_digits,
+    make_spec,
+    random_model,
+)
 
 from experiments import (
     attention,
@@ -22,6 +31,7 @@ from experiments import (
     prompting,
     smallest,
 )
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models import checkpoint
@@ -36,11 +46,11 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A few images, an untrained judge, tiny models, and an empty ledger; its path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
-    monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
+    monkeypatch.setattr(evaluate, "load_judge", lambda spec: ClassifierConfig(spec).build())
     tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_PATCH, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
     for name in ("ddpm", "mar"):
-        model = replace(TINY[name], image_size=28, num_classes=10)
+        model = replace(TINY[name], data=replace(MNIST, num_levels=TINY[name].num_levels))
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
@@ -131,7 +141,7 @@ def test_peak_memory_is_what_is_held_at_once() -> None:
 
 def test_pixel_sizes(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "mnist-pixel-3.5m"
-    tiny = PixelConfig(dim=16, depth=1, num_heads=2, mlp_dim=16)
+    tiny = PixelConfig(MNIST, dim=16, depth=1, num_heads=2, mlp_dim=16)
     monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], model=tiny))
 
     for _ in range(2):  # the second time it has its row
@@ -143,7 +153,7 @@ def test_pixel_sizes(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_positions(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = PixelConfig(image_size=14, dim=16, depth=1, num_heads=2, mlp_dim=16, dropout=0.3)
+    tiny = PixelConfig(make_spec(14), dim=16, depth=1, num_heads=2, mlp_dim=16, dropout=0.3)
     monkeypatch.setattr(positions, "SMALL", tiny)
 
     def script() -> None:

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, make_spec
 
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training import optim
 
 GOLDEN = {
-    "patch": [179.315048, 177.062561, 174.676682, 172.244644, 169.547012],
+    "patch-law": [179.315048, 177.062561, 174.676682, 172.244644, 169.547012],
     "vqvae": [0.01415076, 0.01332369, 0.01256297, 0.01181922, 0.01110446],
     "var": [2.706221, 2.65308, 2.599102, 2.533215, 2.467561],
     "mar": [7.789019, 7.104563, 6.501128, 5.394138, 4.696829],
@@ -21,7 +21,7 @@ GOLDEN = {
     "classifier": [1.079583, 1.053057, 1.053973, 1.087447, 1.067014],
 }
 OTHERS = {
-    "classifier": ClassifierConfig(image_size=8, num_classes=3, width=4),
+    "classifier": ClassifierConfig(make_spec(8, 3), width=4),
     "vqvae": TINY["var"].tokenizer,
 }
 

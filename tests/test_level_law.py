@@ -131,4 +131,4 @@ def test_drawing_knows_the_law(moved_law_model):
 
 @pytest.fixture
 def moved_law_model():
-    return moved(replace(TINY["patch"], law=True)).eval()
+    return moved(replace(TINY["patch-law"], law=True)).eval()

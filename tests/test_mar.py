@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, moved
+from helpers import TINY, make_spec, moved
 
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.networks.patches import cut
+from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
 
 # Nine patches, none of them left blank.
-CONFIG = replace(TINY["mar"], image_size=12, blank_gate=False)
+CONFIG = replace(TINY["mar"], data=make_spec(12, 3), blank_gate=False)
 
 
 def random_model(config: MARConfig = CONFIG):
@@ -53,11 +54,11 @@ def test_unknown_patches_are_not_read(model):
 
 def test_masks_cover_all_ratios(model):
     torch.manual_seed(0)
-    masked = model._draw_mask(1000)
+    masked = model.unmasking.masks(1000, model.num_patches, 0.0)
     counts = masked.sum(1)
     assert (counts.min(), counts.max()) == (1, 9)
     assert masked.float().mean(0).std() < 0.03  # every patch as often
-    high = random_model(replace(CONFIG, min_mask_ratio=0.7))._draw_mask(1000)
+    high = model.unmasking.masks(1000, model.num_patches, 0.7)
     assert high.sum(1).min() == 7
 
 
@@ -67,7 +68,7 @@ def test_masks_cover_all_ratios(model):
 def test_every_step_draws_and_the_last_one_ends(unmasking, num_steps, num_known):
     model = replace(CONFIG, unmasking=unmasking).build()
     known = torch.arange(9) < num_known
-    bounds = [int(b) for b in model._bounds(known[None], num_steps)]
+    bounds = [int(b) for b in model.unmasking.bounds(known[None], num_steps)]
     sizes = torch.tensor(bounds).diff()
     assert (bounds[0], bounds[-1], len(sizes)) == (num_known, 9, num_steps)
     assert (sizes >= 0).all()
@@ -75,7 +76,7 @@ def test_every_step_draws_and_the_last_one_ends(unmasking, num_steps, num_known)
 
 
 def test_cosine_draws_few_patches_first():
-    bounds = MARConfig(depth=1).build()._bounds(torch.zeros(1, 49, dtype=torch.bool), 8)
+    bounds = Unmasking("cosine").bounds(torch.zeros(1, 49, dtype=torch.bool), 8)
     assert [int(b) for b in bounds] == [0, 1, 4, 9, 15, 22, 31, 40, 49]
 
 
@@ -197,7 +198,7 @@ def test_the_head_learns_from_ink_only():
     [
         ({"unmasking": "square"}, "unmasking is 'square', expected one of cosine, linear"),
         ({"min_mask_ratio": 1.0}, r"min_mask_ratio is 1.0, expected a number in \[0, 1\)"),
-        ({"image_size": 10}, "image_size is 10, expected a multiple of patch_size 4"),
+        ({"data": make_spec(10)}, "image_size is 10, expected a multiple of patch_size 4"),
         ({"sampler": "dpm"}, "sampler is 'dpm', expected one of"),
         ({"num_steps": 0}, "num_steps is 0, expected 1 or more"),
         ({"num_steps": 10}, "num_steps is 10, expected 1 to 9"),

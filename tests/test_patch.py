@@ -15,7 +15,7 @@ from mnist_transformer.options import Sampling
 
 @pytest.fixture
 def model():
-    return moved(replace(TINY["patch"], law=True)).eval()
+    return moved(replace(TINY["patch-law"], law=True)).eval()
 
 
 def test_likelihood_of_an_image_does_not_depend_on_its_batch(model):

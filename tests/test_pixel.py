@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, moved, random_images
+from helpers import TINY, make_spec, moved, random_images
 
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.networks.positions import POSITIONS
@@ -101,7 +101,7 @@ def test_levels_outside_the_vocabulary_are_refused() -> None:
 
 def test_senseless_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="channels is 3, expected 1"):
-        PixelConfig(channels=3)
+        PixelConfig(make_spec(channels=3))
     large = RECIPES["mnist-pixel-6.9m"].model
     with pytest.raises(ValueError, match="head_dim is 50, expected a multiple of 4"):
         replace(large, positions="axial_rope").build()

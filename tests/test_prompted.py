@@ -5,12 +5,23 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import BARS, TINY, Killed, assert_same_bits, kill_at, moved, random_images, weights
+from helpers import (
+    BARS,
+    TINY,
+    Killed,
+    assert_same_bits,
+    kill_at,
+    make_spec,
+    moved,
+    random_images,
+    weights,
+)
 
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.data import states as states_of
 from mnist_transformer.data.prompted import PromptedSplit, Prompts, with_prompts
-from mnist_transformer.data.states import encode_prompts, load_states
+from mnist_transformer.data.states import encode_prompts
+from mnist_transformer.data.states import load as load_states
 from mnist_transformer.models.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.reader import Reader, ReaderConfig
 from mnist_transformer.options import Sampling
@@ -31,7 +42,7 @@ from mnist_transformer.training.loop import train
 
 CONFIG = TINY["prompted"]
 READER = ReaderConfig(
-    state_dim=8, num_classes=3, dim=16, depth=2, num_heads=2, mlp_dim=16, dropout=0.0
+    make_spec(8, 3), state_dim=8, dim=16, depth=2, num_heads=2, mlp_dim=16, dropout=0.0
 )
 ANSWERS = [digits for size in range(3) for digits in product(range(3), repeat=size)]
 
@@ -170,7 +181,7 @@ def test_wrong_rows_are_refused(model: Prompted, rows: torch.Tensor, message: st
 
 def test_classes_are_digits() -> None:
     with pytest.raises(ValueError, match="num_classes is 11"):
-        PromptedConfig(num_classes=11)
+        PromptedConfig(make_spec(classes=11))
 
 
 SAID = {"one": (1,), "twenty": (2, 0), "two": (2,), "a cat": ()}
@@ -198,7 +209,7 @@ def prompted() -> Dataset:
     def ten(split: Split) -> Split:
         return replace(split, labels=torch.arange(len(split)) % 10)
 
-    return with_prompts(Dataset(*map(ten, vars(BARS).values())), Prompts(300))
+    return with_prompts(BARS.map(lambda name, split: ten(split)), Prompts(300))
 
 
 def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:
@@ -232,12 +243,13 @@ def test_one_prompt_in_twenty_is_written_by_a_language_model(monkeypatch) -> Non
 
 def test_training_prompts_are_nobody_elses() -> None:
     data = prompted()
-    texts = [{p.text for p in split.prompts.written()} for split in vars(data).values()]
+    splits = (data.train, data.val, data.test)
+    texts = [{p.text for p in split.prompts.written()} for split in splits]
     assert len(texts[0] & texts[1]) < len(texts[0]) / 10  # plain ones repeat, "Draw 4"
 
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch) -> None:
-    config = replace(CONFIG, num_classes=10, num_levels=4, dropout=0.1, depth=1)
+    config = replace(CONFIG, data=make_spec(8, levels=4), dropout=0.1, depth=1)
     recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=2)
     data = prompted()
     whole = train(recipe, tmp_path / "whole", data=data, device="cpu")
@@ -294,7 +306,7 @@ def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path, monkeypatch) -
         other.setattr(states_of, "SOURCE", "another model")
         with pytest.raises(ValueError, match="ones first, expected another model"):
             load_states(tmp_path)
-    config = replace(READER, num_classes=10)
+    config = replace(READER, data=make_spec(8))
     recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=1)
     train(recipe, tmp_path / "run", data=data, device="cpu")
     assert '"answers_right"' in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -10,9 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import BARS as DATASET
-from helpers import RECIPE, Killed, assert_same_bits, kill_at, make_bars, weights
+from helpers import RECIPE, Killed, assert_same_bits, kill_at, make_bars, make_spec, weights
 
-from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.training import log as runlog
@@ -76,9 +75,7 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
 def test_overfits_one_batch(tmp_path):
     config = replace(TINY, class_drop=0.0)
     recipe = replace(RECIPE, model=config, epochs=120, ema=0.0, adamw_lr=1e-2)
-    few = Dataset(
-        Split(DATASET.train.images[:8], DATASET.train.labels[:8]), DATASET.val, DATASET.test
-    )
+    few = replace(DATASET, train=DATASET.train.part(0, 8))
     records = []
     model = checkpoint.load(train(recipe, tmp_path, data=few, device="cpu", report=records.append))
     with torch.inference_mode():
@@ -162,7 +159,7 @@ def test_senseless_arguments(tmp_path, arguments, sentence):
 
 
 def test_images_of_another_size_are_refused(tmp_path):
-    recipe = replace(RECIPE, model=replace(TINY, image_size=12))
+    recipe = replace(RECIPE, model=replace(TINY, data=make_spec(12, 3, levels=4)))
     with pytest.raises(
         ValueError, match=r"images are \(1, 8, 8\), the model expects \(1, 12, 12\)"
     ):

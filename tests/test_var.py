@@ -10,6 +10,7 @@ from helpers import (
     assert_same_bits,
     kill_at,
     make_digits,
+    make_spec,
     moved,
     random_images,
     weights,
@@ -31,9 +32,9 @@ from mnist_transformer.training import optim
 from mnist_transformer.training.loop import train
 
 TOKENIZER = VQVAEConfig(
-    image_size=12, width=8, depth=1, scales=(1, 2, 3), codebook_size=16, code_dim=4
+    make_spec(12, 3), width=8, depth=1, scales=(1, 2, 3), codebook_size=16, code_dim=4
 )
-TINY = VarConfig(TOKENIZER, num_classes=3, dim=16, depth=2, num_heads=2, mlp_dim=16)
+TINY = VarConfig(make_spec(12, 3), tokenizer=TOKENIZER, dim=16, depth=2, num_heads=2, mlp_dim=16)
 RASTER = replace(TINY, tokenizer=replace(TOKENIZER, scales=(3,)), order="raster")
 CONFIGS = {"scales": TINY, "raster": RASTER}
 # The number of tokens in each step, and where each scale begins.
@@ -206,7 +207,11 @@ def test_keeping_everything_reconstructs(model):
 
 RECIPE = Recipe(
     "tiny-var",
-    replace(TINY, tokenizer=replace(TOKENIZER, image_size=8, scales=(1, 2))),
+    replace(
+        TINY,
+        data=make_spec(8, 3),
+        tokenizer=replace(TOKENIZER, data=make_spec(8, 3), scales=(1, 2)),
+    ),
     dataset="none",
     batch_size=8,
     epochs=2,
@@ -247,7 +252,7 @@ def test_a_tokenizer_of_another_make_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer has codebook_size 8, .* expects 16"):
         make(TINY).set_tokenizer(replace(TOKENIZER, codebook_size=8).build())
     with pytest.raises(ValueError, match="the tokenizer is a Classifier, expected a VQVAE"):
-        make(TINY).set_tokenizer(ClassifierConfig().build())
+        make(TINY).set_tokenizer(ClassifierConfig(make_spec()).build())
 
 
 def test_a_missing_tokenizer_is_named(tmp_path):
@@ -280,11 +285,11 @@ def test_senseless_sizes_are_refused():
 def test_the_experiment_resumes_and_plots(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
-    monkeypatch.setattr(evaluate, "load_judge", ClassifierConfig().build)
+    monkeypatch.setattr(evaluate, "load_judge", lambda spec: ClassifierConfig(spec).build())
     monkeypatch.setattr(var, "load_dataset", lambda name, folder: make_digits())
     monkeypatch.setattr(var, "sampling_speed", lambda model, batch_size: 1.0)
-    tokenizer = VQVAEConfig(width=8, depth=1, codebook_size=4, code_dim=4)
-    tiny = replace(TINY, tokenizer=tokenizer, num_classes=10)
+    tokenizer = VQVAEConfig(make_spec(), width=8, depth=1, codebook_size=4, code_dim=4)
+    tiny = replace(TINY, tokenizer=tokenizer, data=make_spec())
     for name, config in (("mnist-vqvae", tokenizer), ("mnist-var", tiny)):
         small = replace(RECIPES[name], model=config, batch_size=8)
         monkeypatch.setitem(RECIPES, name, small)

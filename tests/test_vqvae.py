@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import BRIGHT_BARS as DATASET
 from helpers import VQVAE_RECIPE as RECIPE
-from helpers import Killed, assert_same_bits, kill_at, random_images, weights
+from helpers import Killed, assert_same_bits, kill_at, make_spec, random_images, weights
 
 from mnist_transformer.data import Split
 from mnist_transformer.evaluation import protocol as evaluate
@@ -56,7 +56,7 @@ def test_ids_come_back():
 
 
 def test_each_scale_codes_what_is_left():
-    model = make(replace(TINY, image_size=28, scales=(1, 2, 3, 4, 5, 7)))
+    model = make(replace(TINY, data=make_spec(), scales=(1, 2, 3, 4, 5, 7)))
     features = model.features(random_images(3, 28))
     torch.testing.assert_close(features.square().mean(-1), torch.ones(3, 49), rtol=1e-3, atol=0)
     codes, totals = model._quantize(features, learn=False)
@@ -226,7 +226,7 @@ def test_evaluate_makes_a_row():
         replace(DATASET, train=splits[0], val=splits[1], test=splits[2]),
         seeds=(0, 1),
         num_samples=30,
-        judge=ClassifierConfig(image_size=8, width=2).build(),
+        judge=ClassifierConfig(make_spec(8, 3), width=2).build(),
     )
     found = row["metrics"]
     assert row["exact"] is None
@@ -264,7 +264,7 @@ def test_wrong_images_are_refused():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"image_size": 10}, "image_size is 10, expected a multiple of 4"),
+        ({"data": make_spec(10)}, "image_size is 10, expected a multiple of 4"),
         ({"scales": (1, 3)}, r"scales are \(1, 3\), expected .* end at 2"),
         ({"scales": (2, 1, 2)}, "expected ascending"),
         ({"scales": (0, 2)}, "from 1 or more"),

@@ -1,9 +1,12 @@
-"""A data set: what it is, and its three splits of images and classes."""
+"""A data set's images: three splits, and the spec that says what they are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from mnist_transformer.data.spec import DataSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,3 +50,13 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+    spec: DataSpec
+
+    def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
+        """The data set with every split changed, which ``change`` is given with its name."""
+        return Dataset(
+            change("train", self.train),
+            change("val", self.val),
+            change("test", self.test),
+            self.spec,
+        )

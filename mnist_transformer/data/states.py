@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mnist_transformer.data import mnist
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.prompted import SEEDS, Prompts
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.tokens import encode, stack, targets
 from mnist_transformer.utils import trees
 
+SPEC = mnist.SPEC  # answers are its classes
 FOLDER = Path("runs") / "smollm2-states"
 COMMAND = "mnist-transformer prompts encode"
 MAX_DIGITS = 2
@@ -105,7 +107,7 @@ def answers(digits: Sequence[Sequence[int]]) -> Tensor:
     return targets(stack([encode("?", found) for found in digits]), 10, MAX_DIGITS)
 
 
-def load_states(folder: Path | None = None) -> Dataset:
+def load(folder: Path | None = None) -> Dataset:
     """States of prompts for training and validation, which also stands for a test split.
 
     Args:
@@ -129,4 +131,4 @@ def load_states(folder: Path | None = None) -> Dataset:
                 f"with `{COMMAND}`"
             )
         splits.append(StatesSplit(tree["states"], tree["answers"], tree["ends"]))
-    return Dataset(splits[0], splits[1], splits[1])
+    return Dataset(splits[0], splits[1], splits[1], SPEC)

@@ -1,7 +1,7 @@
 """The record of every measurement: results/ledger.jsonl, one JSON object a line.
 
-A row: recipe, commit, date, device, torch, parameters, images_seen, seconds, metrics, exact
-(true: exact likelihood, false: an upper bound, null: none), command. Rows are appended, never
+A row: recipe, dataset, commit, date, device, torch, parameters, images_seen, seconds, metrics,
+exact (true: exact likelihood, false: an upper bound, null: none), command. Rows are appended, never
 edited: a model measured again gets another row, and the latest one of each recipe counts. The
 README's tables are made from it (``report.render``), never by hand.
 """
@@ -20,6 +20,7 @@ Row = dict[str, Any]
 
 FIELDS = (
     "recipe",
+    "dataset",
     "commit",
     "date",
     "device",
@@ -31,6 +32,7 @@ FIELDS = (
     "exact",
     "command",
 )
+FIRST_DATASET = "mnist"  # of rows from before rows named theirs
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -115,6 +117,7 @@ def make_row(
     recipe: str,
     metrics: Mapping[str, Any],
     *,
+    dataset: str = "mnist",
     parameters: int,
     device: str = "cpu",
     exact: bool | None = None,
@@ -125,6 +128,7 @@ def make_row(
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
     Args:
+        dataset: name of the data set that was measured on.
         parameters: number of the model's parameters.
         images_seen, seconds: length of its training; None when unknown.
     """
@@ -132,6 +136,7 @@ def make_row(
 
     return {
         "recipe": recipe,
+        "dataset": dataset,
         "commit": current_commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),
@@ -196,6 +201,8 @@ def _read(path: Path) -> list[Row]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number} is not JSON, expected a row") from error
+        if isinstance(row, dict):
+            row = {"dataset": FIRST_DATASET, **row}
         if not isinstance(row, dict) or set(row) != set(FIELDS):
             raise ValueError(f"{path} line {number} is not a row of {', '.join(FIELDS)}")
         found.append(row)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data import Dataset, DataSpec, Split
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.metrics import (
     Progress,
@@ -41,21 +41,22 @@ from mnist_transformer.models.loading import find_weights
 from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import RECIPES
 
-JUDGE = "mnist-cnn"
 SEEDS = (0, 1, 2)  # a set of drawn images each
 SEEDS_APART = 2**20  # image seeds of one evaluation seed; torch uses only the lowest 32 bits
 Metrics = dict[str, Any]
 
 
-def load_judge() -> Classifier:
-    """The shipped classifier whose features and predictions judge drawn digits.
+def load_judge(spec: DataSpec) -> Classifier:
+    """The shipped classifier whose features and predictions judge a data set's images.
 
     Raises:
-        ValueError: its weight file is missing or broken.
+        ValueError: the data set names none, or its weight file is missing or broken.
     """
-    judge = checkpoint.load(find_weights(JUDGE))
+    if spec.judge is None:
+        raise ValueError(f"there is no judge of {spec.name}: train a classifier for it first")
+    judge = checkpoint.load(find_weights(spec.judge))
     if not isinstance(judge, Classifier):
-        raise ValueError(f"the weights of {JUDGE} hold a {type(judge).__name__}")
+        raise ValueError(f"the weights of {spec.judge} hold a {type(judge).__name__}")
     return judge
 
 
@@ -189,7 +190,7 @@ def evaluate(
     if isinstance(model, Classifier):
         metrics = classifier_figures(model, dataset)
     elif isinstance(model, GenerativeModel):
-        judge = judge or load_judge()
+        judge = judge or load_judge(dataset.spec)
         if model.likelihood is not None:
             exact = model.likelihood == "exact"
         metrics = {
@@ -209,7 +210,7 @@ def evaluate(
         }
     else:
         assert isinstance(model, Tokenizer)
-        judge = judge or load_judge()
+        judge = judge or load_judge(dataset.spec)
         metrics = tokenizer_figures(
             model, dataset, judge, seeds=seeds, num_samples=num_samples, report=report
         )
@@ -221,6 +222,7 @@ def evaluate(
     return ledger.make_row(
         recipe_name,
         metrics,
+        dataset=dataset.spec.name,
         parameters=model.num_parameters,
         device=str(model.device),
         exact=exact,

@@ -44,9 +44,7 @@ class Model(nn.Module, ABC):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        if hasattr(self.config, "image_shape"):
-            return tuple(self.config.image_shape)
-        return (self.config.channels, self.config.image_size, self.config.image_size)
+        return self.config.image_shape
 
     def check_images(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) on the model's device, with levels that it knows, or ValueError."""
@@ -59,7 +57,7 @@ class Model(nn.Module, ABC):
         return images.to(self.device)
 
     def _check_levels(self, values: Tensor) -> None:
-        num_levels = getattr(self.config, "num_levels", 256)
+        num_levels = self.config.num_levels
         if num_levels < 256 and values.numel() and values.max().item() >= num_levels:
             raise ValueError(f"a pixel is {values.max().item()}, expected below {num_levels}")
 

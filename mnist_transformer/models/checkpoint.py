@@ -1,27 +1,28 @@
-"""Weights and training states as safetensors files: verified, atomic, and no pickle anywhere.
+"""A model as a safetensors file: verified, atomic, and no pickle anywhere.
 
 A checkpoint holds a model's tensors and, in the file's metadata header, what it takes to build
 the model: ``format``, ``family`` (a key of FAMILIES), ``config`` (JSON of the frozen
-dataclass), ``notes`` (JSON, free) and ``crc32`` of the tensors. A state holds any tree of
-dicts and lists with tensors and JSON scalars at its leaves.
+dataclass, which begins with the data set) and ``notes`` (JSON, free). The checksum covers all of
+it. In format 1 it covered the tensors alone, and a config had no data set: it was MNIST.
 """
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import Model
 from mnist_transformer.utils import trees
 
-FORMAT = "mnist-transformer checkpoint 1"
+KIND = "checkpoint"
+OF_DATA = {"image_size", "channels", "num_levels", "num_classes"}  # fields of format 1
 
 
 def save(
@@ -29,14 +30,14 @@ def save(
     path: str | os.PathLike[str],
     *,
     dtype: torch.dtype = torch.float32,
-    **notes: str,
+    **notes: Any,
 ) -> None:
     """Write a model so that ``load`` rebuilds it: bit for bit, unless ``dtype`` rounds it.
 
     Args:
         path: replaced in one go; an error leaves what was there.
         dtype: of the stored floating-point weights.
-        notes: remarks for whoever opens the file.
+        notes: JSON values, for whoever opens the file.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, and the like.
@@ -46,12 +47,11 @@ def save(
         for name, tensor in model.state_dict().items()
     }
     metadata = {
-        "format": FORMAT,
         "family": family_of(model),
         "config": json.dumps(asdict(model.config)),
         "notes": json.dumps(notes),
     }
-    trees.write(Path(path), tensors, metadata)
+    trees.write(Path(path), tensors, metadata, KIND)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -61,10 +61,10 @@ def load(path: str | os.PathLike[str]) -> Model:
         ValueError: the file is missing, damaged, no checkpoint, or does not fit its model.
     """
     path = Path(path)
-    tensors, metadata = trees.read(path, FORMAT)
+    tensors, metadata = trees.read(path, KIND)
     family, values = metadata.get("family", ""), trees.header(metadata, "config", path)
-    if family == "patch" and "image_size" in values:
-        family = "patch-law"  # its name until there was a patch model without the law
+    if trees.is_format_1(metadata):
+        family, values = _of_format_1(family, values)
     config_class, _ = FAMILIES.get(family, (None, None))
     if config_class is None:
         raise ValueError(
@@ -80,16 +80,10 @@ def load(path: str | os.PathLike[str]) -> Model:
     return model.eval()
 
 
-def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The notes of a checkpoint. Raises ValueError as ``load`` does, tensors unread."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise trees.unreadable(Path(path), error) from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this package, expected {FORMAT!r}")
-    notes: dict[str, str] = trees.header(metadata, "notes", Path(path))
+    metadata = trees.read_metadata(Path(path), KIND)
+    notes: dict[str, Any] = trees.header(metadata, "notes", Path(path))
     return notes
 
 
@@ -104,6 +98,29 @@ def family_of(model: Model) -> str:
         if type(model) is model_class:
             return family
     raise ValueError(f"{type(model).__name__} is in no family, expected {', '.join(FAMILIES)}")
+
+
+def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Family and config of a format 1 file in today's terms."""
+
+    def with_data(config: dict[str, Any], size: int, channels: int, classes: int) -> dict[str, Any]:
+        kept = {k: v for k, v in config.items() if k not in OF_DATA}
+        spec = replace(
+            MNIST,
+            shape=(channels, size, size),
+            class_names=tuple(map(str, range(classes))),
+            num_levels=config.get("num_levels", 256),
+        )
+        return {"data": spec.to_json(), **kept}
+
+    tokenizer = values.get("tokenizer")
+    sized = tokenizer if isinstance(tokenizer, dict) else values
+    size, channels = sized.get("image_size", 28), sized.get("channels", 1)
+    classes = values.get("num_classes", 10)
+    values = with_data(values, size, channels, classes)
+    if isinstance(tokenizer, dict):
+        values["tokenizer"] = with_data(tokenizer, size, channels, classes)
+    return "patch-law" if family == "patch" else family, values
 
 
 def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:

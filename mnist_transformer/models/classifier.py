@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(ModelConfig):
     """Shape of the network and strength of its training distortions.
 
     Args:
-        image_size: height and width in pixels, 8 or more.
         width: channels of the first stage; the later ones have 2 and 4 times as many, and
             the 4 * width activations of the last one are the features.
         max_degrees, max_scale, max_shear, max_shift: largest rotation, relative change of
@@ -31,15 +31,16 @@ class ClassifierConfig:
         label_smoothing: mass spread over the other classes while training.
     """
 
-    image_size: int = 28
-    channels: int = 1
-    num_classes: int = 10
     width: int = 24
     max_degrees: float = 12.0
     max_scale: float = 0.12
     max_shear: float = 0.15
     max_shift: float = 2.0
     label_smoothing: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_8_bit()
 
     def build(self) -> "Classifier":
         return Classifier(self)

@@ -19,6 +19,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.diffusion import (
     NUM_LEVELS,
@@ -30,7 +31,6 @@ from mnist_transformer.networks.diffusion import (
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import check_patch_size, cut, join
 from mnist_transformer.networks.solvers import sample
-from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
 
@@ -39,29 +39,18 @@ NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figur
 
 
 @dataclass(frozen=True)
-class DDPMConfig:
+class DDPMConfig(BackboneConfig):
     """Sizes of a diffusion model, and how it is trained and drawn with.
 
     Args:
-        dim, depth, num_heads, mlp_dim: the transformer.
-        class_drop: share of training images that are shown without their class.
         schedule, prediction, loss_space, time_mean, time_sd, uniform_share: see
             ``diffusion.Diffusion``.
         sampler, num_steps: of drawing, where ``Sampling`` says nothing else.
         bound_samples: terms of the variational bound evaluated an image, of 999.
     """
 
-    image_size: int = 28
-    channels: int = 1
     patch_size: int = 4
-    num_classes: int = 10
-    dim: int = 192
     depth: int = 6
-    num_heads: int = 4
-    mlp_dim: int = 768
-    positions: str = "learned"
-    dropout: float = 0.0
-    class_drop: float = 0.1
     schedule: str = "flow"
     prediction: str = "x"
     loss_space: str = "v"
@@ -73,6 +62,8 @@ class DDPMConfig:
     bound_samples: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_8_bit()
         check_patch_size(self.image_size, self.patch_size)
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
         _ = self.diffusion
@@ -113,18 +104,7 @@ class DDPM(GenerativeModel):
         self.time = nn.Sequential(
             nn.Linear(NUM_TIME_FEATURES, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=grid**2,
-            grid_width=grid,
-            positions=config.positions,
-            dropout=config.dropout,
-            causal=False,
-            cond_dim=config.dim,
-        )
+        self.transformer = config.transformer(grid**2, grid, causal=False, cond_dim=config.dim)
         self.output = nn.Linear(config.dim, num_pixels)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)

@@ -21,38 +21,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
 from mnist_transformer.networks.particles import Particles
-from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
 
 
 @dataclass(frozen=True)
-class PixelConfig:
+class PixelConfig(BackboneConfig):
     """Sizes of a pixel model.
 
-    Args:
-        num_levels: grey levels V; pixels are 0 to V - 1.
-        dim, depth, num_heads, mlp_dim: the transformer.
-        positions: a name of ``positions.POSITIONS``; the RoPEs want dim / num_heads to be a
-            multiple of 2 (rope) or 4 (the axial ones). The default is the one of docs/positions.md.
-        class_drop: share of training images that are shown without their class.
+    The scheme of positions is the best of docs/positions.md.
     """
 
-    image_size: int = 28
-    channels: int = 1
-    num_levels: int = 256
-    num_classes: int = 10
     dim: int = 256
-    depth: int = 4
-    num_heads: int = 4
     mlp_dim: int = 1024
     positions: str = "learned_axial_rope"
-    dropout: float = 0.0
-    class_drop: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a pixel model")
 
@@ -74,16 +63,7 @@ class Pixel(GenerativeModel):
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
         self.levels = nn.Embedding(config.num_levels, config.dim)
         nn.init.normal_(self.levels.weight, std=0.02)
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=self.num_pixels,
-            grid_width=config.image_size,
-            positions=config.positions,
-            dropout=config.dropout,
-        )
+        self.transformer = config.transformer(self.num_pixels, config.image_size)
         self.output = nn.Linear(config.dim, config.num_levels)
         nn.init.zeros_(self.output.weight)
 

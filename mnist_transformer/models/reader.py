@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.transformer import Transformer, causal_mask_of, rms_norm
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.prompts import MAX_BYTES
@@ -26,7 +27,7 @@ from mnist_transformer.prompting.tokens import READ_AT_ONCE, answer_nats, are_ri
 
 
 @dataclass(frozen=True)
-class ReaderConfig:
+class ReaderConfig(ModelConfig):
     """Sizes of an adapter, and what it stands between.
 
     Args:
@@ -39,7 +40,6 @@ class ReaderConfig:
     layer: int = LAYER
     state_dim: int = 576
     generator: str = "mnist-patch"
-    num_classes: int = 10
     max_digits: int = 2
     dim: int = 192
     depth: int = 3

@@ -25,38 +25,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
-from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
 
 ORDERS = ("scales", "raster")
 
 
 @dataclass(frozen=True)
-class VarConfig:
+class VarConfig(BackboneConfig):
     """Sizes of a model over codes.
 
     Args:
         tokenizer: the tokenizer's own config.
         order: "scales", a step a scale; or "raster", a step a code, for one scale only.
-        dim, depth, num_heads, mlp_dim, positions: the transformer.
-        class_drop: share of training images that are shown without their class.
     """
 
-    tokenizer: VQVAEConfig = field(default_factory=VQVAEConfig)
+    tokenizer: VQVAEConfig = field(kw_only=True)
     order: str = "scales"
-    num_classes: int = 10
-    dim: int = 192
-    depth: int = 4
-    num_heads: int = 4
     mlp_dim: int = 576
-    positions: str = "learned"
-    dropout: float = 0.0
-    class_drop: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
             object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
         if self.order not in ORDERS:
@@ -65,14 +58,6 @@ class VarConfig:
             raise ValueError(
                 f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
             )
-
-    @property
-    def image_size(self) -> int:
-        return self.tokenizer.image_size
-
-    @property
-    def channels(self) -> int:
-        return self.tokenizer.channels
 
     def build(self) -> "Var":
         return Var(self)
@@ -99,17 +84,8 @@ class Var(GenerativeModel):
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=1.0)
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=num_tokens,
-            grid_width=config.tokenizer.grid,
-            positions=config.positions,
-            dropout=config.dropout,
-            causal=False,
-            cond_dim=config.dim,
+        self.transformer = config.transformer(
+            num_tokens, config.tokenizer.grid, causal=False, cond_dim=config.dim
         )
         # A scale's codes are its own, and so is the map to their logits.
         outputs = [nn.Linear(config.dim, config.tokenizer.codebook_size) for _ in scales]
@@ -209,9 +185,10 @@ class Var(GenerativeModel):
         return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
-        """Where a drawing starts, (1, G, C): nothing; in raster order the codes of black."""
-        black = torch.zeros(1, *self.image_shape, dtype=torch.uint8, device=self.device)
-        total_BGC = self.tokenizer.totals(self.tokenizer.encode(black))[-1]
+        """Where a drawing starts, (1, G, C): nothing; in raster order codes of background."""
+        level = self.config.background or 0
+        blank = torch.full((1, *self.image_shape), level, dtype=torch.uint8, device=self.device)
+        total_BGC = self.tokenizer.totals(self.tokenizer.encode(blank))[-1]
         return total_BGC if self.raster else torch.zeros_like(total_BGC)
 
     def _kept(self, keep: Keep) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
 
@@ -29,7 +30,7 @@ STRIDE = 4  # pixels of a finest cell, in height and width
 
 
 @dataclass(frozen=True)
-class VQVAEConfig:
+class VQVAEConfig(ModelConfig):
     """Sizes of a tokenizer.
 
     Args:
@@ -44,8 +45,6 @@ class VQVAEConfig:
         dead: a code that is used less than this share of an even use is restarted.
     """
 
-    image_size: int = 28
-    channels: int = 1
     width: int = 96
     depth: int = 2
     scales: tuple[int, ...] = (1, 2, 4, 7)
@@ -57,6 +56,8 @@ class VQVAEConfig:
     dead: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_8_bit()
         object.__setattr__(self, "scales", tuple(self.scales))  # JSON has no tuples
         if not 0 <= self.truncate <= 1:
             raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")

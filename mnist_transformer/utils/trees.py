@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mnist_transformer.utils.files import write_atomic
 
-STATE_FORMAT = "mnist-transformer state 1"
+KIND = "state"
+CHECKSUM = "crc32"
 _LEAF = "tensor:"
 
 
@@ -44,7 +45,7 @@ def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
         return node
 
     skeleton = pull(tree, "")
-    write(Path(path), tensors, {"format": STATE_FORMAT, "tree": json.dumps(skeleton)})
+    write(Path(path), tensors, {"tree": json.dumps(skeleton)}, KIND)
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file is missing, damaged or no state.
     """
     path = Path(path)
-    tensors, metadata = read(path, STATE_FORMAT)
+    tensors, metadata = read(path, KIND)
 
     def put(node: Any) -> Any:
         if isinstance(node, str) and node.startswith(_LEAF):
@@ -67,35 +68,58 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     return tree
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], kind: str) -> None:
+    """Write a file of this kind, atomically; raises OSError."""
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     own = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
     }
-    write_atomic(path, to_bytes(own, {**metadata, "crc32": str(_checksum(own))}))
+    metadata = {"format": f"mnist-transformer {kind} 2", **metadata}
+    write_atomic(path, to_bytes(own, {**metadata, CHECKSUM: str(checksum(own, metadata))}))
 
 
-def read(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of this kind, verified.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another kind.
+    """
+    metadata = read_metadata(path, kind)
     try:
         with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from error
-    if metadata.get("format") != expected:
-        raise ValueError(
-            f"{path} is of format {metadata.get('format')!r}, expected {expected!r}, "
-            "as this package writes it"
-        )
-    if metadata.get("crc32") != str(_checksum(tensors)):
-        raise ValueError(f"{path} is damaged: its tensors do not have the expected checksum")
+    covered = None if is_format_1(metadata) else metadata
+    if metadata.get(CHECKSUM) != str(checksum(tensors, covered)):
+        raise ValueError(f"{path} is damaged: its content does not have the expected checksum")
     return tensors, metadata
 
 
+def read_metadata(path: Path, kind: str) -> dict[str, str]:
+    """The metadata of a file of this kind, tensors unread; errors as in ``read``."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+    if metadata.get("format") not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
+        raise ValueError(
+            f"{path} is of format {metadata.get('format')!r}, "
+            f"expected 'mnist-transformer {kind} 2', as this package writes it"
+        )
+    return metadata
+
+
+def is_format_1(metadata: Mapping[str, str]) -> bool:
+    return metadata["format"].endswith(" 1")
+
+
 def header(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+    """A JSON object of the metadata; ValueError if there is none."""
     try:
         values = json.loads(metadata.get(key, ""))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise ValueError(f"{path} has no readable {key} in its header, expected a JSON object")
@@ -110,8 +134,17 @@ def unreadable(path: Path, error: Exception) -> ValueError:
     )
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> int:
+    """CRC-32 of the metadata and of every tensor's name, type, shape and bytes.
+
+    Args:
+        metadata: None for format 1, whose checksum covers the tensors' bytes alone.
+    """
     crc = 0
+    if metadata is not None:
+        covered = {key: value for key, value in metadata.items() if key != CHECKSUM}
+        shapes = {name: [str(x.dtype), *x.shape] for name, x in tensors.items()}
+        crc = zlib.crc32(json.dumps([covered, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc

@@ -19,58 +19,47 @@ import torch
 from torch import Tensor
 
 from mnist_transformer.models.base import GenerativeModel, evaluating
+from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
-from mnist_transformer.models.patch.draw import Drawing, DrawingAround
+from mnist_transformer.models.patch.draw import Drawing
 from mnist_transformer.models.patch.head import Gate, Neighbourhood, ValueHead, value_features
+from mnist_transformer.models.patch.keep import DrawingAround
 from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free, with_null
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.particles import Particles
-from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.options import Keep, Sampling
 
 
 @dataclass(frozen=True)
-class PatchConfig:
-    """Sizes of a patch model. The data set gives the first four.
+class PatchConfig(BackboneConfig):
+    """Sizes of a patch model. Where the data set has a background, patches may be blank.
 
     Args:
-        image_shape: (C, H, W), H and W multiples of ``patch_size``.
-        num_levels: V; values are 0 to V - 1.
-        background: the level of blank patches; None if the data set has no such level.
+        gate_width: the gate's hidden width.
+        head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
         margin: how many pixels around itself a patch, and a value, sees directly.
-        class_drop: share of training images that are shown without their class.
-        built_in_guidance: scale that the model learns to draw with; 1 learns the images as such.
+        built_in_guidance: the guidance that the model learns to draw with, see ``pixel_nats``; 1
+            learns the images as they are.
     """
 
-    image_shape: tuple[int, int, int]
-    num_levels: int
-    num_classes: int
-    background: int | None
     patch_size: int = 4
-    dim: int = 192
-    depth: int = 4
-    num_heads: int = 4
-    mlp_dim: int = 768
-    positions: str = "learned"
     gate_width: int = 96
     head_width: int = 96
     head_depth: int = 3
     head_mlp_dim: int = 192
     margin: int = 4
-    dropout: float = 0.0
-    class_drop: float = 0.1
     built_in_guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_shape", tuple(self.image_shape))  # JSON has lists only
-        shape, size, background = self.image_shape, self.patch_size, self.background
-        if len(shape) != 3 or min(*shape, size) < 1 or shape[1] % size or shape[2] % size:
-            raise ValueError(f"image_shape is {shape}, expected multiples of patch_size {size}")
-        if background is not None and not 0 <= background < self.num_levels:
-            raise ValueError(f"background is {background}, expected None or below num_levels")
-        for name, least in (("num_levels", 2), ("margin", 1), ("built_in_guidance", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        super().__post_init__()
+        for name in ("patch_size", "margin", "built_in_guidance"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        _, height, width = self.image_shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images are {height}x{width}, expected a multiple of patch_size {self.patch_size}"
+            )
 
     def build(self) -> "Patch":
         return Patch(self)
@@ -95,16 +84,7 @@ class Patch(GenerativeModel):
         head = ValueHead(around, config.num_levels, dim, *sizes)
         self.decoder = PatchDecoder(around, gate, head, dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=around.num_patches + 1,
-            grid_width=around.grid[1],
-            positions=config.positions,
-            dropout=config.dropout,
-        )
+        self.transformer = config.transformer(around.num_patches + 1, around.grid[1])
 
     def logits(self, packed: Packed, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Those of ``PatchDecoder.logits``, given the classes (B,) of the packed images."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch_law.head import (
     Corner,
     Gate,
@@ -44,11 +45,10 @@ from mnist_transformer.options import Keep, Sampling
 
 
 @dataclass(frozen=True)
-class PatchConfig:
+class PatchConfig(ModelConfig):
     """Sizes of a patch model.
 
     Args:
-        num_levels: grey levels V; pixels are 0 to V - 1.
         dim, depth, num_heads, mlp_dim: the transformer.
         gate_width: the gate's hidden width.
         head_width, head_depth, head_mlp_dim: the pixel head's residual MLPs.
@@ -60,11 +60,7 @@ class PatchConfig:
             1 learns the images as they are.
     """
 
-    image_size: int = 28
-    channels: int = 1
     patch_size: int = 4
-    num_levels: int = 256
-    num_classes: int = 10
     dim: int = 256
     depth: int = 5
     num_heads: int = 4
@@ -82,6 +78,7 @@ class PatchConfig:
     built_in_guidance: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
         if self.built_in_guidance < 1:

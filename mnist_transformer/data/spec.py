@@ -1,0 +1,76 @@
+"""A data set as models, checkpoints and the ledger know it: everything but its images.
+
+    mnist = DataSpec("mnist", (1, 28, 28), tuple("0123456789"), background=0, judge="mnist-cnn")
+
+Importing this needs no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set's name and the shape of what is in it.
+
+    Args:
+        name: what recipes, checkpoints and ledger rows call it.
+        shape: (C, H, W) of an image.
+        class_names: a name per class, in the order of the labels.
+        num_levels: levels V of a value; values are 0 to V - 1.
+        background: the level of empty paper, where most of an image is that; else None.
+        judge: the shipped model whose features and predictions judge drawn images, if any.
+        licence: of the images, as their authors name it.
+        source: where the images come from, for people.
+
+    Raises:
+        ValueError: a size or a level that cannot be.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    num_levels: int = 256
+    background: int | None = None
+    judge: str | None = None
+    licence: str = "unknown"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples.
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape is {self.shape}, expected (C, H, W) of 1 or more each")
+        if not 2 <= self.num_levels <= 256:
+            raise ValueError(f"num_levels is {self.num_levels}, expected 2 to 256")
+        if not self.class_names:
+            raise ValueError("class_names are none, expected one name or more")
+        if self.background is not None and not 0 <= self.background < self.num_levels:
+            raise ValueError(
+                f"background is {self.background}, expected a level below {self.num_levels}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, for ``from_json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "DataSpec":
+        """Undo ``to_json``.
+
+        Raises:
+            ValueError: unknown or missing fields, or values that cannot be.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) - known or not {"name", "shape", "class_names"} <= set(values):
+            raise ValueError(
+                f"a data set has the fields {', '.join(sorted(values))}, "
+                f"expected {', '.join(sorted(known))}"
+            )
+        return cls(**values)

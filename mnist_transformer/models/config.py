@@ -1,0 +1,95 @@
+"""Configs that all families start from: the data set, then the transformer's sizes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mnist_transformer.data.spec import DataSpec
+from mnist_transformer.networks.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A family's config starts with the data set, which gives shape, levels and classes."""
+
+    data: DataSpec
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Mapping):  # out of a checkpoint's JSON
+            object.__setattr__(self, "data", DataSpec.from_json(self.data))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.data.shape
+
+    @property
+    def channels(self) -> int:
+        return self.data.shape[0]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, for a family whose images are square."""
+        _, height, width = self.data.shape
+        if height != width:
+            raise ValueError(f"images are {height}x{width}, expected square ones")
+        return height
+
+    @property
+    def num_levels(self) -> int:
+        return self.data.num_levels
+
+    @property
+    def num_classes(self) -> int:
+        return self.data.num_classes
+
+    @property
+    def background(self) -> int | None:
+        return self.data.background
+
+    def check_8_bit(self) -> None:
+        """Raises ValueError unless values have 256 levels, as where pixels are real numbers."""
+        if self.num_levels != 256:
+            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
+
+
+@dataclass(frozen=True)
+class BackboneConfig(ModelConfig):
+    """A config with a transformer in it.
+
+    Args:
+        dim, depth, num_heads, mlp_dim: the transformer's sizes, see ``Transformer``.
+        positions: a name of ``positions.POSITIONS``. RoPE wants dim / num_heads to be a multiple
+            of 2, axial RoPE of 4.
+        dropout: of the transformer's branches and attention weights, in training.
+        class_drop: share of training images that are shown without their class.
+    """
+
+    dim: int = 192
+    depth: int = 4
+    num_heads: int = 4
+    mlp_dim: int = 768
+    positions: str = "learned"
+    dropout: float = 0.0
+    class_drop: float = 0.1
+
+    def transformer(
+        self,
+        num_tokens: int,
+        grid_width: int,
+        *,
+        causal: bool = True,
+        cond_dim: int | None = None,
+    ) -> Transformer:
+        """The transformer of these sizes; arguments as ``Transformer``'s."""
+        return Transformer(
+            dim=self.dim,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            num_tokens=num_tokens,
+            grid_width=grid_width,
+            positions=self.positions,
+            dropout=self.dropout,
+            causal=causal,
+            cond_dim=cond_dim,
+        )

@@ -1,0 +1,66 @@
+"""How many tokens a masked model knows after each step (MaskGIT, arXiv 2202.04200).
+
+Shapes: B images, P tokens.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SCHEDULES = ("cosine", "linear")
+
+
+@dataclass(frozen=True)
+class Unmasking:
+    """The share of tokens that are unknown after a share u of the steps.
+
+    Args:
+        schedule: "cosine", cos(pi u / 2), or "linear", 1 - u.
+
+    Raises:
+        ValueError: another schedule.
+    """
+
+    schedule: str
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"unmasking is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
+            )
+
+    def unknown_share(self, u: Tensor) -> Tensor:
+        return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u
+
+    def masks(self, num_images: int, num_tokens: int, least: float) -> Tensor:
+        """Masks of training, bool (B, P) on the CPU, true where unknown: one token or more.
+
+        Args:
+            least: the smallest share that is masked, in [0, 1).
+        """
+        # As with the times of the diffusion, a batch covers all shares of masked tokens.
+        u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
+        share_B1 = (least + (1 - least) * self.unknown_share(u)).unsqueeze(1)
+        rank_BP = torch.rand(num_images, num_tokens).argsort(1)
+        return rank_BP < (share_B1 * num_tokens).ceil().clamp(1, num_tokens)
+
+    def bounds(self, known_BP: Tensor, num_steps: int) -> list[Tensor]:
+        """How many tokens are known before each step and at the end: (B,) each.
+
+        Each step makes one token known or more, where there are as many.
+
+        Args:
+            known_BP: bool, the tokens that are known from the start.
+        """
+        num_known_B, unknown_B = known_BP.sum(1), (~known_BP).sum(1)
+        bounds = []
+        for step in range(num_steps + 1):
+            share = self.unknown_share(torch.tensor(step / num_steps)).to(unknown_B.device)
+            # The share of a whole number of tokens may come out a rounding error below it.
+            drawn_B = unknown_B - (unknown_B * share + 1e-4).floor().long()
+            at_least = unknown_B.clamp(max=step)
+            at_most = torch.maximum(unknown_B - (num_steps - step), at_least)
+            bounds.append(num_known_B + drawn_B.clamp(at_least, at_most))
+        return bounds
