@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import END, TINY_PATCH, TINY_PROMPTED
+from helpers import END, TINY_LAW, TINY_PROMPTED
 from PIL import Image
 
 from mnist_transformer import cli
@@ -99,7 +99,7 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     save(TINY_PROMPTED, "refusing", END)
     save(READER, "adapter", 7)
-    checkpoint.save(TINY_PATCH.build(), "patch.safetensors")
+    checkpoint.save(TINY_LAW.build(), "patch.safetensors")
     monkeypatch.setattr(llm, "PACKAGE", "no_such_package")
     assert cli.main(["ask", *command]) == 2
     said = capsys.readouterr()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY_PATCH, make_spec
+from helpers import TINY_LAW, make_spec
 from PIL import Image
 
 import mnist_transformer
@@ -264,7 +264,7 @@ def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe = Recipe("tiny", TINY_PATCH, dataset="mnist-5k", batch_size=16, epochs=0.01)
+    recipe = Recipe("tiny", TINY_LAW, dataset="mnist-5k", batch_size=16, epochs=0.01)
     monkeypatch.setitem(RECIPES, "tiny", recipe)
     return recipe
 
