@@ -1,5 +1,6 @@
 """What several test files share: tiny models, tiny data, and ways to look at both."""
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -10,7 +11,8 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
-from mnist_transformer.models.patch_law.model import PatchConfig
+from mnist_transformer.models.patch.model import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.var import VarConfig
@@ -33,10 +35,10 @@ def make_spec(
 
 # --- 28 x 28 pixels, as the verbs want them ---
 
-TINY_PATCH = PatchConfig(
+TINY_LAW = LawConfig(
     MNIST, dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
 )
-TINY_PROMPTED = PromptedConfig(**(vars(TINY_PATCH) | {"positions": "learned_rope"}))
+TINY_PROMPTED = PromptedConfig(**(vars(TINY_LAW) | {"positions": "learned_rope"}))
 END = 10  # the symbol of its answer after which no digit comes
 
 
@@ -56,7 +58,16 @@ BACKBONE = {"dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16}
 SMALL = {"data": make_spec(8, 3), **BACKBONE}
 FEW_LEVELS = make_spec(8, 3, levels=16)
 TINY = {
-    "patch-law": replace(TINY_PATCH, data=FEW_LEVELS, **BACKBONE, margin=2, corner=True),
+    "patch": PatchConfig(
+        FEW_LEVELS,
+        **BACKBONE,
+        gate_width=16,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+        margin=2,
+    ),
+    "patch-law": replace(TINY_LAW, data=FEW_LEVELS, **BACKBONE, margin=2, corner=True),
     "prompted": replace(TINY_PROMPTED, data=FEW_LEVELS, **BACKBONE, margin=2, answer_weight=2.0),
     "pixel": PixelConfig(FEW_LEVELS, **BACKBONE),
     "var": VarConfig(
@@ -97,7 +108,7 @@ def random_images(number=6, size=8, levels=256):
 # --- spaces small enough to add up ---
 
 SPACE = replace(
-    TINY_PATCH,
+    TINY_LAW,
     data=make_spec(2, 2, levels=3),
     patch_size=1,
     depth=2,
@@ -105,7 +116,23 @@ SPACE = replace(
     margin=1,
     corner=True,
 )
+PATCHES = replace(
+    TINY["patch"], data=make_spec(2, 2, levels=3), patch_size=1, head_depth=2, margin=1
+)
+TWO_LEVELS = make_spec(4, 2, levels=2)
 SPACES = {
+    "patches of one pixel": PATCHES,
+    "one patch with background 1": replace(
+        PATCHES, data=make_spec(2, 2, levels=3, background=1), patch_size=2
+    ),
+    "patches of two levels": replace(PATCHES, data=TWO_LEVELS, patch_size=2, margin=2),
+    "patches without background": replace(
+        PATCHES, data=replace(TWO_LEVELS, shape=(1, 2, 4), background=None), patch_size=2
+    ),
+    "two coloured patches": replace(PATCHES, data=replace(PATCHES.data, shape=(3, 2, 1))),
+    "a coloured patch without background": replace(
+        PATCHES, data=make_spec(2, 2, levels=2, channels=3, background=None), patch_size=2
+    ),
     "four patches of one pixel": SPACE,
     "one patch of four pixels": replace(SPACE, patch_size=2),
     "four patches of four pixels": replace(SPACE, patch_size=2, data=make_spec(4, 2, levels=2)),
@@ -115,7 +142,7 @@ SPACES = {
 }
 
 
-def random_model(config: PatchConfig | PixelConfig):
+def random_model(config):
     """Weights far from where they start, so that every part has its say."""
     torch.manual_seed(1)
     model = config.build().eval()
@@ -125,10 +152,10 @@ def random_model(config: PatchConfig | PixelConfig):
     return model
 
 
-def all_images(config: PatchConfig | PixelConfig) -> torch.Tensor:
-    num_pixels = config.image_size**2
-    images = list(product(range(config.num_levels), repeat=num_pixels))
-    return torch.tensor(images, dtype=torch.uint8).view(-1, 1, *[config.image_size] * 2)
+def all_images(config) -> torch.Tensor:
+    """Every image of a space; read as digits in base ``num_levels`` they count up from 0."""
+    values = product(range(config.num_levels), repeat=math.prod(config.image_shape))
+    return torch.tensor(list(values), dtype=torch.uint8).view(-1, *config.image_shape)
 
 
 # --- runs ---
@@ -150,7 +177,7 @@ BARS = make_bars()
 RECIPE = Recipe(
     "tiny",
     replace(
-        TINY_PATCH,
+        TINY_LAW,
         data=make_spec(8, 3, levels=4),
         mlp_dim=32,
         head_mlp_dim=32,

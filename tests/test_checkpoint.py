@@ -140,7 +140,7 @@ def test_foreign_files(tmp_path, saved):
 
 
 def test_unknown_family(saved):
-    with pytest.raises(ValueError, match="family 'gan', expected one of patch-law"):
+    with pytest.raises(ValueError, match="family 'gan', expected one of patch, patch-law"):
         checkpoint.load(rewritten(saved, family="gan"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY_PATCH, make_spec
+from helpers import TINY_LAW, make_spec
 from PIL import Image
 
 import mnist_transformer
@@ -140,7 +140,7 @@ def test_classes_have_names_where_they_are_not_digits(
 ) -> None:
     names = ("plane", "cat", "dog", "T-shirt/top")
     spec = replace(make_spec(), class_names=names)
-    checkpoint.save(replace(TINY_PATCH, data=spec).build(), Path("named.safetensors"))
+    checkpoint.save(replace(TINY_LAW, data=spec).build(), Path("named.safetensors"))
     flags = ["--model", "named.safetensors"]
     assert cli.main(["draw", "cat, T-shirt/top", "--n", "2", *flags]) == 0
     model = mnist_transformer.load("named.safetensors", "cpu")
@@ -301,7 +301,7 @@ def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe = Recipe("tiny", TINY_PATCH, dataset="mnist-5k", batch_size=16, epochs=0.01)
+    recipe = Recipe("tiny", TINY_LAW, dataset="mnist-5k", batch_size=16, epochs=0.01)
     monkeypatch.setitem(RECIPES, "tiny", recipe)
     return recipe
 

@@ -1,8 +1,10 @@
 """What every family promises, on tiny images: see models/base.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers import TINY, moved
+from helpers import TINY, make_spec, moved
 
 from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
@@ -22,9 +24,13 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(params=TINY, ids=str)
+IN_COLOUR = make_spec(8, 3, levels=16, channels=3, background=None)
+CASES = TINY | {"patch in colour": replace(TINY["patch"], data=IN_COLOUR)}
+
+
+@pytest.fixture(params=CASES, ids=str)
 def model(request) -> GenerativeModel:
-    return moved(TINY[request.param])
+    return moved(CASES[request.param])
 
 
 @pytest.fixture

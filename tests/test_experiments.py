@@ -9,7 +9,7 @@ import torch
 from helpers import (
     SPACES,
     TINY,
-    TINY_PATCH,
+    TINY_LAW,
     TINY_PROMPTED,
     all_images,
     make_digits,
@@ -47,7 +47,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     monkeypatch.setattr(evaluate, "load_judge", lambda spec: ClassifierConfig(spec).build())
-    tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_PATCH, batch_size=16)
+    tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_LAW, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
     for name in ("ddpm", "mar"):
         model = replace(TINY[name], data=replace(MNIST, num_levels=TINY[name].num_levels))
@@ -255,7 +255,7 @@ def test_steps_of_diffusion(small_world: Path, tmp_path: Path) -> None:
 
 def test_inpainting(small_world: Path, tmp_path: Path) -> None:
     paths = []
-    for name, config in (("patch", TINY_PATCH), ("ddpm", RECIPES["mnist-ddpm"].model)):
+    for name, config in (("patch", TINY_LAW), ("ddpm", RECIPES["mnist-ddpm"].model)):
         paths.append(str(tmp_path / name))
         checkpoint.save(config.build(), paths[-1], recipe=f"mnist-{name}")
     folder = small_world.parent / "inpainting"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import TINY_PATCH
+from helpers import TINY_LAW
 
 from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.training.info import RunInfo, read_info
@@ -38,7 +38,7 @@ OLD = {
 
 def test_notes_come_back_typed(tmp_path):
     path = tmp_path / "model.safetensors"
-    checkpoint.save(TINY_PATCH.build(), path, **INFO.to_notes())
+    checkpoint.save(TINY_LAW.build(), path, **INFO.to_notes())
     assert read_info(path) == INFO
     checkpoint.ship(path, tmp_path / "shipped")
     assert read_info(tmp_path / "shipped") == INFO
@@ -49,7 +49,7 @@ def test_string_notes_are_read_too():
 
 
 def test_what_is_not_noted_is_none(tmp_path):
-    checkpoint.save(TINY_PATCH.build(), tmp_path / "some.safetensors", validation="12")
+    checkpoint.save(TINY_LAW.build(), tmp_path / "some.safetensors", validation="12")
     assert read_info(tmp_path / "some.safetensors") == RunInfo("some", validation="12")
 
 

@@ -1,6 +1,8 @@
 """Exact likelihood: over ALL images of a tiny space the probabilities sum to one, and what is
 drawn follows them."""
 
+import math
+
 import pytest
 import torch
 from helpers import SPACES, all_images, random_model
@@ -10,6 +12,10 @@ from mnist_transformer.networks.drawing import adjust_logits, draw_categorical
 from mnist_transformer.options import Sampling
 
 DRAWN = [
+    "patches of one pixel",
+    "one patch with background 1",
+    "two coloured patches",
+    "a coloured patch without background",
     "four patches of one pixel",
     "four patches of one pixel, by law",
     "one patch of four pixels",
@@ -18,10 +24,17 @@ DRAWN = [
 ]
 
 
-@pytest.mark.parametrize("config", SPACES.values(), ids=SPACES.keys())
-@pytest.mark.parametrize("label", [0, 1, None])
-def test_probabilities_of_all_images_sum_to_one(config, label):
-    model, images = random_model(config), all_images(config)
+LABELS = [
+    (name, label)
+    for name, config in SPACES.items()
+    # The larger spaces take their time.
+    for label in ([1] if math.prod(config.image_shape) > 12 else [0, 1, None])
+]
+
+
+@pytest.mark.parametrize(("name", "label"), LABELS)
+def test_probabilities_of_all_images_sum_to_one(name, label):
+    model, images = random_model(SPACES[name]), all_images(SPACES[name])
     total = 0.0
     with torch.no_grad():
         for batch in images.split(8192):
@@ -40,7 +53,7 @@ def test_drawn_frequencies_follow_the_likelihood(name, label):
     with torch.no_grad():
         probability = (-model.nll(images, cond).double()).exp()
     drawn = model.sample(None if label is None else [label] * num_draws, range(num_draws))
-    place = config.num_levels ** torch.arange(config.image_size**2 - 1, -1, -1)
+    place = config.num_levels ** torch.arange(images[0].numel() - 1, -1, -1)
     counts = torch.bincount((drawn.flatten(1).long() * place).sum(-1), minlength=len(images))
     expected = probability * num_draws / probability.sum()
     rare = expected < 5  # the chi-square test wants five or more in each cell: pool the rest
@@ -50,24 +63,6 @@ def test_drawn_frequencies_follow_the_likelihood(name, label):
         pooled_expected.append(expected[rare].sum().item())
     assert len(pooled) > 20
     assert chisquare(pooled, pooled_expected).pvalue > 1e-3
-
-
-def test_the_future_does_not_change_an_earlier_patch():
-    """Changing the last patch leaves the likelihood of the patches before it as it was."""
-    config = SPACES["four patches of four pixels"]
-    model = random_model(config)
-    torch.manual_seed(0)
-    images = torch.randint(0, 2, (1, 1, 4, 4), dtype=torch.uint8)
-    values = model.around.values(model.around.pad(images))
-    changed = images.clone()
-    changed[..., 2:, 2:] = 1 - changed[..., 2:, 2:]
-    other = model.around.values(model.around.pad(changed))
-    num_before = model.around.num_before
-    assert torch.equal(values[..., :num_before], other[..., :num_before])
-    weight = model.head.window_weight()  # (S, I, ...): pixel i must not read slots i and later
-    for i in range(4):
-        assert weight[num_before + i :, :, i].abs().max() == 0
-        assert i == 0 or weight[num_before : num_before + i, :, i].abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", DRAWN)

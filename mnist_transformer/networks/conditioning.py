@@ -52,3 +52,18 @@ def guide(output: Tensor, guidance: float) -> Tensor:
         return output
     conditional, null = output.chunk(2)
     return null + guidance * (conditional - null)
+
+
+def guidance_free(own: Tensor, null: Tensor, scale: float) -> Tensor:
+    """null + (own - null) / scale: outputs to fit to the data so that ``own`` ends up guided.
+
+    What is fitted becomes the conditional output, so that own becomes null + scale *
+    (conditional - null), and drawing needs no second pass. Guidance-free training (arXiv
+    2501.15420) with its beta fixed at 1 / scale.
+
+    Args:
+        own: with the condition.
+        null: without it, held fixed; it learns from the images whose condition is dropped.
+        scale: the guidance to build in, 1 or more.
+    """
+    return null.detach().lerp(own, 1 / scale)

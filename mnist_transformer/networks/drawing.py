@@ -1,9 +1,9 @@
 """Randomness per image, and drawing a symbol from logits.
 
-Shapes: B images, V values of one symbol.
+Shapes: B images, V values of one symbol, I symbols that are drawn one after another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -74,3 +74,24 @@ def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Ten
     # nonzero probability.
     threshold = uniform_B.clamp(max=1 - 2**-23) * cumulative[:, -1]
     return torch.searchsorted(cumulative, threshold.unsqueeze(-1), right=True).squeeze(-1)
+
+
+def draw_from_guesses(
+    logits_of: Callable[[Tensor], Tensor], uniform_BI: Tensor, how: Sampling
+) -> Tensor:
+    """Symbols (B, I) as if drawn one by one, in fewer passes: predictive sampling (arXiv
+    2002.09928).
+
+    All are drawn at once from a guess of all, and again from the result. Those before the first
+    wrong guess are right, so a result that no longer changes is the one drawn one by one.
+
+    Args:
+        logits_of: logits (B, I, V) of all symbols, each given those before it in (B, I).
+    """
+    guess_BI = torch.zeros_like(uniform_BI, dtype=torch.long)
+    while True:
+        logits = logits_of(guess_BI).flatten(0, 1)
+        drawn_BI = draw_categorical(logits, uniform_BI.flatten(), how).view_as(guess_BI)
+        if torch.equal(drawn_BI[:, :-1], guess_BI[:, :-1]):  # nothing depends on the last one
+            return drawn_BI
+        guess_BI = drawn_BI

@@ -1,0 +1,135 @@
+"""Patch by patch, value by value inside a patch: exact likelihood, one token a patch with ink.
+
+    p(image | class) = prod_t p(blank_t | patches < t) * prod_i p(x_ti | x_t<i, patches < t)
+
+Patches that are all background are blank; only the others become tokens of a causal transformer,
+behind a start token. A patch's token carries what was drawn around the patch, not the patch
+itself; every token carries the class. From the last state and what was drawn nearby, a *gate*
+predicts for each further patch whether it is blank. If not, the *value head* draws its C*s*s
+values one after another. Nothing attends inside a patch, so a patch costs one transformer step,
+and a blank one none. Without a background there is no gate.
+
+Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnist_transformer.models.base import GenerativeModel, evaluating
+from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
+from mnist_transformer.models.patch.draw import Drawing
+from mnist_transformer.models.patch.head import Gate, Neighbourhood, ValueHead, value_features
+from mnist_transformer.models.patch.keep import DrawingAround
+from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free, with_null
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.particles import Particles
+from mnist_transformer.options import Keep, Sampling
+
+
+@dataclass(frozen=True)
+class PatchConfig(BackboneConfig):
+    """Sizes of a patch model. Where the data set has a background, patches may be blank.
+
+    Args:
+        gate_width: the gate's hidden width.
+        head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
+        margin: how many pixels around itself a patch, and a value, sees directly.
+        built_in_guidance: the guidance that the model learns to draw with, see ``pixel_nats``; 1
+            learns the images as they are.
+    """
+
+    patch_size: int = 4
+    gate_width: int = 96
+    head_width: int = 96
+    head_depth: int = 3
+    head_mlp_dim: int = 192
+    margin: int = 4
+    built_in_guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("patch_size", "margin", "built_in_guidance"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        _, height, width = self.image_shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images are {height}x{width}, expected a multiple of patch_size {self.patch_size}"
+            )
+
+    def build(self) -> "Patch":
+        return Patch(self)
+
+
+class Patch(GenerativeModel):
+    """See the module's docstring. Images uint8 (B, C, H, W) with values below ``num_levels``."""
+
+    likelihood = "exact"
+    loss_sums_dims = True
+    honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
+    adamw_modules = ("decoder.gate.output", "decoder.head.output")
+
+    def __init__(self, config: PatchConfig) -> None:
+        super().__init__(config)
+        features, dim = value_features(config.num_levels, config.background), config.dim
+        around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
+        gate = None
+        if config.background is not None:
+            gate = Gate(around, config.background, dim, config.gate_width)
+        sizes = config.head_width, config.head_depth, config.head_mlp_dim
+        head = ValueHead(around, config.num_levels, dim, *sizes)
+        self.decoder = PatchDecoder(around, gate, head, dim)
+        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.transformer = config.transformer(around.num_patches + 1, around.grid[1])
+
+    def logits(self, packed: Packed, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of ``PatchDecoder.logits``, given the classes (B,) of the packed images."""
+        x_MD = packed.x_MD + self.classes(cond).repeat_interleave(packed.length_B, 0)
+        state_MD = self.transformer.side_by_side(x_MD, packed.at_M, packed.length_B)
+        return self.decoder.logits(packed, state_MD)
+
+    def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Nats of each pixel (B, H, W), summed over channels.
+
+        In training they are those of ``guidance_free`` logits, if there is guidance to build in.
+        """
+        packed = self.decoder.lay_out(images)
+        ink_BP, value_NIV = self.logits(packed, cond)
+        scale = self.config.built_in_guidance
+        if self.training and scale != 1:
+            with evaluating(self), torch.no_grad():
+                null = self.logits(packed, torch.full_like(cond, self.classes.null_class))
+            ink_BP = guidance_free(ink_BP, null[0], scale)
+            value_NIV = guidance_free(value_NIV, null[1], scale)
+        return self.decoder.nats(packed, ink_BP, value_NIV)
+
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Sum of ``pixel_nats`` (B,); in training some images lack their class."""
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+
+    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
+        """Exact negative log-likelihood in nats (B,), over all values."""
+        images = self.check_images(images)
+        with evaluating(self):
+            return self.loss(images, self.check_cond(cond, len(images)))
+
+    def sample_steps(
+        self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
+    ) -> Iterator[Tensor]:
+        """A blank canvas, then one a step, in which every image draws its next patch with ink."""
+        num_particles = how.num_particles if keep is not None else 1
+        cond_X = with_null(cond, self.classes.null_class, how.guidance)
+        class_BGD = self.classes.table(cond_X).unflatten(0, (-1, len(cond))).transpose(0, 1)
+        class_RGD = class_BGD.repeat_interleave(num_particles, 0)
+        num_patches, num_own = self.decoder.around.num_patches, self.decoder.around.num_own
+        uniform_RPU = noise.uniform(num_particles, num_patches, 1 + num_own).flatten(0, 1)
+        parts = self.decoder, self.transformer, class_RGD, uniform_RPU, how
+        if keep is None:
+            yield from Drawing(*parts).steps()
+        else:
+            particles = Particles(noise, num_particles, num_patches + 1)
+            yield from DrawingAround(*parts, keep, particles).steps()
