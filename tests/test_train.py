@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_all_its_files(whole):
     out, records = whole
     info = read_info(out / "model.safetensors")
-    assert (info.recipe, info.dataset, info.seed) == ("tiny", "none", 0)
+    assert (info.recipe, info.dataset, info.seed) == ("tiny", "mnist", 0)
     assert (info.images_seen, info.steps) == (40, 5)
     assert info.validation_bits_per_dim > 0
     last = runlog.read_metrics(out / "metrics.jsonl")[-1]

@@ -132,7 +132,7 @@ class _Run:
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.batches = Batches(len(self.data), recipe.batch_size, seed)
         self.state = resume.RunState.start(recipe, len(self.data), model)
-        self.records = Records(out, self.state, dataset.val, accelerator, clock, seed, report)
+        self.records = Records(out, self.state, dataset, accelerator, clock, seed, report)
         self.identity = resume.identity(recipe, model, seed, len(self.data))
         tree, messages = resume.load_newest(out, self.identity)
         if tree is not None:
@@ -232,7 +232,7 @@ class _Run:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
             records, model = self.records, self.state.averaged
-            validation = records.validate(len(records.val))
+            validation = records.validate()
             checkpoint.save(model, self.weights_path, **records.info(validation).to_notes())
             records.redraw()  # after the weights: samples can take minutes
             records.tell(f"finished: {self.weights_path}")

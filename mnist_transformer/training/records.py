@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from mnist_transformer.data import Split
+from mnist_transformer.data import Dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.batches import mix
 from mnist_transformer.training.clock import Clock, Timer
@@ -34,7 +34,7 @@ class Records:
     """The records of a run; processes other than the main one call ``tell`` alone.
 
     Args:
-        val: images to validate on, with random numbers from ``seed``.
+        dataset: what the run is trained on, and validated on with random numbers from ``seed``.
         report: see ``train``.
         losses, durations: of the last steps; the loop appends to them.
         bits_per_dim: of the last validation.
@@ -42,7 +42,7 @@ class Records:
 
     folder: Path
     state: RunState
-    val: Split
+    dataset: Dataset
     accelerator: Accelerator
     clock: Clock
     seed: int
@@ -98,9 +98,9 @@ class Records:
         except OSError as error:
             self.tell(f"could not write the records: {error}")
 
-    def validate(self, num_images: int) -> Validation:
-        """Validate on the first images of the split, always the same ones; may raise OSError."""
-        part = self.val.part(0, num_images)
+    def validate(self, num_images: int | None = None) -> Validation:
+        """Validate on the first images of the split, or on all of them; may raise OSError."""
+        part = self.dataset.val.part(0, num_images or len(self.dataset.val))
         with self.accelerator.autocast():
             found = validate(self.state.averaged, part, mix(self.seed, 3))
         self.bits_per_dim = found.bits_per_dim
@@ -126,7 +126,7 @@ class Records:
         values = [x["loss"] if x["bits_per_dim"] is None else x["bits_per_dim"] for x in found]
         return RunInfo(
             recipe=recipe.name,
-            dataset=recipe.dataset,
+            dataset=self.dataset.spec.name,
             images_seen=self.state.images_seen,
             steps=self.state.step,
             seconds=round(self.state.seconds, 1),
