@@ -24,11 +24,7 @@ from mnist_transformer.utils.devices import to_device
 
 
 class Asked(ABC):
-    """A system that can be asked for a number.
-
-    Args:
-        drawer: the model that draws its digits.
-    """
+    """A system that can be asked for a number, and the model that draws its digits."""
 
     def __init__(self, drawer: GenerativeModel) -> None:
         self.drawer = drawer
@@ -46,12 +42,9 @@ class Asked(ABC):
         """The drawer's conditions for the digits of all answers, one after another."""
 
     def answer(self, text: str) -> Digits:
-        """The digits to draw for a text: as read, but () where a rule finds it out of range.
+        """The digits to draw for a text: as ``read``, but () where a rule finds it out of range.
 
         Models misread some of those texts.
-
-        Raises:
-            ValueError: as in ``read``.
         """
         (digits,) = self.read([text])
         return () if is_out_of_range(text) else digits
@@ -63,10 +56,7 @@ class Asked(ABC):
         seeds: Iterable[int],
         how: Sampling | None = None,
     ) -> Iterator[Tensor]:
-        """Stream uint8 canvases (N, C, H, W) of the digits of all answers, one after another.
-
-        Args:
-            seeds: one per digit.
+        """Stream uint8 canvases (N, C, H, W) of the digits of all answers, one seed per digit.
 
         Raises:
             ValueError: as in ``GenerativeModel.steps``.
@@ -137,10 +127,10 @@ def reads_prompts(model: Model) -> bool:
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
-    """A system ready to be asked; arguments as in ``mnist_transformer.load``.
+    """A system ready to be asked; arguments and errors as in ``mnist_transformer.load``.
 
     Raises:
-        ValueError: as there and in ``system_of``, or the model does not read prompts.
+        ValueError: also as in ``system_of``, or the model does not read prompts.
     """
     model = checkpoint.load(loading.find_weights(name_or_path))
     if not reads_prompts(model):

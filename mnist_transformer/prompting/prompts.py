@@ -1,18 +1,16 @@
 """Sentences that ask for a number from 0 to 99, and the rules that read their answer.
 
 "Show me 2 + four" asks for a 6. ``grammar.py`` writes such sentences from templates, and a language
-model may write others (tools/write_prompts.py). This file holds what both need: the record, the
-arithmetic, the pairs of operands held out for tests, and ``parse``, which reads plainly written
-requests by rules.
+model may write others (tools/write_prompts.py).
 """
 
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN
 
 MAX_NUMBER = 99
 MAX_BYTES = 128  # of a prompt in UTF-8
@@ -22,11 +20,11 @@ SCOPE = (
     'that is one itself, such as "Draw a 7" or "Show me 2 + four"'
 )
 
-SMALL = words(
+SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
-)
-TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def number_words(number: int, joint: str = "-") -> str:
@@ -39,9 +37,9 @@ def number_words(number: int, joint: str = "-") -> str:
 
 # Phrases that ``parse`` reads in addition to those of the templates.
 _ALSO_READ = {
-    "sum": ("adding {a} to {b}", "adding {a} and {b}"),
-    "difference": ("subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"),
-    "product": ("multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"),
+    "sum": ["adding {a} to {b}", "adding {a} and {b}"],
+    "difference": ["subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"],
+    "product": ["multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"],
 }
 
 _WORDS = {number_words(n, joint): n for n in range(MAX_NUMBER + 1) for joint in ("-", " ", "")}
@@ -85,7 +83,7 @@ class Prompt:
     @property
     def digits(self) -> tuple[int, ...]:
         """The digits to draw side by side, most significant first; none for a refusal."""
-        return () if self.answer is None else tuple(int(digit) for digit in str(self.answer))
+        return () if self.answer is None else tuple(map(int, str(self.answer)))
 
 
 def compute(operation: str, operands: Sequence[int]) -> int | None:
@@ -108,7 +106,7 @@ def is_held_out(operands: Sequence[int]) -> bool:
 def find_numbers(text: str) -> tuple[str, list[int]]:
     """The text in lower case with # for every number, and the numbers.
 
-    A number that is out of range, broken or written with leading zeros is -1.
+    -1 stands for a number that is out of range, broken or written with leading zeros.
     """
     numbers: list[int] = []
 
@@ -158,16 +156,15 @@ def _plain(marked: str) -> str:
     return " ".join(re.sub(r"[^\w\s#'+*×·÷/^%−–-]", " ", marked).split())
 
 
-@lru_cache(maxsize=1)
+@cache
 def _phrases() -> list[tuple[str, str, int]]:
     """(phrase with # for numbers, operation, order of its operands: 1, or -1 for reversed)."""
     phrases = []
-    for operation in OPERATIONS:
-        templates = [*_ALSO_READ[operation]]
-        for source in (TRAIN, HELD_OUT):
-            templates += source.phrases[operation] + source.sentences[operation]
-        for template in templates:
-            order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1
-            marked = _plain(template.lower().replace("{a}", "#").replace("{b}", "#"))
-            phrases.append((f" {marked} ", operation, order))
+    halves = TRAIN.phrases, TRAIN.sentences, HELD_OUT.phrases, HELD_OUT.sentences
+    for templates_of in (_ALSO_READ, *halves):
+        for operation, templates in templates_of.items():
+            for template in templates:
+                order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1
+                marked = _plain(re.sub("{[ab]}", "#", template))
+                phrases.append((f" {marked.lower()} ", operation, order))
     return phrases
