@@ -6,18 +6,16 @@
     p(answer, images | prompt) = prod_k p(symbol_k | prompt, symbols < k)
                                * prod_k p(image_k | prompt, answer, digit k)
 
-Every token attends to those before it. The state at ASK predicts the ones, the state at a digit
-the next digit to the left or END. So the model learns when to stop, and when to refuse, from END.
-Behind the answer stands the image of one of its digits, with the tokens, gate and pixel head of
-the patch model. The digits of a number are independent given their classes, so each image
-follows the prompt alone and a sequence stays short. All factors are exact. ``nll`` is that of an
-image, given a prompt and its answer.
+The state at ASK predicts the ones, the state at a digit the next digit to the left or END, from
+which the model learns when to stop and when to refuse. The image of one digit follows, with the
+tokens, gate and pixel head of the patch model. The digits of a number are independent given their
+classes, so a sequence holds one image. All factors are exact. ``nll`` is that of an image, given
+a prompt and its answer.
 
 The answer is a token because the class is worth ln 10 = 2.3 of an image's 400 nats, too little to
-learn sums from. An answer counts ``answer_weight`` times as much as a pixel. In training the
-first prompt of an image asks for it; the others, refusals among them, are only read. With
-probability ``class_drop`` an image stands alone, without class and prompt, as guidance needs it.
-A class without a prompt, as ``draw`` gives it, becomes the shortest prompt: its digit.
+learn sums from. In training the first prompt of an image asks for it; the others, refusals among
+them, are only read. With probability ``class_drop`` an image stands alone, without class and
+prompt, as guidance needs it. A class without a prompt becomes the shortest prompt: its digit.
 
 Shapes: as in patch_law/model.py, and: R prompts per image, Q = R * B prompts (the first B ask for
 the images), T tokens of a text, U tokens of all texts, K symbols, V digits and END.
@@ -84,8 +82,8 @@ class Prompted(Patch):
         self.text = nn.Embedding(config.window * (self.vocabulary_size + 1), config.dim)
         nn.init.normal_(self.text.weight, std=0.02)
         self.answer = nn.Linear(config.dim, config.num_classes + 1)
-        nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)
+        for parameter in self.answer.parameters():
+            nn.init.zeros_(parameter)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of the image, and ``answer_weight`` times those of an answer to a prompt (B,)."""
@@ -114,11 +112,7 @@ class Prompted(Patch):
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[str]) -> list[Digits]:
-        """The likeliest digits of each prompt, symbol by symbol; () refuses.
-
-        Raises:
-            ValueError: a prompt that is empty or too long.
-        """
+        """The likeliest digits of each prompt; () refuses. Raises ValueError as ``encode``."""
 
         def logits(prompts: Sequence[str], so_far: list[Digits]) -> Tensor:
             rows = list(map(tokens.encode, prompts, so_far))
@@ -217,18 +211,15 @@ class Prompted(Patch):
         return row_BT.to(self.device)
 
     def with_null(self, cond: Tensor, guidance: float) -> Tensor:
-        if guidance == 1:
-            return cond
         null = torch.full_like(cond, PAD)
         null[:, 0] = self.classes.null_class
-        return torch.cat([cond, null])
+        return cond if guidance == 1 else torch.cat([cond, null])
 
     def class_vectors(self, cond: Tensor) -> Tensor:
         return self.classes.table(cond[:, 0])
 
     def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
-        text_XT = cond[:, 1:]
-        text_XT = text_XT[:, : int((text_XT >= 0).sum(1).max())]
+        text_XT = cond[:, 1 : 1 + int((cond[:, 1:] >= 0).sum(1).max())]
         seen_XT = text_XT >= 0
         if text_XT.shape[1]:
             x_XTD, at_XT = self._lay_out_text(text_XT)

@@ -7,6 +7,7 @@ frozen language model, and a frozen generator draws the digits.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from mnist_transformer.prompting.prompts import is_out_of_range
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 from mnist_transformer.utils.devices import to_device
 
+Texts: TypeAlias = Sequence[str]
+Answers: TypeAlias = Sequence[Digits]
+
 
 class Asked(ABC):
     """A system that can be asked for a number, and the model that draws its digits."""
@@ -30,15 +34,11 @@ class Asked(ABC):
         self.drawer = drawer
 
     @abstractmethod
-    def read(self, texts: Sequence[str]) -> list[Digits]:
-        """The digits that each text asks for; () refuses.
-
-        Raises:
-            ValueError: a text that is empty or too long.
-        """
+    def read(self, texts: Texts) -> list[Digits]:
+        """The digits that each text asks for; () refuses. Raises ValueError as ``encode``."""
 
     @abstractmethod
-    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+    def conditions(self, texts: Texts, answers: Answers) -> Tensor:
         """The drawer's conditions for the digits of all answers, one after another."""
 
     def answer(self, text: str) -> Digits:
@@ -50,11 +50,7 @@ class Asked(ABC):
         return () if is_out_of_range(text) else digits
 
     def steps(
-        self,
-        texts: Sequence[str],
-        answers: Sequence[Digits],
-        seeds: Iterable[int],
-        how: Sampling | None = None,
+        self, texts: Texts, answers: Answers, seeds: Iterable[int], how: Sampling | None = None
     ) -> Iterator[Tensor]:
         """Stream uint8 canvases (N, C, H, W) of the digits of all answers, one seed per digit.
 
@@ -64,11 +60,7 @@ class Asked(ABC):
         return self.drawer.steps(self.conditions(texts, answers), seeds, how)
 
     def draw(
-        self,
-        texts: Sequence[str],
-        answers: Sequence[Digits],
-        seeds: Iterable[int],
-        how: Sampling | None = None,
+        self, texts: Texts, answers: Answers, seeds: Iterable[int], how: Sampling | None = None
     ) -> Tensor:
         """The finished canvas of ``steps``."""
         return self.drawer.sample(self.conditions(texts, answers), seeds, how)
@@ -79,10 +71,10 @@ class FromScratch(Asked):
 
     drawer: Prompted
 
-    def read(self, texts: Sequence[str]) -> list[Digits]:
+    def read(self, texts: Texts) -> list[Digits]:
         return self.drawer.read(texts)
 
-    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+    def conditions(self, texts: Texts, answers: Answers) -> Tensor:
         pairs = zip(texts, answers, strict=True)
         return stack([[digit, *encode(text, digits)] for text, digits in pairs for digit in digits])
 
@@ -94,7 +86,7 @@ class ThroughLLM(Asked):
         super().__init__(drawer)
         self.reader, self.llm = reader, llm
 
-    def read(self, texts: Sequence[str]) -> list[Digits]:
+    def read(self, texts: Texts) -> list[Digits]:
         for text in texts:
             encode(text)  # the same limits
         answers: list[Digits] = []
@@ -104,7 +96,7 @@ class ThroughLLM(Asked):
             answers += self.reader.read(padded.half())  # as training read them
         return answers
 
-    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+    def conditions(self, texts: Texts, answers: Answers) -> Tensor:
         return torch.tensor([digit for digits in answers for digit in digits], dtype=torch.int64)
 
 

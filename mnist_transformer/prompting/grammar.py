@@ -20,7 +20,7 @@ from mnist_transformer.prompting.prompts import (
     is_held_out,
     number_words,
 )
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates, words
 from mnist_transformer.prompting.typos import misspell
 
 SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope")
@@ -28,11 +28,11 @@ SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope
 _ASKING = ("Can you", "Could you", "Would you", "Will you", "Could you please", "Can you please")
 _GREETING = ("Hey,", "Hi,", "OK,", "Hello,", "Now", "So,")
 _THANKING = (" please", ", please", " for me please", ", thanks", ", thank you", " now")
-_COMMANDS = (
+_COMMANDS = words(
     "draw show paint sketch give make write generate create put scribble imagine print display "
     "picture visualise handwrite take try calculate compute work solve evaluate tell add "
     "subtract multiply double find figure"
-).split()
+)
 
 
 def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:

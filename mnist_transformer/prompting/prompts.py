@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
 
 MAX_NUMBER = 99
 MAX_BYTES = 128  # of a prompt in UTF-8
@@ -20,11 +20,11 @@ SCOPE = (
     'that is one itself, such as "Draw a 7" or "Show me 2 + four"'
 )
 
-SMALL = (
+SMALL = words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+)
+TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
 
 
 def number_words(number: int, joint: str = "-") -> str:

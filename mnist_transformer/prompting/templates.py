@@ -1,4 +1,4 @@
-"""The sentences of ``templates.json`` that ``grammar.py`` fills in: some to train on, some held out.
+"""The sentences that ``grammar.py`` fills in: one half to train on, one held out.
 
 Operations are "sum", "difference" and "product". ``{x}`` stands for a number or an expression,
 ``{n}`` for a number, ``{a_n}`` for a number with its article (a 3, an 8), ``{a}``, ``{b}`` and
@@ -42,6 +42,10 @@ class Templates:
         unknown = set(re.findall(r"\{\w*\}", repr(self))) - SLOTS
         if unknown:
             raise ValueError(f"templates hold {unknown}, expected slots of {SLOTS}")
+
+
+def words(text: str) -> list[str]:
+    return text.split()
 
 
 _content = json.loads(files(__package__).joinpath("templates.json").read_text("utf-8"))

@@ -6,13 +6,13 @@ from dataclasses import astuple
 from functools import cache
 
 from mnist_transformer.prompting.prompts import SMALL, TENS
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN
+from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
 
 # Words that decide the answer, which a slip must leave recognisable.
-_KEY_WORDS = (
+_KEY_WORDS = words(
     "plus minus times added adding take taken away less more than from double twice subtract "
     "multiply multiplied total product difference"
-).split()
+)
 _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
