@@ -168,18 +168,14 @@ class Prompted(Patch):
         seen_QT = text_QT >= 0
         x = torch.cat([x_QTD[seen_QT], picture.x_MD + class_MD])
         at = torch.cat([at_QT[seen_QT], picture.at_M])
-        lengths = [*seen_QT.sum(1).tolist(), *picture.length_B.tolist()]
-        pieces = torch.arange(len(x), device=x.device).split(lengths)
-        sequences, drawn = list(pieces[: len(text_QT)]), pieces[len(text_QT) :]
-        # An image follows its prompt; one without a class stands alone.
-        for i, alone in enumerate((label_B == self.classes.null_class).tolist()):
-            if alone:
-                sequences.append(drawn[i])
-            else:
-                sequences[i] = torch.cat([sequences[i], drawn[i]])
-        order = torch.cat(sequences)
-        length_B = torch.tensor([len(sequence) for sequence in sequences if len(sequence)])
-        ordered = self.transformer.side_by_side(x[order], at[order], length_B)
+        # An image joins its prompt's sequence; one without a class has a sequence of its own.
+        prompt_Q = torch.arange(len(text_QT), device=x.device)
+        own_B = prompt_Q[: len(images)] + len(text_QT) * (label_B == self.classes.null_class)
+        sequence = torch.cat([prompt_Q, own_B]).repeat_interleave(
+            torch.cat([seen_QT.sum(1), picture.length_B])
+        )
+        order, length = sequence.argsort(stable=True), sequence.bincount()
+        ordered = self.transformer.side_by_side(x[order], at[order], length[length > 0])
         state = torch.empty_like(ordered).index_copy(0, order, ordered)
         state_UD, state_MD = state.split([len(x) - len(class_MD), len(class_MD)])
         return self.nats_of(picture, *self.logits(picture, state_MD)), state_UD
