@@ -42,8 +42,8 @@ class PromptedConfig(PatchConfig):
     """Sizes of a prompted model; classes are digits.
 
     Args:
-        max_digits: how many digits an answer has at most.
-        window: how many bytes a token carries: its own, and those before it.
+        max_digits: the largest number of digits of an answer.
+        window: number of bytes that a token carries: its own, and those before it.
         answer_weight: the weight of an answer's nats in training, where a pixel's is 1.
     """
 

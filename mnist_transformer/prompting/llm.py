@@ -39,14 +39,10 @@ def weights(model: str) -> Path:
 
 
 class LLM:
-    """A frozen language model up to one of its layers.
-
-    Args:
-        model: the name of its GGUF file.
-        layer: how many layers run, 1 or more.
+    """A frozen language model, named as its GGUF file, up to one of its layers.
 
     Raises:
-        ValueError: the extra is not installed, or the model has fewer layers.
+        ValueError: the extra is not installed, or the model has no such layer.
     """
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
@@ -71,8 +67,8 @@ class LLM:
     @torch.inference_mode()
     def states(self, texts: Sequence[str]) -> list[Tensor]:
         """States of each text's tokens, float32 (T, F) on the CPU, clamped to float16's range."""
-        # All later tokens attend to the first one a little. Its state grows huge and tells
-        # nothing about itself, so a token that no text needs stands there.
+        # All later tokens attend to the first one a little, and its state grows huge: so a token
+        # that no text needs stands there.
         first = self.tokenizer.bos_token_id
         ids = [torch.tensor([first, *self.tokenizer.encode(text)]) for text in texts]
         padded = pad_sequence(ids, batch_first=True, padding_value=first).to(self.device)
