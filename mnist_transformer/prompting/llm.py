@@ -50,14 +50,14 @@ class LLM:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file
         import transformers
 
-        where: Any = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        folder, file = str(path.parent), {"gguf_file": path.name}
         with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
-            config: Any = transformers.AutoConfig.from_pretrained(**where)
+            config: Any = transformers.AutoConfig.from_pretrained(folder, **file)
             last = config.num_hidden_layers
             if not 1 <= layer <= last:
                 raise ValueError(f"layer is {layer}, expected 1 to {last} of {model}")
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(**where)
-            whole: Any = transformers.AutoModel.from_pretrained(**where, dtype=torch.float32)
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **file)
+            whole: Any = transformers.AutoModel.from_pretrained(folder, **file, dtype=torch.float32)
         whole.layers = whole.layers[:layer]
         whole.config.num_hidden_layers = layer
         whole.norm = torch.nn.Identity()  # it belongs behind the last layer
