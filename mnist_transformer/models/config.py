@@ -73,12 +73,7 @@ class BackboneConfig(ModelConfig):
     class_drop: float = 0.1
 
     def transformer(
-        self,
-        num_tokens: int,
-        grid_width: int,
-        *,
-        causal: bool = True,
-        cond_dim: int | None = None,
+        self, num_tokens: int, grid_width: int, *, causal: bool = True, cond_dim: int | None = None
     ) -> Transformer:
         """The transformer of these sizes; arguments as ``Transformer``'s."""
         return Transformer(

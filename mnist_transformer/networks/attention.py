@@ -39,12 +39,7 @@ def attend(
     if causal and num_queries < num_keys:
         mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
     return F.scaled_dot_product_attention(
-        q_BNTK,
-        k_BNSK,
-        v_BNSK,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=causal and mask is None,
+        q_BNTK, k_BNSK, v_BNSK, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
     )
 
 
