@@ -1,12 +1,10 @@
 """Where a token is: seven schemes behind one interface.
 
-A scheme adds a vector to the token (``add``) or rotates queries and keys (``rotate``); what it
-does not do leaves its argument as it is. Two of them do both.
+A scheme adds a vector to the token (``add``), rotates queries and keys (``rotate``), or both.
 
 Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``at`` says where the T tokens are: a slice
-of T consecutive positions, or one position a token, int64 (B, T). Positions lie on a grid in
-raster order: position = row * width + column. ``rotate`` also takes several
-such arguments stacked, (..., B, N, T, K).
+of T consecutive positions, or one position per token, int64 (B, T). Positions lie on a grid in
+raster order: position = row * width + column. ``rotate`` also takes stacks (..., B, N, T, K).
 """
 
 import math
@@ -19,8 +17,8 @@ At = slice | Tensor
 
 
 class Positions(nn.Module):
-    """The interface, and by itself no positions at all: the causal mask is the only signal of
-    them (NoPE, arXiv 2305.19466)."""
+    """The interface, and no positions at all: the causal mask is their only signal (NoPE, arXiv
+    2305.19466)."""
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD
@@ -30,7 +28,7 @@ class Positions(nn.Module):
 
 
 class Learned(Positions):
-    """One learned vector a position."""
+    """One learned vector per position."""
 
     def __init__(self, dim: int, num_tokens: int) -> None:
         super().__init__()
@@ -76,8 +74,7 @@ class Rope(Positions):
         self.register_buffer("sin", angle_TF.sin(), persistent=False)
 
     def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
-        # One angle a token, the same for all heads: turning along the head axis instead would
-        # give every token of a head the same angle, which cancels in q.k.
+        # One angle per token, for all heads: one per head would cancel in q.k.
         cos, sin = (table[at].unsqueeze(-3).to(x_BNTK) for table in (self.cos, self.sin))
         a, b = x_BNTK.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -96,7 +93,7 @@ class AxialRope(Rope):
 
 
 class LearnedAndRope(Positions):
-    """A learned vector a position, and a RoPE besides: where a token is, and how far off."""
+    """A learned vector per position, and a RoPE: where a token is, and how far off."""
 
     def __init__(self, dim: int, num_tokens: int, rope: Rope) -> None:
         super().__init__()
@@ -109,26 +106,22 @@ class LearnedAndRope(Positions):
         return self.rope.rotate(x_BNTK, at)
 
 
-# How each scheme is made from (dim, head_dim, num_tokens, grid_width), by name.
+# By name: each scheme of D dim, K head_dim, T tokens on a grid W wide.
 POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
-    "learned": lambda dim, head_dim, tokens, width: Learned(dim, tokens),
-    "sinusoidal": lambda dim, head_dim, tokens, width: Sinusoidal(dim, tokens),
-    "rope": lambda dim, head_dim, tokens, width: Rope(head_dim, tokens),
-    "axial_rope": lambda dim, head_dim, tokens, width: AxialRope(head_dim, tokens, width),
-    "learned_rope": lambda dim, head_dim, tokens, width: LearnedAndRope(
-        dim, tokens, Rope(head_dim, tokens)
-    ),
-    "learned_axial_rope": lambda dim, head_dim, tokens, width: LearnedAndRope(
-        dim, tokens, AxialRope(head_dim, tokens, width)
-    ),
-    "none": lambda dim, head_dim, tokens, width: Positions(),
+    "learned": lambda D, K, T, W: Learned(D, T),
+    "sinusoidal": lambda D, K, T, W: Sinusoidal(D, T),
+    "rope": lambda D, K, T, W: Rope(K, T),
+    "axial_rope": lambda D, K, T, W: AxialRope(K, T, W),
+    "learned_rope": lambda D, K, T, W: LearnedAndRope(D, T, Rope(K, T)),
+    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, T, AxialRope(K, T, W)),
+    "none": lambda D, K, T, W: Positions(),
 }
 
 
 def make_positions(
     scheme: str, *, dim: int, head_dim: int, num_tokens: int, grid_width: int
 ) -> Positions:
-    """The scheme by name, for ``num_tokens`` tokens on a grid ``grid_width`` wide."""
+    """The scheme of a name, or ValueError."""
     if scheme not in POSITIONS:
         raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
     return POSITIONS[scheme](dim, head_dim, num_tokens, grid_width)
