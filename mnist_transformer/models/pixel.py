@@ -5,9 +5,9 @@
 A causal transformer reads the class and then the pixels, each grey level a token of its own
 (as in Image GPT, Chen et al., "Generative pretraining from pixels", ICML 2020, without its
 palette of 512 colours). The token at t carries pixel t - 1, stands at the position of pixel t,
-and its state is a softmax over the grey levels of pixel t; token 0 carries the class. Classes
-and levels have vocabularies of their own, so no probability is lost on drawing a class. The last
-pixel is nobody's past, hence T tokens for T pixels and a class.
+and predicts a softmax over the grey levels of pixel t; token 0 carries the class. Classes and
+levels have separate vocabularies, so no probability is lost on drawing a class. No token follows
+the last pixel, hence T tokens for T pixels and a class.
 
 Shapes: B batch, T pixels, V grey levels, D dim; in drawing R rows (K particles an image) and X
 the cache's batch (2R with guidance, else R).
@@ -31,10 +31,7 @@ from mnist_transformer.options import Keep, Sampling
 
 @dataclass(frozen=True)
 class PixelConfig(BackboneConfig):
-    """Sizes of a pixel model.
-
-    The scheme of positions is the best of docs/positions.md.
-    """
+    """Sizes of a pixel model; the scheme of positions is the best of docs/positions.md."""
 
     dim: int = 256
     mlp_dim: int = 1024
@@ -91,11 +88,7 @@ class Pixel(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """One canvas a row of pixels; K particles an image around kept ones (particles.py).
-
-        A canvas a pixel would be hundreds of copies of the whole batch, and more frames than
-        anybody looks at.
-        """
+        """One canvas per row of pixels; K particles per image around kept ones (particles.py)."""
         width, num_particles = self.config.image_size, how.num_particles if keep else 1
         uniform_RT = noise.uniform(num_particles, self.num_pixels).flatten(0, 1)
         particles = Particles(noise, num_particles, width)

@@ -20,7 +20,8 @@ class Unmasking:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"unmasking is {self.schedule!r}, expected {' or '.join(SCHEDULES)}")
+            known = ", ".join(SCHEDULES)
+            raise ValueError(f"unmasking is {self.schedule!r}, expected one of {known}")
 
     def unknown_share(self, u: Tensor) -> Tensor:
         return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u
