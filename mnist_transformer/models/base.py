@@ -232,16 +232,15 @@ class GenerativeModel(Model):
         if not len(noise):
             return
         with evaluating(self):
-            steps = self.sample_steps(cond, noise, how, keep)
-            while True:
-                # Once per step: a waiting generator must not leave the mode on in its caller.
-                with torch.inference_mode():
-                    canvas = next(steps, None)
-                if canvas is None:
-                    return
+            for canvas in _without_gradients(self.sample_steps(cond, noise, how, keep)):
                 if keep is not None:
                     canvas = torch.where(keep.mask, keep.images, canvas)
                 yield canvas.cpu().clone()
+
+
+@torch.inference_mode()  # on within each step alone: a waiting generator leaves its caller's mode
+def _without_gradients(steps: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield from steps
 
 
 @runtime_checkable

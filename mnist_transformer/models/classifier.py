@@ -21,7 +21,7 @@ from mnist_transformer.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class ClassifierConfig(ModelConfig):
-    """Shape of the network and strength of its training distortions.
+    """Width of the network and strength of its training distortions.
 
     Args:
         width: channels of the first stage; there are 4 * width features.

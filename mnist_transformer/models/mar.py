@@ -69,13 +69,9 @@ class MARConfig(DiffusionConfig):
             raise ValueError(
                 f"min_mask_ratio is {self.min_mask_ratio}, expected a number in [0, 1)"
             )
-        if self.num_steps > self.num_patches:
-            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.num_patches}")
+        if self.num_steps > self.grid**2:
+            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
         Unmasking(self.unmasking)  # raises if there is none
-
-    @property
-    def num_patches(self) -> int:
-        return self.grid**2
 
     def build(self) -> "MAR":
         return MAR(self)
@@ -91,7 +87,7 @@ class MAR(GenerativeModel):
     def __init__(self, config: MARConfig) -> None:
         super().__init__(config)
         self.diffusion, self.unmasking = config.diffusion, Unmasking(config.unmasking)
-        self.num_patches = self.max_steps = config.num_patches  # one per step at least
+        self.num_patches = self.max_steps = config.grid**2  # one per step at least
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
@@ -99,13 +95,8 @@ class MAR(GenerativeModel):
         gated = config.blank_gate and config.background is not None
         self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
         self.gate = nn.Linear(config.dim, 1) if gated else None
-        self.head = DiffusionHead(
-            config.patch_pixels,
-            config.dim,
-            width=config.head_width,
-            depth=config.head_depth,
-            mlp_dim=config.head_mlp_dim,
-        )
+        sizes = config.head_width, config.head_depth, config.head_mlp_dim
+        self.head = DiffusionHead(config.patch_pixels, config.dim, *sizes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Of each masked patch the gate's nats and the head's error per pixel; their sum / P, (B,).
@@ -123,9 +114,7 @@ class MAR(GenerativeModel):
         else:
             inked_N = (x0_NI != self.blank).any(-1)
             gate_N = self.gate(z_ND).squeeze(-1).float()
-            losses_N = F.binary_cross_entropy_with_logits(
-                gate_N, inked_N.to(gate_N.dtype), reduction="none"
-            )
+            losses_N = F.binary_cross_entropy_with_logits(gate_N, inked_N.float(), reduction="none")
             errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N])
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)

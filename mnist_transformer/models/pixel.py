@@ -65,7 +65,7 @@ class Pixel(GenerativeModel):
         nn.init.zeros_(self.output.weight)
 
     def logits(self, values_BT: Tensor, cond_B: Tensor) -> Tensor:
-        """Logits (B, T, V) of every pixel, given the class and the pixels before it."""
+        """Logits (B, T, V) of every pixel, given the class and earlier pixels."""
         x_BTD = torch.cat([self.classes(cond_B)[:, None], self.levels(values_BT[:, :-1])], dim=1)
         return self.output(self.transformer(x_BTD))
 
@@ -99,9 +99,8 @@ class Pixel(GenerativeModel):
                 x.flatten(1).repeat_interleave(num_particles, 0)
                 for x in (keep.images.long(), keep.mask)
             )
-        cond_X = with_null(
-            cond.repeat_interleave(num_particles), self.classes.null_class, how.guidance
-        )
+        cond_R = cond.repeat_interleave(num_particles)
+        cond_X = with_null(cond_R, self.classes.null_class, how.guidance)
         num_passes = len(cond_X) // len(rows_R)  # 2 with guidance: class, null class
         cache = KVCache(self.transformer, len(cond_X), device=self.device)
         x_XD = self.classes(cond_X)
@@ -119,7 +118,6 @@ class Pixel(GenerativeModel):
                 if parent_R is not None:
                     pixels_RT, drawn_R = pixels_RT[parent_R], drawn_R[parent_R]
                     cache.select(torch.cat([parent_R + i * len(rows_R) for i in range(num_passes)]))
-                last = t + 1 == self.num_pixels
-                chosen_B = particles.choose() if last else particles.best()
+                chosen_B = particles.choose() if t + 1 == self.num_pixels else particles.best()
                 yield pixels_RT[chosen_B].unflatten(1, self.image_shape)
             x_XD = self.levels(drawn_R).repeat(num_passes, 1)

@@ -183,8 +183,7 @@ class Var(GenerativeModel):
     ) -> Tensor:
         features_BGC, whole_BG1 = kept
         if self.raster:
-            span = self.spans[step]
-            left_BSC, whole_BS1 = features_BGC[:, span], whole_BG1[:, span]
+            left_BSC, whole_BS1 = (x[:, self.spans[step]] for x in kept)
         else:
             left_BSC = self.tokenizer.pool(features_BGC - total_BGC, step)
             whole_BS1 = self.tokenizer.pool(whole_BG1, step)

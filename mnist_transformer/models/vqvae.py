@@ -158,12 +158,20 @@ class VQVAE(Model):
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes int64 (B, T), each in [0, V), of uint8 images (B, C, H, W)."""
-        codes_BT, _ = self._quantize(self.features(images), learn=False)
-        return codes_BT
+        return self._quantize(self.features(images), learn=False)[0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
-        return self.render(self.totals(self._check_codes(codes))[-1])
+        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
+        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
+            raise ValueError(
+                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
+                f"expected torch.int64 of shape (B, {num_tokens})"
+            )
+        wrong = codes[(codes < 0) | (codes > largest)]
+        if len(wrong):
+            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
+        return self.render(self.totals(codes.to(self.device))[-1])
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Encode and decode."""
@@ -172,7 +180,7 @@ class VQVAE(Model):
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """``code_usage`` of every scale over all these images."""
         codes = in_batches(self, self.encode, images).long()
-        figures = {}
+        figures: dict[str, float] = {}
         for scale, ids in zip(self.config.scales, self.by_scale(codes), strict=True):
             values = code_usage(ids, self.config.codebook_size)
             figures |= {
@@ -184,7 +192,7 @@ class VQVAE(Model):
     # --- the parts, for a model over the codes ---
 
     def by_scale(self, x_BT: Tensor) -> tuple[Tensor, ...]:
-        """Views (B, S, ...) of a tensor (B, T, ...), coarse to fine."""
+        """Views (B, S, ...) of x (B, T, ...), coarse to fine."""
         return x_BT.split([scale * scale for scale in self.config.scales], dim=1)
 
     def features(self, images: Tensor) -> Tensor:
@@ -235,15 +243,3 @@ class VQVAE(Model):
 
     def _decoded(self, total_BGC: Tensor) -> Tensor:
         return self.decoder(total_BGC.mT.unflatten(-1, (self.config.grid, self.config.grid)))
-
-    def _check_codes(self, codes: Tensor) -> Tensor:
-        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
-        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
-            raise ValueError(
-                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
-                f"expected torch.int64 of shape (B, {num_tokens})"
-            )
-        wrong = codes[(codes < 0) | (codes > largest)]
-        if len(wrong):
-            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
-        return codes.to(self.device)

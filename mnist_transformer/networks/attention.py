@@ -113,10 +113,18 @@ def attend_packed(
     dropout: float = 0.0,
 ) -> Tensor:
     """``attend`` within each sequence: by one kernel in half precision on CUDA, else a loop."""
-    if _has_packed_kernel(q_BNTK) and not dropout:
-        return _by_packed_kernel(q_BNTK, k_BNTK, v_BNTK, packing, causal)
-    sequences = zip(*(x.split(packing.lengths, 2) for x in (q_BNTK, k_BNTK, v_BNTK)), strict=True)
-    return torch.cat([attend(*x, causal=causal, dropout=dropout) for x in sequences], 2)
+    qkv = q_BNTK, k_BNTK, v_BNTK
+    if dropout or not _has_packed_kernel(q_BNTK):
+        sequences = zip(*(x.split(packing.lengths, 2) for x in qkv), strict=True)
+        return torch.cat([attend(*x, causal=causal, dropout=dropout) for x in sequences], 2)
+    from torch.nn.attention.varlen import varlen_attn
+
+    q_TNK, k_TNK, v_TNK = (x.squeeze(0).transpose(0, 1) for x in qkv)
+    bounds, longest = packing.bounds, max(packing.lengths)
+    window = (-1, 0 if causal else -1)  # numbers of keys before and after a token's own; -1: all
+    y_TNK = varlen_attn(q_TNK, k_TNK, v_TNK, bounds, bounds, longest, longest, window_size=window)
+    assert isinstance(y_TNK, Tensor)
+    return y_TNK.transpose(0, 1).unsqueeze(0)
 
 
 def _has_packed_kernel(q_BNTK: Tensor) -> bool:
@@ -124,16 +132,3 @@ def _has_packed_kernel(q_BNTK: Tensor) -> bool:
     fits = q_BNTK.shape[-1] % 8 == 0 and q_BNTK.shape[-1] <= 256
     half = q_BNTK.dtype in (torch.bfloat16, torch.float16)
     return q_BNTK.device.type == "cuda" and half and fits and torch.__version__ >= "2.11"
-
-
-def _by_packed_kernel(
-    q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, packing: Packing, causal: bool
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    q_TNK, k_TNK, v_TNK = (x.squeeze(0).transpose(0, 1) for x in (q_BNTK, k_BNTK, v_BNTK))
-    bounds, longest = packing.bounds, max(packing.lengths)
-    window = (-1, 0 if causal else -1)  # numbers of keys before and after a token's own; -1: all
-    y_TNK = varlen_attn(q_TNK, k_TNK, v_TNK, bounds, bounds, longest, longest, window_size=window)
-    assert isinstance(y_TNK, Tensor)
-    return y_TNK.transpose(0, 1).unsqueeze(0)

@@ -19,7 +19,7 @@ class DiffusionHead(nn.Module):
     """
 
     def __init__(
-        self, num_pixels: int, state_dim: int, *, width: int, depth: int, mlp_dim: int
+        self, num_pixels: int, state_dim: int, width: int, depth: int, mlp_dim: int
     ) -> None:
         super().__init__()
         self.num_chunks = 3 * depth + 2

@@ -27,21 +27,25 @@ class Positions(nn.Module):
         return x_BNTK
 
 
-class Learned(Positions):
+class Added(Positions):
+    """A vector per position, in a table (T, D)."""
+
+    table: Tensor
+
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
+        return x_BTD + self.table[at].to(x_BTD.dtype)
+
+
+class Learned(Added):
     """One learned vector per position."""
 
     def __init__(self, dim: int, num_tokens: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
 
-    def add(self, x_BTD: Tensor, at: At) -> Tensor:
-        return x_BTD + self.table[at].to(x_BTD.dtype)
 
-
-class Sinusoidal(Positions):
+class Sinusoidal(Added):
     """Fixed sines and cosines of the position (arXiv 1706.03762, section 3.5)."""
-
-    table: Tensor
 
     def __init__(self, dim: int, num_tokens: int) -> None:
         super().__init__()
@@ -49,9 +53,6 @@ class Sinusoidal(Positions):
         table = torch.cat([angle_TF.sin(), angle_TF.cos()], dim=-1)
         table = nn.functional.pad(table, (0, dim - table.shape[1]))
         self.register_buffer("table", table, persistent=False)
-
-    def add(self, x_BTD: Tensor, at: At) -> Tensor:
-        return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
 class Rope(Positions):

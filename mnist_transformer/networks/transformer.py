@@ -180,6 +180,7 @@ class Transformer(nn.Module):
 
     Args:
         dim, mlp_dim: width of a token, and of the MLPs' hidden layer.
+        depth: number of blocks.
         num_tokens: the longest sequence, on a grid ``grid_width`` wide in raster order.
         positions: a name of ``positions.POSITIONS``.
         causal: whether a token sees itself and earlier ones only.
@@ -229,8 +230,8 @@ class Transformer(nn.Module):
             cond: (B, C), or (B, T, C) for one per token; required with ``cond_dim``.
             packing: the T tokens are packed sequences; a token sees its own only. Ignores ``mask``.
         """
-        start = cache.length if cache is not None else 0
         if at is None:
+            start = cache.length if cache is not None else 0
             at = slice(start, start + x_BTD.shape[1])
         if cond is not None and cond.ndim == 2:
             cond = cond[:, None]

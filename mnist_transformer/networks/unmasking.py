@@ -47,7 +47,7 @@ class Unmasking:
         bounds = []
         for step in range(num_steps + 1):
             share = self.unknown_share(torch.tensor(step / num_steps)).to(unknown_B.device)
-            # The share of a whole number of tokens may come out a rounding error below it.
+            # 1e-4 covers rounding errors of whole numbers.
             drawn_B = unknown_B - (unknown_B * share + 1e-4).floor().long()
             at_least = unknown_B.clamp(max=step)
             at_most = torch.maximum(unknown_B - (num_steps - step), at_least)
