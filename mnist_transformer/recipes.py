@@ -22,7 +22,7 @@ class Recipe:
 
     Args:
         model: the family's frozen config.
-        batch_size: images a step over all processes.
+        batch_size: images per step over all processes.
         muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
         muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
             by as many times its rate. At 1, as published, that is a third of a step on a CPU.

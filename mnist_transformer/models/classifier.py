@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the judge of drawn digits, trained by this project.
+"""A small convolutional classifier: the judge of drawn images.
 
 Its predictions give the class agreement of a generative model; its penultimate activations are
 the feature space of ``fd_cnn``, precision and recall. Trained with small random affine distortions,

@@ -62,7 +62,6 @@ class BackboneConfig(ModelConfig):
     Args:
         positions: a name of ``positions.POSITIONS``. RoPE wants dim / num_heads to be a multiple
             of 2, axial RoPE of 4.
-        dropout: of the transformer's branches and attention weights, in training.
         class_drop: share of training images that are shown without their class.
     """
 
@@ -117,7 +116,7 @@ class DiffusionConfig(BackboneConfig):
         return self.image_size // self.patch_size
 
     @property
-    def patch_pixels(self) -> int:
+    def num_patch_pixels(self) -> int:
         """C * patch_size^2."""
         return self.channels * self.patch_size**2
 

@@ -70,7 +70,7 @@ class DDPM(GenerativeModel):
     def __init__(self, config: DDPMConfig) -> None:
         super().__init__(config)
         self.diffusion = config.diffusion
-        self.embed = nn.Linear(config.patch_pixels, config.dim)
+        self.embed = nn.Linear(config.num_patch_pixels, config.dim)
         # As large as the time's features beside it: the norms' modulation is its only way in.
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=0.5)
         self.time = nn.Sequential(
@@ -79,7 +79,7 @@ class DDPM(GenerativeModel):
         self.transformer = config.transformer(
             config.grid**2, config.grid, causal=False, cond_dim=config.dim
         )
-        self.output = nn.Linear(config.dim, config.patch_pixels)
+        self.output = nn.Linear(config.dim, config.num_patch_pixels)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -110,7 +110,7 @@ class DDPM(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """One canvas a step. Around kept pixels every step is made several times (RePaint)."""
+        """One canvas per step. Around kept pixels each step is repeated (RePaint)."""
         low, high = how.guidance_interval
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class MAR(GenerativeModel):
         self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
         self.gate = nn.Linear(config.dim, 1) if gated else None
         sizes = config.head_width, config.head_depth, config.head_mlp_dim
-        self.head = DiffusionHead(config.patch_pixels, config.dim, *sizes)
+        self.head = DiffusionHead(config.num_patch_pixels, config.dim, *sizes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Of each masked patch the gate's nats and the head's error per pixel; their sum / P, (B,).
@@ -210,7 +210,7 @@ class MAR(GenerativeModel):
     def _normal(self, noise: Noise, chosen_N: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Noise (N, I) for the chosen patches, or (B, P, I)."""
         # Drawn for all: an image's next numbers must not depend on how many were chosen.
-        x_BPI = noise.normal(self.num_patches, self.config.patch_pixels)
+        x_BPI = noise.normal(self.num_patches, self.config.num_patch_pixels)
         return x_BPI if chosen_N is None else x_BPI[chosen_N]
 
     def _draw(

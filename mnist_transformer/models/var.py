@@ -105,7 +105,7 @@ class Var(GenerativeModel):
         self.tokenizer.load_state_dict(tokenizer.state_dict())
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Cross-entropy of the images' codes in nats a code, float32 (B,)."""
+        """Cross-entropy of the images' codes in nats per code, float32 (B,)."""
         # Encoding is cheap beside the transformer; in float32 an image's codes are the same
         # wherever it is trained.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):

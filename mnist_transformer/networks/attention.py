@@ -51,7 +51,7 @@ def plain_attention(
     mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """The definition, written out: arXiv 1706.03762, equation 1."""
+    """``attend`` by the definition, written out."""
     num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
     scores = (q_BNTK * q_BNTK.shape[-1] ** -0.5) @ k_BNSK.transpose(-1, -2)
     if causal and mask is None and num_queries > 1:

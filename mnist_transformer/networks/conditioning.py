@@ -23,7 +23,7 @@ class ClassEmbedding(nn.Module):
         return self.table(self.with_drops(cond_B))
 
     def with_drops(self, cond_B: Tensor) -> Tensor:
-        """The classes, in training some of them replaced by the null class."""
+        """The classes (B,); in training some are replaced by the null class."""
         if self.training and self.drop:
             # Drawn on the CPU, so that one seed gives the same drops on every device.
             dropped = (torch.rand(cond_B.shape) < self.drop).to(cond_B.device)

@@ -57,13 +57,13 @@ def adjust_logits(logits_BV: Tensor, how: Sampling) -> Tensor:
 
 
 def log_prob(logits_BV: Tensor, value_B: Tensor, how: Sampling) -> Tensor:
-    """Log-probability (B,) of one symbol a row: at the temperature, before top-k and nucleus."""
+    """Log-probability (B,) of one symbol per row: at the temperature, before top-k and nucleus."""
     log_prob_BV = (logits_BV.float() / how.temperature).log_softmax(-1)
     return log_prob_BV.gather(-1, value_B[:, None]).squeeze(-1)
 
 
 def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Tensor:
-    """Draw one symbol a row by inverting the cumulative distribution: int64 (B,).
+    """Draw one symbol per row by inverting the cumulative distribution: int64 (B,).
 
     One uniform number decides one symbol, so the result depends on its own image's seed only.
     """

@@ -56,7 +56,7 @@ class Particles:
         return self._rows(self.log_weight_BK.argmax(-1, keepdim=True)).squeeze(-1)
 
     def choose(self) -> Tensor:
-        """One row an image (B,), drawn by weight."""
+        """One row per image (B,), drawn by weight."""
         return self._rows(self._pick(self._weights(), self._uniform_BE[:, -1:])).squeeze(-1)
 
     def _weights(self) -> Tensor:

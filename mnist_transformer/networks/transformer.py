@@ -99,7 +99,7 @@ class Attention(nn.Module):
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        # Both at once: at one token a step, what counts is how many operations there are.
+        # Both at once: with one token per step the number of operations counts.
         qk = positions.rotate(rms_norm(torch.stack([q_BNTK, k_BNTK])), run.at)
         q_BNTK, k_BNTK = qk.unbind()
         if run.cache is not None:
