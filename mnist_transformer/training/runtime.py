@@ -1,7 +1,6 @@
-"""The ground of a run: its recipe, tokenizer, device, precision, processes and stop signals.
+"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals.
 
-accelerate chooses the processes; this module chooses device and precision, and says in one
-sentence if either is wrong.
+accelerate chooses the processes; this module chooses device and precision.
 """
 
 import math
@@ -24,6 +23,37 @@ from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.utils.devices import fast_dtype, find_device
+
+
+class Clock:
+    """Seconds of a run, without pauses and the time between its parts.
+
+    Args:
+        now: a clock that never goes back, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now, self._zero = now, now()
+
+    def read(self) -> float:
+        return self.now() - self._zero
+
+    def set(self, seconds: float) -> None:
+        """Make this moment so many seconds of the run."""
+        self._zero = self.now() - seconds
+
+
+@dataclass
+class Timer:
+    """Is due every so many seconds of the run, counted from ``last``."""
+
+    every: float
+    last: float
+
+    def due(self, seconds: float) -> bool:
+        is_due = seconds - self.last >= self.every
+        self.last = seconds if is_due else self.last
+        return is_due
 
 
 def override(
@@ -69,7 +99,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
             f"recipe {recipe.name} names the tokenizer {name}, "
             f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
         )
-    if name is None:
+    if name is None or not isinstance(model, UsesTokenizer):
         return
     path = runs / name / "model.safetensors"
     if not path.is_file():
@@ -80,7 +110,6 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
                 f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
                 f"in {runs}: train it first with `mnist-transformer train {name}`"
             ) from error
-    assert isinstance(model, UsesTokenizer)
     model.set_tokenizer(checkpoint.load(path))
 
 

@@ -64,7 +64,7 @@ class RunState:
 
     @property
     def averaged(self) -> Model:
-        """The weights that the run is about: averaged where the recipe says so."""
+        """The model that is validated and kept: with averaged weights if the recipe says so."""
         return self.ema.model if self.ema else self.model
 
     def update(self) -> None:
@@ -77,13 +77,13 @@ class RunState:
     def to_tree(self) -> dict[str, Any]:
         """For ``trees.save_state``; learning rates are left out, as the recipe has them."""
         states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
+        ema = self.ema
         return {
             "step": self.step,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "optimizers": [{str(key): value for key, value in x.items()} for x in states],
-            "ema": self.ema
-            and {"num_updates": self.ema.num_updates, "model": self.ema.model.state_dict()},
+            "ema": ema and {"num_updates": ema.num_updates, "model": ema.model.state_dict()},
         }
 
     def load_tree(self, tree: dict[str, Any]) -> None:
@@ -102,10 +102,14 @@ class RunState:
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
     """What makes two runs the same one, as JSON has it."""
     values = asdict(recipe)
-    config = values.pop("model")
-    values |= {f"model.{name}": value for name, value in config.items()}
+    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
     values |= {"family": checkpoint.family_of(model), "seed": seed, "num_train": num_train}
     return dict(json.loads(json.dumps(values)))
+
+
+def find_states(folder: Path) -> list[Path]:
+    """The states in a folder, newest first."""
+    return sorted(folder.glob("state-*.safetensors"), reverse=True)
 
 
 def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
@@ -114,10 +118,9 @@ def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
     trees.save_state(path, {"run": run, **state.to_tree()})
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
-    kept = [path for path in states if _step_of(path) <= state.step][:NUM_KEPT]
-    for path in states:
-        if path not in kept:
-            path.unlink()
+    kept = [found for found in states if found <= path][:NUM_KEPT]
+    for dropped in set(states) - set(kept):
+        dropped.unlink()
 
 
 def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
@@ -126,8 +129,7 @@ def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | Non
     Raises:
         ValueError: the folder is another run's, or nothing in it can be read.
     """
-    problems = []
-    states = find_states(folder)
+    problems, states = [], find_states(folder)
     for path in states:
         try:
             tree = trees.load_state(path)
@@ -135,14 +137,13 @@ def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | Non
             problems.append(f"{error}; trying the state before")
             continue
         theirs = EARLIER | tree["run"]
-        fixed = sorted((run | theirs).keys() - FREE_FIELDS)
-        different = [k for k in fixed if run.get(k) != theirs.get(k)]
-        if different:
-            name = different[0]
-            raise ValueError(
-                f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
-                f"{run.get(name)!r}; expected the same recipe, options and seed, or another folder"
-            )
+        for name in sorted((run | theirs).keys() - FREE_FIELDS):
+            if run.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
+                    f"{run.get(name)!r}; expected the same recipe, options and seed, or another "
+                    "folder"
+                )
         return tree, problems
     if states:
         raise ValueError(
@@ -151,17 +152,8 @@ def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | Non
     return None, []
 
 
-def find_states(folder: Path) -> list[Path]:
-    """The states in a folder, newest first."""
-    return sorted(folder.glob("state-*.safetensors"), key=_step_of, reverse=True)
-
-
 def drop_leftovers(folder: Path) -> None:
     """Delete what a killed run had half written: see ``files.write_atomic`` for the names."""
     for kind in ("safetensors", "png", "jsonl"):
         for path in folder.glob(f".*.{kind}.*"):
             path.unlink()
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("state-"))
