@@ -18,19 +18,9 @@ from typing import Any
 Row = dict[str, Any]
 
 FIELDS = (
-    "recipe",
-    "dataset",
-    "commit",
-    "date",
-    "device",
-    "torch",
-    "parameters",
-    "images_seen",
-    "seconds",
-    "metrics",
-    "exact",
-    "command",
-)
+    "recipe", "dataset", "commit", "date", "device", "torch",
+    "parameters", "images_seen", "seconds", "metrics", "exact", "command",
+)  # fmt: skip
 FIRST_DATASET = "mnist"  # of rows from before rows named theirs
 _PACKAGE = Path(__file__).parent.parent
 
@@ -98,7 +88,6 @@ def make_row(
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
     Args:
-        dataset: name of the data set that was measured on.
         parameters: number of the model's parameters.
         images_seen, seconds: length of its training; None when unknown.
     """

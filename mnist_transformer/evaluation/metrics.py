@@ -81,7 +81,7 @@ def _share_covered(points_NF: Tensor, centres_NF: Tensor, num_neighbours: int) -
 
 
 def _check_features(real_NF: Tensor, drawn_NF: Tensor, least: int) -> None:
-    if real_NF.ndim != 2 or drawn_NF.ndim != 2 or real_NF.shape[1] != drawn_NF.shape[1]:
+    if not real_NF.ndim == drawn_NF.ndim == 2 or real_NF.shape[1] != drawn_NF.shape[1]:
         raise ValueError(
             f"features have shapes {tuple(real_NF.shape)} and {tuple(drawn_NF.shape)}, "
             "expected (N, F) twice with the same F"

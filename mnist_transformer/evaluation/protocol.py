@@ -41,17 +41,11 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Samples:
-    """The images that a model is judged by.
+    """The images that a model is judged by."""
 
-    Args:
-        num_samples: class-balanced images in a set.
-        seeds: one set is drawn for each.
-        guidances: guidance scales to draw with; a model without guidance is drawn plainly.
-    """
-
-    num_samples: int = 10_000
-    seeds: Sequence[int] = (0, 1, 2)
-    guidances: Sequence[float] = (1.0, 2.0)
+    num_samples: int = 10_000  # class-balanced images in a set
+    seeds: Sequence[int] = (0, 1, 2)  # of which each has its set
+    guidances: Sequence[float] = (1.0, 2.0)  # for a model that has guidance
 
 
 FULL = Samples()
@@ -139,11 +133,7 @@ def check_measurable(model: Model, samples: Samples) -> None:
 
 
 def load_judge(spec: DataSpec) -> Judge:
-    """The shipped model whose features and predictions judge a data set's images.
-
-    Raises:
-        ValueError: the data set names none, or its weight file is missing or broken.
-    """
+    """The shipped judge of a data set's images; ValueError if there is none, or it is broken."""
     if spec.judge is None:
         raise ValueError(f"there is no judge of {spec.name}: train a classifier for it first")
     judge = load_model(spec.judge, "cpu")
@@ -162,15 +152,14 @@ def draw_balanced(
     *,
     batch_size: int = 256,
     report: Progress = quiet,
-    stage: str = "draw",
 ) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, C, H, W) and their labels int64 (N,): 0, 1, 2, ... again and again."""
     labels = torch.arange(num_samples) % model.num_classes
     images = []
     for start in range(0, num_samples, batch_size):
-        batch = labels[start : start + batch_size]
-        first = seed * SEEDS_APART + start
+        batch, first = labels[start : start + batch_size], seed * SEEDS_APART + start
         images.append(model.sample(batch, range(first, first + len(batch)), how))
+        stage = f"draw with guidance {how.guidance:g}, seed {seed}"
         report(stage, start + len(batch), num_samples)
     return torch.cat(images), labels
 
@@ -238,8 +227,7 @@ def drawing_figures(
     for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
         draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
-        stage = f"draw with guidance {guidance:g}, seed "
-        sets = [draw(seed=seed, stage=f"{stage}{seed}") for seed in samples.seeds]
+        sets = [draw(seed=seed) for seed in samples.seeds]
         copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
         figures = judgement.measure(sets, "judge drawn images")
         metrics["drawn"].append({"guidance": guidance, **figures, "copies": copies._asdict()})

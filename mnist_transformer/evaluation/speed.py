@@ -102,10 +102,9 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 class Throughput(NamedTuple):
-    """Training speed of a model on this machine.
+    """Training speed of a model on this machine: forward, backward and optimizer step.
 
     Attributes:
-        images_per_second: forward, backward and optimizer step.
         flops_per_image: operations of one image's forward and backward pass.
         peak_flops: operations per second of the best large matrix product, in ``peak_dtype``.
         share_of_peak: images_per_second * flops_per_image / peak_flops.

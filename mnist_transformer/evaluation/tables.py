@@ -1,6 +1,7 @@
 """The ledger's figures as markdown tables, one data set at a time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from mnist_transformer.evaluation.ledger import Row
@@ -59,12 +60,8 @@ def plus_minus(spread: Mapping[str, float] | None, digits: int = 3, scale: float
     return " ± ".join(f"{scale * spread[key]:.{digits}f}" for key in ("mean", "sd"))
 
 
-def name(row: Row) -> str:
-    return str(row["recipe"])
-
-
-def device(row: Row) -> str:
-    return str(row["device"])
+name: Cell = itemgetter("recipe")
+device: Cell = itemgetter("device")
 
 
 def short(parameters: int) -> str:
@@ -91,15 +88,15 @@ def plain(row: Row) -> dict[str, Any]:
     return next((d for d in row["metrics"].get("drawn", ()) if d["guidance"] == 1), {})
 
 
-def fd_cnn(row: Row) -> str:
-    """Mean fd_cnn of the plain samples."""
-    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
-
-
 def guided(row: Row) -> dict[str, Any]:
     """The figures of the samples with the most guidance."""
     found = (d for d in row["metrics"]["drawn"] if d["guidance"] != 1)
     return max(found, key=lambda d: d["guidance"], default={})
+
+
+def fd_cnn(row: Row) -> str:
+    """Mean fd_cnn of the plain samples."""
+    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
 
 
 def having(rows: Rows, metric: str) -> list[Row]:

@@ -36,7 +36,6 @@ class Record:
     """One report of a training run.
 
     Args:
-        step: steps made.
         images: training images seen, counted with repetition.
         seconds: duration of the run, with validation and saving; without the steps that a
             killed run lost, and without the time until it was started again.
@@ -45,7 +44,6 @@ class Record:
         bits_per_dim: likelihood at the last validation; None before it, or if there is none.
         images_per_second: of the last steps alone.
         seconds_left: at the pace so far; None before the first step.
-        message: to be shown to the user once.
     """
 
     step: int

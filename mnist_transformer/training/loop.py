@@ -127,10 +127,10 @@ class _Run:
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.batches = Batches(len(self.data), recipe.batch_size, seed)
-        self.state = resume.RunState.start(recipe, len(self.data), model)
+        self.state = resume.RunState(recipe, len(self.data), model)
         self.identity = resume.identity(recipe, model, seed, len(self.data))
         self.records = Records(out, self.state, dataset.val, accelerator, clock, seed, report)
-        tree, messages = resume.load_newest(out, self.identity)
+        tree = resume.load_newest(out, self.identity, self.records.tell)
         if tree is not None:
             self.state.load_tree(tree)
             clock.set(self.state.seconds)
@@ -138,8 +138,6 @@ class _Run:
             raise ValueError(
                 f"{self.weights_path} exists but no state to go on from, expected a new folder"
             )
-        for message in messages:
-            self.records.tell(message)
 
     def skip_pause(self) -> None:
         """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
@@ -177,17 +175,17 @@ class _Run:
 
     def loop(self, stop: runtime.Stop) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit when told to stop."""
-        recipe, accelerator = self.recipe, self.accelerator
+        recipe, accelerator, clock = self.recipe, self.accelerator, self.clock
         state, records = self.state, self.records
         saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
         while state.progress < 1:
-            begun = self.clock.now()
+            begun = clock.now()
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
             optim.set_rates(state.optimizers, factor)
             loss = self.forward().mean()
             accelerator.backward(loss * self.scale)
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
-            mine = float(loss.detach()), self.clock.read(), stop.signal is not None
+            mine = float(loss.detach()), clock.read(), stop.signal is not None
             mean, state.seconds, stopped = runtime.agree(accelerator, *mine)
             if math.isfinite(mean) and math.isfinite(norm):
                 state.update()
@@ -203,7 +201,7 @@ class _Run:
                 )
             state.model.zero_grad()
             state.step += 1
-            records.durations.append(self.clock.now() - begun)
+            records.durations.append(clock.now() - begun)
             if accelerator.is_main_process:
                 if saving.due(state.seconds) or stopped or state.progress >= 1:
                     try:

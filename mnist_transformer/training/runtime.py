@@ -26,11 +26,7 @@ from mnist_transformer.utils.devices import fast_dtype, find_device
 
 
 class Clock:
-    """Seconds of a run, without pauses and the time between its parts.
-
-    Args:
-        now: a clock that never goes back, in seconds.
-    """
+    """Seconds of a run, without pauses and the time between its parts; ``now`` never goes back."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now, self._zero = now, now()
@@ -51,9 +47,10 @@ class Timer:
     last: float
 
     def due(self, seconds: float) -> bool:
-        is_due = seconds - self.last >= self.every
-        self.last = seconds if is_due else self.last
-        return is_due
+        if seconds - self.last < self.every:
+            return False
+        self.last = seconds
+        return True
 
 
 def override(
@@ -114,11 +111,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:
-    """An accelerator for a device, in bf16 where that is fast there.
-
-    Args:
-        out: folder in which the tracker makes tensorboard/.
-        device: as in ``find_device``; under a launcher "cpu" or None.
+    """An accelerator for a device, in bf16 where that is fast there; logs to out/tensorboard.
 
     Raises:
         ValueError: the device is unknown or not here, or a launcher gives each process its own.
@@ -152,9 +145,8 @@ class Stop:
 
     def exception(self) -> BaseException:
         """The exception that ends a run once its state is saved."""
-        if self.signal == signal.SIGTERM:
-            return SystemExit(128 + signal.SIGTERM)
-        return KeyboardInterrupt()
+        terminated = self.signal == signal.SIGTERM
+        return SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt()
 
 
 @contextmanager

@@ -5,11 +5,10 @@ holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belo
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
@@ -30,7 +29,6 @@ class RunState:
     """Everything that changes from step to step in a run of ``recipe`` over ``num_train`` images.
 
     Args:
-        ema: averaged weights; None where the recipe averages none.
         step: number of steps made.
         seconds: duration of the run when the last step was made.
     """
@@ -38,16 +36,12 @@ class RunState:
     recipe: Recipe
     num_train: int
     model: Model
-    optimizers: list[torch.optim.Optimizer]
-    ema: EMA | None
     step: int = 0
     seconds: float = 0.0
 
-    @classmethod
-    def start(cls, recipe: Recipe, num_train: int, model: Model) -> "RunState":
-        """The state before the first step."""
-        ema = EMA(model, recipe.ema) if recipe.ema else None
-        return cls(recipe, num_train, model, build_optimizers(model, recipe), ema)
+    def __post_init__(self) -> None:
+        self.optimizers = build_optimizers(self.model, self.recipe)
+        self.ema = EMA(self.model, self.recipe.ema) if self.recipe.ema else None
 
     @property
     def images_seen(self) -> int:
@@ -123,18 +117,20 @@ def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
         dropped.unlink()
 
 
-def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest readable state of a run, None in a fresh folder; and what to tell the user.
+def load_newest(
+    folder: Path, run: dict[str, Any], tell: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The newest readable state of a run, None in a fresh folder; ``tell`` of unreadable ones.
 
     Raises:
         ValueError: the folder is another run's, or nothing in it can be read.
     """
-    problems, states = [], find_states(folder)
+    states = find_states(folder)
     for path in states:
         try:
             tree = trees.load_state(path)
         except ValueError as error:
-            problems.append(f"{error}; trying the state before")
+            tell(f"{error}; trying the state before")
             continue
         theirs = EARLIER | tree["run"]
         for name in sorted((run | theirs).keys() - FREE_FIELDS):
@@ -144,12 +140,12 @@ def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | Non
                     f"{run.get(name)!r}; expected the same recipe, options and seed, or another "
                     "folder"
                 )
-        return tree, problems
+        return tree
     if states:
         raise ValueError(
             f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
         )
-    return None, []
+    return None
 
 
 def drop_leftovers(folder: Path) -> None:
