@@ -47,7 +47,7 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ValueError(f"port {port} is taken: name another with --port") from error
-            raise ValueError(f"cannot serve at {host}:{port}: {error.strerror}") from error
+            taken = f"port {port} is taken: name another with --port"
+            other = f"cannot serve at {host}:{port}: {error.strerror}"
+            raise ValueError(taken if error.errno == errno.EADDRINUSE else other) from error
         return probe.getsockname()[1]

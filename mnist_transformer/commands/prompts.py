@@ -11,9 +11,7 @@ from mnist_transformer.utils.terminal import say, stages
 
 
 def show(
-    split: Annotated[Positional[str], arg(metavar="SPLIT")] = "train",
-    n: int = 10,
-    seed: int = 0,
+    split: Annotated[Positional[str], arg(metavar="SPLIT")] = "train", n: int = 10, seed: int = 0
 ) -> None:
     """Show prompts of the grammar, each after the number it asks for; "-" is to be refused.
 
@@ -30,12 +28,7 @@ def show(
         say(f"{'-' if prompt.answer is None else prompt.answer:>2}  {prompt.text}")
 
 
-def encode(
-    n: int = 60_000,
-    out: Path | None = None,
-    seed: int = 0,
-    device: Device = None,
-) -> None:
+def encode(n: int = 60_000, out: Path | None = None, seed: int = 0, device: Device = None) -> None:
     """Save SmolLM2's states of training prompts, for `train mnist-prompt-smollm2` to read.
 
     Args:

@@ -29,25 +29,19 @@ def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
     return image, turned + changes
 
 
-def to_image(
-    picture: Image.Image, size: int, name: str = "the picture"
-) -> tuple[Tensor, list[str]]:
+def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Tensor, list[str]]:
     """A picture as an image uint8 (1, size, size), light on black; and the changes made.
 
     An image of this size that is light on black stays as it is, also where it was enlarged pixel
     by pixel, as our own drawings are. The paper of any other is made black, however it is lit,
-    and its ink is brought to full contrast.
-
-    Raises:
-        ValueError: the picture is blank.
+    and its ink is brought to full contrast. A blank picture raises ValueError.
     """
     grey, changes = _grey(picture)
     levels = np.asarray(grey)
     border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
     paper = int(np.median(border))
     scaled = ImageOps.pad(grey, (size, size), Image.Resampling.BOX, color=paper)
-    found = np.asarray(scaled)
-    low, high = int(found.min()), int(found.max())
+    low, high = int(np.min(scaled)), int(np.max(scaled))
     # Pixel by pixel the same, but for its size: nothing was made up in between.
     same = scaled.resize(grey.size, Image.Resampling.NEAREST)
     is_digit = ImageChops.difference(same, grey).getbbox() is None
@@ -72,13 +66,17 @@ def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
             is square, as the image made of that picture is.
 
     Raises:
-        ValueError: the file is not a picture, has a wrong size or shape, or hides nothing.
-        OSError: it cannot be read.
+        ValueError: as ``read_picture``, or the mask has another shape, or hides nothing.
     """
+
+    def fitted(width: int, height: int) -> tuple[int, int]:  # the longer one becomes ``size``
+        longer = max(width, height)
+        return round(size * width / longer), round(size * height / longer)
+
     mask, _ = open_picture(path)
     if mask.has_transparency_data:
         mask = laid_on("black", mask)
-    if mask.width != mask.height and _fitted(mask.size, size) != _fitted(shape, size):
+    if mask.width != mask.height and fitted(*mask.size) != fitted(*shape):
         raise ValueError(
             f"{path} has {mask.width}x{mask.height} pixels, expected a square or the shape of "
             f"the picture, {shape[0]}x{shape[1]}"
@@ -112,12 +110,10 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
         raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
-    except ValueError as error:  # a limit of Pillow's own
+    except (ValueError, OSError) as error:  # a limit of Pillow's own, or a damaged file
+        if getattr(error, "errno", None) is not None:  # the machine's fault
+            raise
         raise ValueError(f"{path} is damaged: {error}") from error
-    except OSError as error:
-        if error.errno is None:  # Pillow's way to say that the file is damaged
-            raise ValueError(f"{path} is damaged: {error}") from error
-        raise
     if max(upright.size) > MAX_ASPECT * min(upright.size):
         raise ValueError(
             f"{path} has {upright.width}x{upright.height} pixels, expected a digit: at most "
@@ -137,8 +133,7 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     changes = []
     if picture.has_transparency_data:
         levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())
-        light = (levels * alpha).sum() > 127 * alpha.sum()
-        page = "black" if light else "white"
+        page = "black" if (levels * alpha).sum() > 127 * alpha.sum() else "white"
         picture = laid_on(page, picture)
         changes.append(f"laid on a {page} page")
     if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
@@ -151,11 +146,6 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     if ImageChops.difference(grey.convert("RGB"), picture.convert("RGB")).getbbox():
         changes.append("made grey")
     return grey, changes
-
-
-def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """Width and height where the longer one becomes ``size``."""
-    return round(size * shape[0] / max(shape)), round(size * shape[1] / max(shape))
 
 
 def _clean(scaled: Image.Image) -> Image.Image:
