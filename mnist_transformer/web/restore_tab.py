@@ -18,16 +18,8 @@ from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
-from mnist_transformer.web.dials import MAX_SEED, dials, for_model, read, refit, whole
-from mnist_transformer.web.shelf import (
-    Drawing,
-    Shelf,
-    buttons,
-    picture,
-    shown_to_visitor,
-    together,
-    wire,
-)
+from mnist_transformer.web.dials import MAX_SEED, dials, for_model, number, read, refit
+from mnist_transformer.web.shelf import Drawing, Shelf, buttons, picture, together, visited, wire
 
 PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -61,9 +53,8 @@ def build(shelf: Shelf) -> None:
                 elem_id="pad",
             )
             upload = gr.UploadButton("Upload a picture", elem_id="upload")
-            hole = gr.Radio(
-                [PAINTED, *inpaint.HOLES[:-1]], value=PAINTED, label="Erase", elem_id="hole"
-            )
+            parts = [PAINTED, *inpaint.HOLES[:-1]]
+            hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
             # One that can also say which digit it may be, where there is one.
             exact = [n for n, model in shelf.models.items() if model.likelihood == "exact"]
@@ -78,7 +69,7 @@ def build(shelf: Shelf) -> None:
     sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
     def show(path: str) -> Image.Image:
-        with shown_to_visitor():
+        with visited():
             return read_upload(Path(path))
 
     def fit(chosen: str) -> list[dict[str, Any]]:
@@ -94,11 +85,7 @@ def build(shelf: Shelf) -> None:
 
 
 def read_upload(path: Path) -> Image.Image:
-    """An uploaded picture as the pad shows it: black ink on white paper, as large as the pad.
-
-    Raises:
-        ValueError: the file is too large or is not a picture.
-    """
+    """An uploaded picture as the pad shows it, black on white; ValueError for another file."""
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.name} is larger than {MAX_BYTES // 10**6} MB")
     try:
@@ -109,11 +96,7 @@ def read_upload(path: Path) -> Image.Image:
 
 
 def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
-    """The pad's digit uint8 (1, size, size), and bool of the same shape: where it is not red.
-
-    Raises:
-        ValueError: nothing is drawn.
-    """
+    """The pad's digit uint8 (1, size, size), and bool of the same shape: where it is not red."""
     if pad is None or pad["composite"] is None:
         raise ValueError("the pad is blank, expected a digit")
     levels = np.array(pictures.laid_on("white", pad["composite"])).astype(int)
@@ -145,16 +128,14 @@ def restore(
     if keep.all():
         raise ValueError("nothing is erased: paint over a part in red or choose one")
     known = None if label == UNKNOWN else class_of(label, model.class_names)
-    first = whole("seed", seed, 0, MAX_SEED)
-    how, ignored = for_model(model, read(values))
-    note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
-    canvases = inpaint.complete(
-        model, image, keep, n=NUM_COMPLETIONS, label=known, seed=first, how=how
-    )
+    first = number("seed", seed, 0, MAX_SEED)
+    how, note = for_model(model, read(values), "This model")
+    n = NUM_COMPLETIONS
+    canvases = inpaint.complete(model, image, keep, n=n, label=known, seed=first, how=how)
     for (canvas,) in together([canvases]):
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, [sheet]
     assert canvas is not None
     if known is None and (guess := inpaint.likeliest(model, canvas)):
-        yield f"{note}It may be a {guess}", [sheet]
+        yield f"{note} It may be a {guess}".strip(), [sheet]
