@@ -78,9 +78,7 @@ def picture_file(name: str, out: Path | None, gif: bool = False) -> Path:
         png, unchosen = out, []
     for path in [*unchosen, png.with_suffix(".gif")] if gif else unchosen:
         if path.exists() and not is_ours(path):
-            raise ValueError(
-                f"{path} exists and was not drawn by {PROG}: name another file with --out"
-            )
+            raise ValueError(f"{path} exists and was not drawn by {PROG}: name another with --out")
     return png
 
 

@@ -36,10 +36,9 @@ def encode(n: int = 60_000, out: Path | None = None, seed: int = 0, device: Devi
         out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
         seed: The same seed takes the same prompts.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}, expected 1 or more")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, expected 0 or more")
+    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
     from mnist_transformer.data import states
     from mnist_transformer.prompting.llm import LAYER, LLM, MODEL
     from mnist_transformer.utils.devices import find_device

@@ -61,12 +61,8 @@ def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Te
 def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
     """A picture file as a mask, white where the hole is.
 
-    Args:
-        shape: width and height of the picture that it belongs to; a mask has this shape, or it
-            is square, as the image made of that picture is.
-
-    Raises:
-        ValueError: as ``read_picture``, or the mask has another shape, or hides nothing.
+    It is square, or has the (width, height) ``shape`` of the picture that it belongs to. Another
+    shape, or a mask that hides nothing, raises ValueError; other errors are ``read_picture``'s.
     """
 
     def fitted(width: int, height: int) -> tuple[int, int]:  # the longer one becomes ``size``
@@ -77,10 +73,8 @@ def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
     if mask.has_transparency_data:
         mask = laid_on("black", mask)
     if mask.width != mask.height and fitted(*mask.size) != fitted(*shape):
-        raise ValueError(
-            f"{path} has {mask.width}x{mask.height} pixels, expected a square or the shape of "
-            f"the picture, {shape[0]}x{shape[1]}"
-        )
+        expected = f"expected a square or the shape of the picture, {shape[0]}x{shape[1]}"
+        raise ValueError(f"{path} has {mask.width}x{mask.height} pixels, {expected}")
     keep = to_mask(mask.convert("L"), size)
     if keep.all():
         raise ValueError(f"{path} hides no pixel of {size}x{size}, expected a white hole")
@@ -115,10 +109,8 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
             raise
         raise ValueError(f"{path} is damaged: {error}") from error
     if max(upright.size) > MAX_ASPECT * min(upright.size):
-        raise ValueError(
-            f"{path} has {upright.width}x{upright.height} pixels, expected a digit: at most "
-            f"{MAX_ASPECT} times as long as wide"
-        )
+        expected = f"expected a digit: at most {MAX_ASPECT} times as long as wide"
+        raise ValueError(f"{path} has {upright.width}x{upright.height} pixels, {expected}")
     return upright, changes
 
 

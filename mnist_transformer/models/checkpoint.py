@@ -31,12 +31,9 @@ def save(
     """Write a model so that ``load`` rebuilds it: bit for bit, unless ``dtype`` rounds it.
 
     Args:
-        path: replaced in one go; an error leaves what was there.
+        path: replaced in one go; an OSError leaves what was there.
         dtype: of the stored floating-point weights.
         notes: JSON values, for whoever opens the file.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     config = json.dumps(asdict(model.config))
     metadata = {"family": family_of(model), "config": config, "notes": json.dumps(notes)}
@@ -68,8 +65,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The notes of a checkpoint. Raises ValueError as ``load`` does, tensors unread."""
-    metadata = trees.read_metadata(Path(path), KIND)
-    return trees.header(metadata, "notes", Path(path))
+    return trees.header(trees.read_metadata(Path(path), KIND), "notes", Path(path))
 
 
 def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
@@ -105,17 +101,14 @@ def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, An
 
 def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:
     known = [field.name for field in fields(config_class)]
-    if unknown := sorted(values.keys() - set(known)):
-        raise ValueError(
-            f"{path} has a config with {', '.join(unknown)} unknown, "
-            f"expected the fields {', '.join(known)}"
-        )
+    if unknown := ", ".join(sorted(values.keys() - set(known))):
+        expected = f"expected the fields {', '.join(known)}"
+        raise ValueError(f"{path} has a config with {unknown} unknown, {expected}")
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} has a config that {config_class.__name__} refuses: {error}"
-        ) from error
+        name = config_class.__name__
+        raise ValueError(f"{path} has a config that {name} refuses: {error}") from error
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

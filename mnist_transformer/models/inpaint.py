@@ -59,7 +59,6 @@ def complete(
     model: GenerativeModel,
     image: Tensor,
     keep: Tensor,
-    *,
     n: int,
     label: int | None = None,
     seed: int = 0,
@@ -76,10 +75,8 @@ def complete(
         ValueError: as in ``GenerativeModel.steps``, or too many at once.
     """
     if "num_particles" in model.honours and n * how.num_particles > MAX_DRAWINGS:
-        raise ValueError(
-            f"n is {n} with {how.num_particles} particles each, "
-            f"expected at most {MAX_DRAWINGS:,} drawings at once"
-        )
+        expected = f"expected at most {MAX_DRAWINGS:,} drawings at once"
+        raise ValueError(f"n is {n} with {how.num_particles} particles each, {expected}")
     many = Keep(image.expand(n, -1, -1, -1), keep.expand(n, -1, -1, -1))
     return model.steps(None if label is None else [label] * n, range(seed, seed + n), how, many)
 

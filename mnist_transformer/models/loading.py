@@ -19,8 +19,7 @@ def shipped() -> list[str]:
 def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a shipped model, a checkpoint, a training run's folder, or hf://owner/name.
 
-    Raises:
-        ValueError: there is none of that name; the message gives the nearest names.
+    An unknown name raises ValueError with the nearest ones.
     """
     name = os.fspath(name_or_path)
     if name in shipped():
@@ -42,9 +41,7 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
             f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
         )
     near = ", ".join(difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped())
-    raise ValueError(
-        f"there is no model {name!r}; nearest: {near} (a checkpoint's path will do too)"
-    )
+    raise ValueError(f"there is no model {name!r}; nearest: {near} (or give a checkpoint's path)")
 
 
 def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,8 +65,7 @@ def figure_png(figure: "Figure") -> bytes:
 
 def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:
     """Every pixel as a square of ``scale`` pixels; by default enough to see a digit well."""
-    if scale is None:
-        scale = max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
+    scale = scale or max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
@@ -101,7 +100,7 @@ def is_ours(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             mark = picture.info.get("Software", picture.info.get("comment"))
-    except (UnidentifiedImageError, OSError):
+    except OSError:  # such as no picture
         return False
     return mark in (SOFTWARE, SOFTWARE.encode())
 

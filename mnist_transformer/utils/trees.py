@@ -46,13 +46,8 @@ def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Undo ``save_state``, tensors on the CPU bit for bit; tuples have become lists.
-
-    Raises:
-        ValueError: the file is missing, damaged or no state.
-    """
-    path = Path(path)
-    tensors, metadata = read(path, KIND)
+    """Undo ``save_state``, tensors on the CPU bit for bit, tuples as lists; errors as ``read``."""
+    tensors, metadata = read(Path(path), KIND)
 
     def put(node: Any) -> Any:
         if isinstance(node, str) and node.startswith(_LEAF):
@@ -61,7 +56,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             return {key: put(value) for key, value in node.items()}
         return [put(value) for value in node] if isinstance(node, list) else node
 
-    tree: dict[str, Any] = put(header(metadata, "tree", path))
+    tree: dict[str, Any] = put(header(metadata, "tree", Path(path)))
     return tree
 
 
@@ -74,11 +69,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], k
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file of this kind, verified.
-
-    Raises:
-        ValueError: the file is missing, damaged, or of another kind.
-    """
+    """Tensors and metadata of a file, verified; ValueError: missing, damaged or of another kind."""
     metadata = read_metadata(path, kind)
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -121,12 +112,9 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(str(path), "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        wrong, part, why = "cannot be read", "a whole", f" ({error})"
-        if not path.exists():
-            wrong, part, why = "does not exist", "a", ""
-        raise ValueError(
-            f"{path} {wrong}, expected {part} safetensors file of this package{why}"
-        ) from error
+        wrong = "cannot be read" if path.exists() else "does not exist"
+        expected = "expected a whole safetensors file of this package"
+        raise ValueError(f"{path} {wrong}, {expected} ({error})") from error
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> int:

@@ -36,8 +36,7 @@ def build(asked: Mapping[str, Asked]) -> None:
 def answer(asked: Mapping[str, Asked], text: str, seed: float | None, *values: Any) -> Drawing:
     """The number that every model reads, and its picture, over and over; none where it refuses.
 
-    Raises:
-        ValueError: the text is empty or too long, or a number is empty or out of its range.
+    An empty or too long text, and a number out of its range, raise ValueError.
     """
     first = number("seed", seed, 0, MAX_SEED)
     wanted = read(values)

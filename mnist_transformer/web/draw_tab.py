@@ -37,8 +37,7 @@ def build(shelf: Shelf) -> None:
 def draw(shelf: Shelf, text: str, times: float | None, seed: float | None, *values: Any) -> Drawing:
     """A note and a picture per model, over and over; none where a model lacks the class.
 
-    Raises:
-        ValueError: no class of any model, or too many; a number that is empty or out of its range.
+    A class of no model, too many, and a number out of its range raise ValueError.
     """
     times = number("how many times", times, 1, MAX_TIMES)
     first = number("seed", seed, 0, MAX_SEED)

@@ -57,14 +57,13 @@ def build(shelf: Shelf) -> None:
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
             # One that can also say which digit it may be, where there is one.
-            exact = [n for n, model in shelf.models.items() if model.likelihood == "exact"]
-            default = [*exact, *shelf.models][0]
-            names = shelf.models[default].class_names
+            default = max(shelf.models, key=lambda name: shelf.models[name].likelihood == "exact")
+            model = shelf.models[default]
             chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
-            label = gr.Dropdown([UNKNOWN, *names], value=UNKNOWN, label="It is a")
+            label = gr.Dropdown([UNKNOWN, *model.class_names], value=UNKNOWN, label="It is a")
             start, cancel = buttons("Restore")
             seed = gr.Number(0, label="Seed")
-            knobs = dials([shelf.models[default]], keeping=True)
+            knobs = dials([model], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
     sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
@@ -117,8 +116,7 @@ def restore(
 ) -> Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
-    Raises:
-        ValueError: an empty pad, no hole, or a number that is empty or out of its range.
+    An empty pad, no hole, and a number out of its range raise ValueError.
     """
     model = models[chosen]
     size = model.image_shape[-1]
@@ -130,9 +128,8 @@ def restore(
     known = None if label == UNKNOWN else class_of(label, model.class_names)
     first = number("seed", seed, 0, MAX_SEED)
     how, note = for_model(model, read(values), "This model")
-    n = NUM_COMPLETIONS
-    canvases = inpaint.complete(model, image, keep, n=n, label=known, seed=first, how=how)
-    for (canvas,) in together([canvases]):
+    drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
+    for (canvas,) in together([drawn]):
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, [sheet]
