@@ -35,7 +35,7 @@ def draw(
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
-    common.check_picture(out)
+    png = common.picture_file(what, out, gif)
     check_seed(seed, n)
     from mnist_transformer.models import loading
     from mnist_transformer.utils import images
@@ -47,7 +47,6 @@ def draw(
     check_seed(seed, len(labels))
     if gif and len(labels) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} images, got {len(labels)}")
-    png = common.picture_file(what, out, gif)
     drawn, canvases = _draw(drawer, labels, seed, how)
     columns = images.columns_for(len(once), n)
     frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases] if gif else []

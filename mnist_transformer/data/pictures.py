@@ -41,7 +41,8 @@ def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Te
     border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
     paper = int(np.median(border))
     scaled = ImageOps.pad(grey, (size, size), Image.Resampling.BOX, color=paper)
-    low, high = int(np.min(scaled)), int(np.max(scaled))
+    found = np.asarray(scaled)
+    low, high = int(found.min()), int(found.max())
     # Pixel by pixel the same, but for its size: nothing was made up in between.
     same = scaled.resize(grey.size, Image.Resampling.NEAREST)
     is_digit = ImageChops.difference(same, grey).getbbox() is None

@@ -67,7 +67,8 @@ def read(values: Sequence[Any]) -> Sampling:
     found: dict[str, list[Any]] = {}
     for (option, label), value in zip(_DIALS, values, strict=True):
         found.setdefault(option.name, []).append(_read(option.metadata["dial"], label, value))
-    return Sampling(**{name: tuple(x) if len(x) > 1 else x[0] for name, x in found.items()})
+    given: dict[str, Any] = {k: tuple(x) if len(x) > 1 else x[0] for k, x in found.items()}
+    return Sampling(**given)
 
 
 def _read(dial: Dial, label: str, value: Any) -> Any:

@@ -39,7 +39,7 @@ def draw(shelf: Shelf, text: str, times: float | None, seed: float | None, *valu
 
     A class of no model, too many, and a number out of its range raise ValueError.
     """
-    times = number("how many times", times, 1, MAX_TIMES)
+    num_times = number("how many times", times, 1, MAX_TIMES)
     first = number("seed", seed, 0, MAX_SEED)
     wanted = read(values)
     streams: list[Iterator[Tensor]] = []
@@ -55,9 +55,10 @@ def draw(shelf: Shelf, text: str, times: float | None, seed: float | None, *valu
         if len(labels) > MAX_CLASSES:
             raise ValueError(f"{len(labels)} classes are asked for, expected 1 to {MAX_CLASSES}")
         how, remark = for_model(model, wanted, name)
-        streams.append(model.steps(labels * times, range(first, first + len(labels) * times), how))
+        seeds = range(first, first + len(labels) * num_times)
+        streams.append(model.steps(labels * num_times, seeds, how))
         remarks.append(remark)
     if reason and not labels:
         raise reason
     for canvases in together(streams):
-        yield " ".join(filter(None, remarks)), shown(canvases, columns_for(len(labels), times))
+        yield " ".join(filter(None, remarks)), shown(canvases, columns_for(len(labels), num_times))
