@@ -50,8 +50,7 @@ def _unweighted(recipe: "Recipe") -> "Model":
     import torch
 
     with torch.device("meta"):
-        model: Model = recipe.model.build()
-    return model
+        return recipe.model.build()
 
 
 def _details(
@@ -61,7 +60,7 @@ def _details(
     from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
     from mnist_transformer.prompting.asking import reads_prompts
 
-    model, data = _unweighted(recipe), getattr(recipe.model, "data", None)
+    model = _unweighted(recipe)
     abilities = {
         "judges drawn images": isinstance(model, Judge),
         "reads prompts": reads_prompts(model),
@@ -78,7 +77,7 @@ def _details(
     yield "size", f"{row['parameters'] if row else model.num_parameters:,} parameters"
     yield "weights", "shipped" if shipped else "to be trained"
     yield "train", f"{PROG} train {recipe.name} (takes {length})"
-    yield "data set", recipe.dataset if data is None else f"{recipe.dataset} ({data.licence})"
+    yield "data set", f"{recipe.dataset} ({recipe.model.data.licence})"
     yield "config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())
     if isinstance(model, GenerativeModel):
         yield "options", ", ".join(sorted(model.honours))

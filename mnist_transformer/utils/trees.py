@@ -56,8 +56,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             return {key: put(value) for key, value in node.items()}
         return [put(value) for value in node] if isinstance(node, list) else node
 
-    tree: dict[str, Any] = put(header(metadata, "tree", Path(path)))
-    return tree
+    return put(header(metadata, "tree", Path(path)))
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], kind: str) -> None:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -31,8 +31,8 @@ class Shelf:
     """Models that draw and that can be asked, by name; a sentence about each that won't load."""
 
     models: dict[str, GenerativeModel]
-    asked: dict[str, asking.Asked] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
+    asked: dict[str, asking.Asked]
+    complaints: list[str]
 
 
 def fill(paths: Mapping[str, Path]) -> Shelf:
