@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from experiments.common import Quality, run_cell, start
 from mnist_transformer.data import load_dataset
-from mnist_transformer.models import patch as patch_module
+from mnist_transformer.models.patch_law import model as patch_module
 from mnist_transformer.models.patch_law.head import PixelHead
 from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.networks.transformer import rms_norm

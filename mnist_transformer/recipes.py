@@ -7,7 +7,8 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
-from mnist_transformer.models.patch_law.model import PatchConfig
+from mnist_transformer.models.patch.model import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
@@ -54,7 +55,7 @@ class Recipe:
 
 _patch = Recipe(
     "mnist-patch",
-    PatchConfig(MNIST, corner=True, law=True, built_in_guidance=1.7),
+    LawConfig(MNIST, corner=True, law=True, built_in_guidance=1.7),
     batch_size=16,
     max_seconds=150 * 60,
     about="patch by patch, pixel by pixel inside a patch",
@@ -127,7 +128,7 @@ RECIPES: dict[str, Recipe] = {
         replace(
             _patch,
             name="mnist-patch-1x1",
-            model=PatchConfig(
+            model=LawConfig(
                 MNIST,
                 patch_size=1,
                 dim=128,
@@ -139,6 +140,13 @@ RECIPES: dict[str, Recipe] = {
             ),
             batch_size=16,
             about="a patch a pixel, without the law of grey levels",
+        ),
+        Recipe(
+            "mnist-patch-general",
+            PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
+            batch_size=16,
+            max_seconds=150 * 60,
+            about="patch by patch; knows nothing of MNIST",
         ),
         # 4,000 real digits that a package carries: to try training with no MNIST at hand.
         replace(
