@@ -7,13 +7,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help draw test check format ship clean
+.PHONY: help draw test check format report ship clean
 
 help:
 	@echo "make draw     draw digits (DIGITS=2026 chooses them) and show them"
 	@echo "make test     run the tests"
 	@echo "make check    lint, formatting and types"
 	@echo "make format   put the formatting right"
+	@echo "make report   render the tables of README.md and docs/ from the ledger"
 	@echo "make ship     put a finished run's weights into the package (RECIPE=mnist-patch)"
 	@echo "make clean    remove $(VENV) and everything that was built"
 
@@ -32,6 +33,9 @@ check: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+report: $(VENV)/installed
+	$(BIN)/python -m tools.report
 
 ship: $(VENV)/installed
 	$(BIN)/python -c "from mnist_transformer.models.checkpoint import ship; ship('runs/$(RECIPE)/model.safetensors', 'mnist_transformer/weights/$(RECIPE).safetensors')"

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from experiments.common import is_done, peak_memory, record, results, save_plot, start
 from mnist_transformer.evaluation.speed import now
-from mnist_transformer.networks.transformer import plain_attention
+from mnist_transformer.networks.attention import plain_attention
 from mnist_transformer.utils.devices import fast_dtype
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

@@ -8,6 +8,7 @@ training was interrupted goes on with it, so the same command again finishes wha
 import ctypes
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import ledger, likelihood
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.metrics import class_agreement, fd_cnn
@@ -29,10 +30,12 @@ from mnist_transformer.models.base import GenerativeModel, Model, in_batches
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import Recipe
+from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
+from mnist_transformer.training.progress import training
 from mnist_transformer.utils.devices import to_device
 from mnist_transformer.utils.images import enlarge, figure_png, grid, save_png
-from mnist_transformer.utils.terminal import exit_code, stages, training
+from mnist_transformer.utils.terminal import exit_code, stages
 from tools import trials
 
 RUNS = Path("runs/trials")
@@ -54,7 +57,7 @@ def results(experiment: str) -> list[Row]:
 
 def model_name(name_or_path: str) -> str:
     """What the ledger calls a model: the recipe of its weights, wherever they are."""
-    return ledger.read_training(find_weights(name_or_path)).recipe
+    return read_info(find_weights(name_or_path)).recipe
 
 
 def is_done(
@@ -114,6 +117,7 @@ def run_cell(
     change: Callable[[Any], None] = lambda model: None,
     trained_as: trials.Settings | None = None,
     exact: bool | None = True,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Train a cell's model, measure it and record the row, unless it was done before.
 
@@ -124,20 +128,21 @@ def run_cell(
         change: made to the trained model before it is measured, as a checkpoint holds weights
             and no code.
         trained_as: the settings of the cell that it shares its training with, if another's.
+        clock: of training, see ``train``.
     """
     if is_done(experiment, settings, seed):
         return
     name = trials.name_of(experiment, trained_as or settings, seed)
     with training(name) as report:
-        weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report)
+        weights = train(recipe, RUNS / name, data=dataset, seed=seed, report=report, clock=clock)
     model = to_device(checkpoint.load(weights))
     change(model)
-    trained = ledger.read_training(weights)
+    trained = read_info(weights)
     assert trained.images_seen is not None
     assert trained.seconds is not None
     figures: Figures = {"training images/s": trained.images_seen / trained.seconds}
     if exact:
-        figures["validation bits/dim"] = trained.bits_per_dim
+        figures["validation bits/dim"] = trained.validation_bits_per_dim
     figures |= measure(model, seed)
     record(
         experiment,
@@ -190,7 +195,9 @@ class Quality:
     def bits(self, model: GenerativeModel) -> Figures:
         """Bits/dim of the validation set, given the class."""
         with stages() as report:
-            bits = evaluate.bits_per_dim(model, self.dataset.val, report=report, stage="validation")
+            bits = likelihood.bits_per_dim(
+                model, self.dataset.val, report=report, stage="validation"
+            )
         return {"validation bits/dim": bits}
 
     def draw(

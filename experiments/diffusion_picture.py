@@ -5,6 +5,7 @@ python -m experiments.diffusion_picture
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -12,9 +13,7 @@ from torch import Tensor
 
 from experiments.common import save_figure, start
 from mnist_transformer.data import load_dataset
-from mnist_transformer.models.ddpm import DDPM
 from mnist_transformer.models.loading import load
-from mnist_transformer.models.mar import MAR
 from mnist_transformer.networks.diffusion import to_signed
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import join
@@ -47,9 +46,8 @@ def main(
     save_figure(mar_figure(load(mar, "cpu"), digit, seed), DOCS / "mar.png")
 
 
-def diffusion_figure(model: object, image: Tensor, digit: int, seed: int) -> Figure:
+def diffusion_figure(model: Any, image: Tensor, digit: int, seed: int) -> Figure:
     """A digit with more and more noise, what the network makes of each, and a drawing."""
-    assert isinstance(model, DDPM)
     diffusion, label = model.diffusion, torch.tensor([digit])
     x0, noise = to_signed(image), Noise([seed]).normal(*model.image_shape)
     noisy, clean = [], []
@@ -74,9 +72,8 @@ def diffusion_figure(model: object, image: Tensor, digit: int, seed: int) -> Fig
     return _panels(rows)
 
 
-def mar_figure(model: object, digit: int, seed: int) -> Figure:
+def mar_figure(model: Any, digit: int, seed: int) -> Figure:
     """Canvases of one drawing, and what each step draws: known, drawn now, not asked for."""
-    assert isinstance(model, MAR)
     canvases = list(model.steps([digit], [seed], Sampling(num_steps=NUM_COLUMNS)))
     # The order is the first thing that an image's generator gives: see ``MAR.sample_steps``.
     order_P = Noise([seed]).uniform(model.num_patches)[0].argsort(stable=True)

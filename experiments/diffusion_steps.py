@@ -19,7 +19,6 @@ from mnist_transformer.data import load_dataset
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.loading import load
-from mnist_transformer.models.mar import MAR
 from mnist_transformer.options import Sampling
 from mnist_transformer.utils.terminal import stages
 from tools import trials
@@ -54,10 +53,11 @@ def main(
     for path in models:
         model = load(path)
         name = model_name(path)
-        inner = head_steps if isinstance(model, MAR) else (0,)
+        has_head = hasattr(model.config, "head_steps")
+        inner = head_steps if has_head else (0,)
         for cell in product(inner, seeds, samplers, guidances, steps):
             num_head_steps, seed, sampler, guidance, num_steps = cell
-            if isinstance(model, MAR):
+            if has_head:
                 model.config = replace(model.config, head_steps=num_head_steps)
             how = Sampling(guidance=guidance, num_steps=num_steps, sampler=sampler)
             measure(quality, model, name, how, num_head_steps, seed, again)

@@ -34,9 +34,8 @@ class BlindConfig(PatchConfig):
         return model
 
 
-def blind(model: GenerativeModel) -> None:
+def blind(model: Patch) -> None:
     """Let no pixel see its own patch: the windows' last row is zeros."""
-    assert isinstance(model, Patch)
     nothing = len(model.head.window)
     model.head.offset_index[model.head.num_before :] = nothing
 

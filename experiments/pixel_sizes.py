@@ -37,7 +37,7 @@ def main(
         batch_size: Images a step.
         num_steps: Steps to time, after a first one.
         draw_at_once: Digits to draw at once, to see how fast that is.
-        device: cpu or cuda; otherwise a GPU where there is one.
+        device: Such as cpu, cuda or mps; otherwise the best there is.
     """
     split = load_dataset("mnist", data).train
     for name in names:

@@ -43,7 +43,7 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.protocol import balanced_subset
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.pixel import Pixel, PixelConfig
+from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.recipes import RECIPES
 from tools import trials
 
@@ -145,7 +145,6 @@ def faults(old_rope: bool, alive: bool) -> Callable[[GenerativeModel], None]:
     """The faults that a loaded model is measured with."""
 
     def change(model: GenerativeModel) -> None:
-        assert isinstance(model, Pixel)
         if old_rope:
             turn_heads(model.transformer)
         if alive:

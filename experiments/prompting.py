@@ -5,16 +5,16 @@
     python -m experiments.prompting                # measures both
     python -m experiments.prompting --sizes        # trains both on fewer prompts, too
 
-A prompt is answered rightly if the judge reads every drawn digit as the answer's, in order, and
-no other number of them was drawn; one that is out of scope, if it is refused. ``read right`` asks
-the same of the digits that the system meant to draw.
+A prompt is ``drawn right`` if the judge reads the drawn digits as the answer, in order. A prompt
+that is out of scope has to be refused. ``read right`` asks the same of the digits that the system
+meant to draw.
 """
 
 import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 from matplotlib.figure import Figure
@@ -29,19 +29,15 @@ from experiments.common import (
     save_plot,
     start,
 )
-from mnist_transformer.data import Dataset, load_dataset, states
-from mnist_transformer.data.prompted import SEEDS, Prompts, with_prompts, written_prompts
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.data import Dataset, load_dataset, prompted, states
 from mnist_transformer.evaluation.protocol import SEEDS_APART
 from mnist_transformer.models import loading
 from mnist_transformer.models.base import Model, in_batches
-from mnist_transformer.models.reader import Reader
 from mnist_transformer.options import Sampling
-from mnist_transformer.prompting import asking, llm
-from mnist_transformer.prompting import corpus as prompt_corpus
-from mnist_transformer.prompting import grammar as prompt_grammar
+from mnist_transformer.prompting import asking, grammar, llm
 from mnist_transformer.prompting.prompts import Prompt
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.training.info import read_info
 from tools import trials
 
 SCRATCH, SMOLLM2 = "mnist-prompt-scratch", "mnist-prompt-smollm2"
@@ -52,7 +48,6 @@ SPLITS = {
     "typos": "typos",
     "out of scope": "out_of_scope",
 }
-WRITTEN = "LLM-written"
 BATCH = 64  # prompts drawn at once
 EXAMPLES = (
     "Show me 2 + four",
@@ -69,7 +64,7 @@ def main(
     models: tuple[str, ...] = (),
     num_prompts: int = 1000,
     guidances: tuple[float, ...] = (1.0, 2.0),
-    corpus: Path | None = None,
+    corpus: Path = prompted.WRITTEN,
     seed: int = 0,
     sizes: bool = False,
     numbers: tuple[int, ...] = (1_000, 5_000, 20_000, 60_000),
@@ -83,13 +78,12 @@ def main(
         models: Trained systems; otherwise the shipped ones, else those in runs/.
         num_prompts: How many prompts of each kind.
         guidances: Guidance scales to draw with.
-        corpus: Prompts that a language model wrote, from `prompts write`; otherwise the shipped
-            ones. Those kept for testing are asked.
+        corpus: Prompts by a language model; those that are kept for testing are asked.
         seed: Decides the prompts and the digits drawn.
         sizes: Instead, train both systems on fewer prompts.
         numbers: How many prompts these are.
         max_seconds: How long each of those is trained.
-        again: Measure systems that the ledger has as well, as after one was trained anew.
+        again: Also measure systems that the ledger has, for one that was retrained.
     """
     dataset = load_dataset("mnist", data)
     asked_for = kinds(num_prompts, seed, corpus)
@@ -103,17 +97,15 @@ def main(
         save_plot(plot(), "prompting")
 
 
-def kinds(num_prompts: int, seed: int, corpus: Path | None) -> dict[str, list[Prompt]]:
-    """Prompts by kind; those of a language model only where there are some."""
+def kinds(num_prompts: int, seed: int, corpus: Path) -> dict[str, list[Prompt]]:
+    """Prompts by kind; those of a language model only if some are for testing."""
     found = {}
     for kind, split in SPLITS.items():
-        stream = prompt_grammar.prompts(split, SEEDS["test"] + seed)
-        if split == "train":
-            stream = (prompt for prompt in stream if prompt.answer is not None)
-        found[kind] = list(itertools.islice(stream, num_prompts))
-    written = prompt_corpus.read_corpus(corpus) if corpus else written_prompts()
-    for_testing = [prompt for prompt in written if prompt_corpus.is_for_testing(prompt)]
-    return found | ({WRITTEN: for_testing[:num_prompts]} if for_testing else {})
+        stream = grammar.prompts(split, prompted.SEEDS["test"] + seed)
+        chosen = (p for p in stream if split != "train" or p.answer is not None)
+        found[kind] = list(itertools.islice(chosen, num_prompts))
+    written = list(filter(prompted.is_for_testing, prompted.read_prompts(corpus)))[:num_prompts]
+    return found | ({"LLM-written": written} if written else {})
 
 
 def trained(name: str) -> str | None:
@@ -132,33 +124,28 @@ def measure(
     again: bool,
 ) -> None:
     """Accuracy by kind of prompt and guidance, what the system costs, and a few answers to see."""
-    training = ledger.read_training(loading.find_weights(model))
+    training = read_info(loading.find_weights(model))
     name = training.recipe
-    cells = [
-        {"system": name, "prompts": kind, "guidance": guidance}
+    cells: list[tuple[str, dict]] = [
+        ("prompting", {"system": name, "prompts": kind, "guidance": guidance})
         for kind in asked_for
         for guidance in guidances
     ]
-    todo = [cell for cell in cells if not is_done("prompting", cell, seed, again=again)]
-    costs = [{"system": name, "guidance": guidance} for guidance in guidances]
-    costs_todo = [
-        cell for cell in costs if not is_done("prompting-systems", cell, seed, again=again)
-    ]
-    if not todo and not costs_todo:
+    cells += [("prompting-systems", {"system": name, "guidance": g}) for g in guidances]
+    cells = [cell for cell in cells if not is_done(*cell, seed, again=again)]
+    if not cells:
         return
     asked = asking.load(model)
-    details = {
-        "parameters": sum(part.num_parameters for part in parts(asked)),
-        "images_seen": training.images_seen,
-        "seconds": training.seconds,
-    }
-    for cell in todo:
-        figures = accuracy(asked, asked_for[cell["prompts"]], quality, cell["guidance"], seed)
-        record("prompting", cell, figures, asked.drawer, seed, **details)
-    for cell in costs_todo:
-        minutes = None if training.seconds is None else training.seconds / 60
-        figures = {"training, minutes": minutes, **cost(asked, quality, cell["guidance"], seed)}
-        record("prompting-systems", cell, figures, asked.drawer, seed, **details)
+    size = sum(part.num_parameters for part in parts(asked))
+    details = {"parameters": size, "images_seen": training.images_seen, "seconds": training.seconds}
+    for table, cell in cells:
+        if table == "prompting":
+            prompts = asked_for[cell["prompts"]]
+            figures = accuracy(asked, prompts, quality, cell["guidance"], seed)
+        else:
+            minutes = None if training.seconds is None else training.seconds / 60
+            figures = {"training, minutes": minutes, **cost(asked, quality, cell["guidance"], seed)}
+        record(table, cell, figures, asked.drawer, seed, **details)
     save_plot(examples(asked, seed), f"prompting/{name}")
 
 
@@ -170,27 +157,28 @@ def parts(asked: asking.Asked) -> list[Model]:
 def accuracy(
     asked: asking.Asked, prompts: list[Prompt], quality: Quality, guidance: float, seed: int
 ) -> Figures:
-    """The share of prompts answered rightly, in what was meant and in what was drawn."""
-    how, read_right, drawn_right = Sampling(guidance=guidance), 0, 0
+    """Shares of prompts that are read right and drawn right."""
+    texts = [prompt.text for prompt in prompts]
+    answers, images, how = asked.read(texts), [], Sampling(guidance=guidance)
     for first in range(0, len(prompts), BATCH):
-        part = prompts[first : first + BATCH]
-        texts = [prompt.text for prompt in part]
-        answers = asked.read(texts)
-        count = sum(map(len, answers))
-        start = seed * SEEDS_APART + 2 * first  # two digits a prompt at most
-        images = asked.draw(texts, answers, range(start, start + count), how)
-        seen = in_batches(quality.judge, quality.judge.logits, images) if count else torch.empty(0)
-        digits = iter(seen.argmax(-1).tolist() if count else ())
-        for prompt, answer in zip(part, answers, strict=True):
-            drawn = tuple(itertools.islice(digits, len(answer)))
-            read_right += answer == prompt.digits
-            drawn_right += drawn == prompt.digits
-    total = len(prompts)
+        part = answers[first : first + BATCH]
+        start = seed * SEEDS_APART + 2 * first  # an answer has two digits at most
+        seeds = range(start, start + sum(map(len, part)))
+        images.append(asked.draw(texts[first : first + BATCH], part, seeds, how))
+    judge, digits = quality.judge, iter(())
+    if any(answers):
+        digits = iter(in_batches(judge, judge.logits, torch.cat(images)).argmax(-1).tolist())
+    drawn = [tuple(itertools.islice(digits, len(answer))) for answer in answers]
     return {
-        "prompts": total,
-        "read right, %": 100 * read_right / total,
-        "drawn right, %": 100 * drawn_right / total,
+        "prompts": len(prompts),
+        "read right, %": right(answers, prompts),
+        "drawn right, %": right(drawn, prompts),
     }
+
+
+def right(answers: list[tuple[int, ...]], prompts: list[Prompt]) -> float:
+    """The share of prompts with the right answer, in percent."""
+    return 100 * mean(a == prompt.digits for a, prompt in zip(answers, prompts, strict=True))
 
 
 def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> Figures:
@@ -207,13 +195,12 @@ def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> F
 
     answer("Draw a 7")
     seconds = [answer(text) for text in ["Show me 2 + four", "Imagine one plus three"] * 3]
-    labels = torch.arange(quality.num_samples) % 10
-    images = []
-    for batch in labels.split(4 * BATCH):
-        texts = [f"Draw {'an' if digit == 8 else 'a'} {digit}" for digit in batch.tolist()]
-        first = seed * SEEDS_APART + sum(map(len, images))
-        seeds = range(first, first + len(batch))
-        images.append(asked.draw(texts, [(digit,) for digit in batch.tolist()], seeds, how))
+    labels, images = torch.arange(quality.num_samples) % 10, []
+    for index in torch.arange(quality.num_samples).split(4 * BATCH):
+        digits = [(digit,) for digit in labels[index].tolist()]
+        texts = [f"Draw {'an' if digit == 8 else 'a'} {digit}" for (digit,) in digits]
+        seeds = (seed * SEEDS_APART + index).tolist()
+        images.append(asked.draw(texts, digits, seeds, how))
     return {
         "weights, MB": weights / 1e6,
         "first picture warm, s": median(seconds),
@@ -228,22 +215,20 @@ def by_number(
     max_seconds: float,
     seed: int,
 ) -> None:
-    """Train both systems for equally long on fewer prompts; how many are read rightly then."""
+    """Train both systems for equally long on fewer prompts; how many they then read right."""
     encoded = load_dataset("smollm2-states") if states.FOLDER.is_dir() else None
-    model: llm.LLM | None = None
 
     def reading(trained: Model, _: int) -> Figures:
-        nonlocal model
-        if isinstance(trained, Reader):
-            model = model or llm.LLM(trained.config.llm, trained.config.layer)
-            generator = loading.load(trained.config.generator)
-            asked: asking.Asked = asking.ThroughLLM(generator, trained, model)
-        else:
-            asked = asking.ByItself(trained)
-        return {f"{kind}, %": read_right(asked, some) for kind, some in asked_for.items()}
+        asked = asking.system_of(trained)
+        return {
+            f"{kind}, %": right(asked.read([prompt.text for prompt in some]), some)
+            for kind, some in asked_for.items()
+        }
 
     for number in numbers:
-        cells: list[tuple[str, Dataset]] = [(SCRATCH, with_prompts(dataset, Prompts(number)))]
+        cells: list[tuple[str, Dataset]] = [
+            (SCRATCH, prompted.with_prompts(dataset, prompted.Prompts(number)))
+        ]
         if encoded is not None and len(encoded.train) >= number:
             cells.append((SMOLLM2, replace(encoded, train=encoded.train.part(0, number))))
         for name, part in cells:
@@ -252,14 +237,8 @@ def by_number(
             run_cell("prompting-size", settings, recipe, part, seed, reading, exact=None)
 
 
-def read_right(asked: asking.Asked, prompts: list[Prompt]) -> float:
-    answers = asked.read([prompt.text for prompt in prompts])
-    right = (a == prompt.digits for a, prompt in zip(answers, prompts, strict=True))
-    return 100 * sum(right) / len(prompts)
-
-
 def examples(asked: asking.Asked, seed: int) -> Figure:
-    """What a system answers to a few sentences, the first drawing of each, guided."""
+    """A system's answers to a few sentences, the first drawing of each, guided."""
     figure = Figure(figsize=(9, 1.9), layout="constrained")
     for axes, text in zip(figure.subplots(1, len(EXAMPLES)), EXAMPLES, strict=True):
         digits = asked.answer(text)
@@ -274,34 +253,26 @@ def examples(asked: asking.Asked, seed: int) -> Figure:
 
 
 def plot() -> Figure:
-    """Accuracy by kind of prompt; a colour a system and guidance."""
+    """Accuracy by kind of prompt; one colour per system and guidance."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    groups = trials.by_settings(results("prompting"))
-    names: list[str] = []
-    for group in groups:
+    points: dict[str, list[tuple[float, str]]] = {}
+    for group in trials.by_settings(results("prompting")):
         settings = group[0]["metrics"]["settings"]
         label = f"{settings['system']}, guidance {settings['guidance']:g}"
-        color = f"C{names.index(label) if label in names else len(names)}"
-        values = trials.figures_of(group, "drawn right, %")
-        axes.plot(
-            values,
-            [settings["prompts"]] * len(values),
-            "o",
-            color=color,
-            alpha=0.7,
-            label=None if label in names else label,
-        )
-        names += [label] if label not in names else []
+        drawn_right = trials.figures_of(group, "drawn right, %")
+        points.setdefault(label, []).extend((x, settings["prompts"]) for x in drawn_right)
+    for label, found in points.items():
+        axes.plot(*zip(*found, strict=True), "o", alpha=0.7, label=label)
     axes.set(xlabel="drawn right, %")
     axes.grid(alpha=0.3)
-    if groups:
+    if points:
         axes.legend()
     return figure
 
 
 def plot_by_number() -> Figure:
-    """Accuracy by the number of training prompts, a panel a kind of prompt, a line a system."""
+    """Accuracy by the number of training prompts, one panel per kind, one line per system."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     rows = results("prompting-size")
     titles = [name for name in rows[0]["metrics"]["figures"] if name.endswith(", %")]

@@ -8,6 +8,7 @@ sees, those of all scales up to its own.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -15,7 +16,6 @@ from matplotlib.figure import Figure
 from experiments.common import save_figure, start
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.models import loading
-from mnist_transformer.models.var import Var
 
 
 def main(model: str = "mnist-var", digit: int = 3, seed: int = 0, out: Path | None = None) -> None:
@@ -27,13 +27,13 @@ def main(model: str = "mnist-var", digit: int = 3, seed: int = 0, out: Path | No
         out: The PNG file to write; otherwise results/var/how.png.
     """
     loaded = loading.load(model, "cpu")
-    if not isinstance(loaded, Var) or loaded.raster:
+    if getattr(loaded, "raster", True):
         raise ValueError(f"{model} is not a model that draws scale by scale, expected one")
     out = out or ledger.results_folder() / "var" / "how.png"
     save_figure(picture(loaded, digit, seed), out)
 
 
-def picture(model: Var, digit: int, seed: int) -> Figure:
+def picture(model: Any, digit: int, seed: int) -> Figure:
     """Codes and canvases of a drawn digit, scale by scale, and the mask of attention."""
     tokenizer, scales = model.tokenizer, model.config.tokenizer.scales
     with torch.inference_mode():

@@ -1,35 +1,117 @@
 """MNIST Transformer: small generative image models, trained, measured and ready to draw.
 
     from mnist_transformer import sample
-    images = sample([3, 1, 4], seeds=range(3))  # uint8 (3, 1, 28, 28)
+    images = sample([3, 1, 4])  # uint8 (3, 1, 28, 28)
 
 Importing the package is cheap: torch is imported by the first call that needs it.
 """
 
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_transformer.options import Keep, Sampling
+
 if TYPE_CHECKING:
-    from mnist_transformer.data import load_dataset
+    from torch import Tensor
+
+    from mnist_transformer.data import Dataset, load_dataset
     from mnist_transformer.evaluation.protocol import evaluate
+    from mnist_transformer.models.base import GenerativeModel
     from mnist_transformer.models.loading import load
-    from mnist_transformer.options import Keep, Sampling
-    from mnist_transformer.training.loop import train
+    from mnist_transformer.recipes import Recipe
+    from mnist_transformer.training.log import Record
 
 __version__ = "0.1.0"
-__all__ = ["Keep", "Sampling", "__version__", "evaluate", "load", "load_dataset", "train"]
+__all__ = ["Keep", "Sampling", "__version__", "evaluate", "load", "load_dataset", "sample", "train"]
 
-_HOMES = {
-    "Keep": "options",
-    "Sampling": "options",
-    "evaluate": "evaluation.protocol",
-    "load": "models.loading",
-    "load_dataset": "data",
-    "train": "training.loop",
-}
+_HOMES = {"evaluate": "evaluation.protocol", "load": "models.loading", "load_dataset": "data"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def sample(
+    cond: str | Sequence[int | str] | Tensor | None,
+    *,
+    model: str | os.PathLike[str] | GenerativeModel = "mnist-patch",
+    seeds: Iterable[int] | None = None,
+    how: Sampling | None = None,
+    keep: Keep | None = None,
+    device: str | None = None,
+) -> Tensor:
+    """Draw images: uint8 (B, C, H, W) on the CPU.
+
+    Args:
+        cond: a class per image, as its index or its name; or all of them as ``draw`` takes them,
+            such as "2026" or "cat,dog"; None draws without a class.
+        model: a loaded model, or the name or path of one, as ``load`` takes them.
+        seeds: a seed per image; by default 0, 1, 2, ...
+        how: the options of the drawing.
+        keep: pixels to keep: only the others are drawn.
+        device: such as "cpu" or "cuda"; by default where the model is, or the best there is.
+
+    Raises:
+        ValueError: an unknown model or class, or a seed or option that the model cannot honour.
+    """
+    from mnist_transformer.models import loading
+    from mnist_transformer.utils import classes
+    from mnist_transformer.utils.devices import to_device
+
+    if isinstance(model, str | os.PathLike):
+        model = loading.load(model, device)
+    elif device is not None:
+        model = to_device(model, device)
+    names = model.class_names
+    labels: Sequence[int] | Tensor | None
+    if isinstance(cond, str):
+        labels = classes.classes_of(cond, names)
+    elif isinstance(cond, Sequence):
+        labels = [classes.class_of(c, names) if isinstance(c, str) else c for c in cond]
+    else:
+        labels = cond
+    if seeds is None:
+        if labels is None:
+            raise ValueError("cond and seeds are both None, expected one of them")
+        seeds = range(len(labels))
+    return model.sample(labels, seeds, how, keep)
+
+
+def train(
+    recipe: str | Recipe,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | Dataset | None = None,
+    max_seconds: float | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    report: Callable[[Record], None] = lambda record: None,
+) -> Path:
+    """Train a recipe, or continue its run in ``out``; return the path of the weights.
+
+    Args:
+        recipe: a recipe or its name.
+        out: the folder of the run; by default runs/ and the recipe's name.
+
+    The other arguments and all errors are those of ``training.loop.train``.
+    """
+    from mnist_transformer.recipes import find_recipe
+    from mnist_transformer.training import loop
+
+    found = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    return loop.train(
+        found,
+        out or Path("runs") / found.name,
+        data=data,
+        max_seconds=max_seconds,
+        device=device,
+        seed=seed,
+        report=report,
+    )

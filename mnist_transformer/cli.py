@@ -7,10 +7,12 @@ import tyro
 
 import mnist_transformer
 from mnist_transformer.commands.ask import ask
-from mnist_transformer.commands.common import PROG
+from mnist_transformer.commands.common import PROG, REGISTRY
 from mnist_transformer.commands.demo import demo
-from mnist_transformer.commands.draw import draw, inpaint
-from mnist_transformer.commands.measure import bench, evaluate, list_models, report
+from mnist_transformer.commands.draw import draw
+from mnist_transformer.commands.evaluate import evaluate
+from mnist_transformer.commands.inpaint import inpaint
+from mnist_transformer.commands.list import list_models
 from mnist_transformer.commands.prompts import prompts
 from mnist_transformer.commands.train import train
 from mnist_transformer.utils.terminal import exit_code, say
@@ -22,9 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
-    "bench": bench,
     "list": list_models,
-    "report": report,
     "prompts": prompts,
 }
 
@@ -32,7 +32,8 @@ VERBS: dict[str, Callable[..., None]] = {
 def parse_and_run(arguments: Sequence[str], verbs: dict[str, Callable[..., None]] = VERBS) -> None:
     """Call the verb that the arguments name; wrong ones raise SystemExit(2) with a message."""
     assert __doc__
-    tyro.extras.subcommand_cli_from_dict(verbs, prog=PROG, description=__doc__, args=arguments)
+    with REGISTRY:
+        tyro.extras.subcommand_cli_from_dict(verbs, prog=PROG, description=__doc__, args=arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

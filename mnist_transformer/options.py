@@ -1,12 +1,16 @@
 """How to draw: the options of one drawing, declared once, and the pixels that it must keep.
 
-Importing this needs no torch: the command line and the demo derive their options from it.
+A field of ``Sampling`` carries its help, its range and its dial. The command line's flags and the
+demo's dials are derived from the fields, so a new option touches this file and the family that
+uses it. Importing this needs no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,60 +19,120 @@ SAMPLERS = ("ancestral", "ddim", "euler", "heun")
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Options of one drawing; a family that does not honour one of them raises ValueError.
+class Dial:
+    """How the demo sets an option: by a slider for each number, or a list of choices.
 
     Args:
-        temperature: divides the logits, or multiplies the noise that a continuous token is
-            drawn from, above 0; 1 samples the model's own distribution.
-        top_k: keep this many of the most probable symbols, 1 or more; None keeps all.
-        top_p: keep the most probable symbols that together reach this mass, in (0, 1]
-            (nucleus sampling, arXiv 1904.09751).
-        guidance: classifier-free guidance scale, 0 or more (arXiv 2207.12598): 1 is plain
-            class-conditional sampling, 0 ignores the class, above 1 overstates it.
-        num_steps: number of refinement steps, for families that draw in steps.
-        sampler: how diffusion gets from noise to data, one of ``SAMPLERS``; by default the
-            model's own.
-        guidance_interval: diffusion is guided at noise levels t with low < t <= high only, 0
-            being data and 1 noise (arXiv 2404.07724).
-        num_particles: how many drawings compete for each image around kept pixels, in families
-            that draw in raster order (particles.py), 1 or more; 1 does not look ahead. Without
-            kept pixels there is nothing to compete for, and no such option.
+        label: the option's name on the page.
+        low, high, step: of the slider; whole numbers only where ``step`` is 1.
+        none: the meaning of ``low``, or of no choice, where the option's default is None.
+        choices: the values to choose from, instead of a slider.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    guidance: float = 1.0
-    num_steps: int | None = None
-    sampler: str | None = None
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    num_particles: int = 16
+    label: str
+    low: float = 0
+    high: float = 1
+    step: float = 1
+    none: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def _option(
+    default: Any,
+    help: str,
+    dial: Dial,
+    fits: Callable[[Any], bool],
+    expected: str,
+    needs_keep: bool = False,
+) -> Any:
+    """A field; ``fits`` tells whether a value is as ``expected``."""
+    metadata = {"help": f"{help} ({expected})", "dial": dial, "fits": fits, "expected": expected}
+    return field(default=default, metadata=metadata | {"needs_keep": needs_keep})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of one drawing; a family that does not honour a changed one raises ValueError."""
+
+    temperature: float = _option(
+        1.0,
+        "Divides the logits, or scales a continuous token's noise: below 1 is safer, above wilder",
+        Dial("Temperature", 0.1, 2, 0.05),
+        lambda t: 0 < t < inf,
+        "a finite number above 0",
+    )
+    top_k: int | None = _option(
+        None,
+        "Draw from this many of the most probable values only",
+        Dial("Top k", 0, 256, none="all values"),
+        lambda k: k >= 1,
+        "1 or more",
+    )
+    top_p: float = _option(
+        1.0,
+        "Nucleus sampling, arXiv 1904.09751: draw from the most probable values of this total mass",
+        Dial("Top p", 0.05, 1, 0.05),
+        lambda p: 0 < p <= 1,
+        "a number in (0, 1]",
+    )
+    guidance: float = _option(
+        1.0,
+        "Classifier-free guidance, arXiv 2207.12598: 1 is plain, 0 ignores the class, above 1 "
+        "overstates it",
+        Dial("Guidance", 0, 5, 0.25),
+        lambda scale: 0 <= scale < inf,
+        "a finite number of 0 or more",
+    )
+    num_steps: int | None = _option(
+        None,
+        "Number of refinement steps, in a model that draws in steps",
+        Dial("Steps", 0, 100, none="the model's own"),
+        lambda n: n >= 1,
+        "1 or more",
+    )
+    sampler: str | None = _option(
+        None,
+        "How diffusion gets from noise to data",
+        Dial("Sampler", none="the model's own", choices=SAMPLERS),
+        lambda name: name in SAMPLERS,
+        f"one of {', '.join(SAMPLERS)}",
+    )
+    guidance_interval: tuple[float, float] = _option(
+        (0.0, 1.0),
+        "LOW and HIGH: guide diffusion only where its noise level, 0 for data and 1 for noise, is "
+        "above LOW and at most HIGH, arXiv 2404.07724",
+        Dial("Guidance interval", 0, 1, 0.05),
+        lambda ends: 0 <= ends[0] < ends[1] <= 1,
+        "0 <= low < high <= 1",
+    )
+    num_particles: int = _option(
+        16,
+        "How many drawings compete for each image around kept pixels, in a model that draws in "
+        "raster order; 1 does not look ahead",
+        Dial("Particles", 1, 128),
+        lambda n: n >= 1,
+        "1 or more",
+        needs_keep=True,
+    )
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.temperature == float("inf"):
-            raise ValueError(f"temperature is {self.temperature}, expected a finite number above 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}, expected 1 or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, expected a number in (0, 1]")
-        if not 0 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance is {self.guidance}, expected a finite number of 0 or more")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}, expected 1 or more")
-        if self.num_particles < 1:
-            raise ValueError(f"num_particles is {self.num_particles}, expected 1 or more")
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {self.sampler!r}, expected one of {', '.join(SAMPLERS)}")
-        low, high = self.guidance_interval
-        if not 0 <= low < high <= 1:
-            raise ValueError(
-                f"guidance_interval is {self.guidance_interval}, expected 0 <= low < high <= 1"
-            )
+        for option in fields(self):
+            value, expected = getattr(self, option.name), option.metadata["expected"]
+            left_out = value is None and option.default is None
+            if not left_out and not option.metadata["fits"](value):
+                raise ValueError(f"{option.name} is {value!r}, expected {expected}")
 
     def changed(self) -> set[str]:
         """Names of the options that differ from their defaults."""
         return {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+OPTIONS = fields(Sampling)
+NEED_KEEP = frozenset(f.name for f in OPTIONS if f.metadata["needs_keep"])  # else not used
+PLAIN, GUIDED = Sampling(), Sampling(guidance=2.0)
+Sampling.__doc__ = f"{Sampling.__doc__}\n\n    Args:\n" + "".join(
+    f"        {f.name}: {f.metadata['help']}\n" for f in OPTIONS
+)
 
 
 @dataclass(frozen=True)
@@ -82,3 +146,10 @@ class Keep:
 
     images: Tensor
     mask: Tensor
+
+
+def check_seed(first: int, num_images: int = 1) -> None:
+    """Raises ValueError if a seed of these images has more than the 32 bits that torch uses."""
+    for seed in (first, first + num_images - 1):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")

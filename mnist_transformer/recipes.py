@@ -1,5 +1,6 @@
 """Everything this project ever trained, by name: one aligned table of frozen recipes."""
 
+import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +27,16 @@ class Recipe:
         dataset: a name known to ``data.load_dataset``.
         batch_size: images a step over all processes.
         muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
+        muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
+            by as many times its rate. At 1, as published, that is a third of a step on a CPU.
         max_seconds, epochs: length of the run; progress runs from 0 to 1 over it.
         warmup: fraction of the run over which the rates rise linearly.
         decay: fraction of the run, at its end, over which they fall to zero.
         ema: horizon of the weights' exponential moving average, as a fraction of the steps
             made so far; 0 keeps none.
         clip: largest norm of the gradient.
+        compile: train through ``torch.compile``, which compiles before the run's time begins. It
+            suits models whose batches all have one shape, and draws other random numbers.
         tokenizer: of a model over codes, the tokenizer that it stands on: its recipe, or its
             path as ``find_weights`` takes it.
         about: the model in a few words, for ``list``.
@@ -43,12 +48,14 @@ class Recipe:
     batch_size: int = 64
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
+    muon_interval: int = 4
     max_seconds: float | None = None
     epochs: float | None = None
     warmup: float = 0.02
     decay: float = 0.5
     ema: float = 0.0
     clip: float = 1.0
+    compile: bool = False
     tokenizer: str | None = None
     about: str = ""
 
@@ -179,6 +186,7 @@ RECIPES: dict[str, Recipe] = {
             batch_size=32,
             adamw_lr=1e-3,
             epochs=15,
+            compile=True,
             about="the same with 57,627,136 parameters; to be trained on a GPU",
         ),
         _vqvae,
@@ -246,3 +254,11 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name. Raises ValueError where there is none, with the nearest names."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    return RECIPES[name]

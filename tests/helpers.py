@@ -222,14 +222,14 @@ def kill_at(monkeypatch, step):
     from mnist_transformer.training import loop as training  # accelerate takes its time to import
 
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    forward = training._Run._forward
+    forward = training._Run.forward
 
-    def dying(self, *batch):
-        if self.step == step:
+    def dying(self):
+        if self.state.step == step:
             raise Killed
-        return forward(self, *batch)
+        return forward(self)
 
-    monkeypatch.setattr(training._Run, "_forward", dying)
+    monkeypatch.setattr(training._Run, "forward", dying)
 
 
 # --- the backbone ---

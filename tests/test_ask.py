@@ -120,6 +120,11 @@ def test_encoding_prompts_needs_the_extra(
     assert "prompts encode" in capsys.readouterr().err
 
 
+def test_who_reads_prompts_is_known() -> None:
+    found = [config.build() for config in (TINY_PROMPTED, READER, TINY_LAW)]
+    assert [asking.reads_prompts(model) for model in found] == [True, True, False]
+
+
 class Table:
     """What stands for a language model."""
 
@@ -139,6 +144,8 @@ def test_an_adapter_hands_digits_to_the_generator(
     assert asked.read(["a", "bcd"]) == [(7, 7), (7, 7)]
     drawn = asked.draw(["a", "b", "c"], [(7,), (), (1, 2)], range(3))
     assert torch.equal(drawn, asked.drawer.sample([7, 1, 2], range(3)))
+    *_, last = asked.steps(["a", "b", "c"], [(7,), (), (1, 2)], range(3))
+    assert torch.equal(last, drawn)
     assert asked.draw(["b"], [()], []).shape == (0, 1, 28, 28)
 
 

@@ -1,4 +1,4 @@
-"""The verb `bench`: what it counts, what it extrapolates, and the rows that it leaves."""
+"""The race of drawing: what it counts, what it extrapolates, and the rows that it leaves."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,23 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from helpers import TINY, make_spec
 from torch.nn import functional as F
 
-from mnist_transformer import cli
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models import checkpoint
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.utils.devices import fast_dtype
-from tools import bench, peers, report, trials
+from mnist_transformer.utils.terminal import exit_code
+from tools import bench, peers, race, report, trials
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "matmul_peak", lambda device: timing.matmul_peak(device, 64))
+    monkeypatch.setattr(race, "matmul_peak", lambda device: timing.matmul_peak(device, 64))
 
 
 @pytest.fixture
@@ -32,8 +33,13 @@ def small_old_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "shipped", dict)  # as if it were not
 
 
-def subject(draw: Callable[[int], object], share: float = 1.0) -> bench.Subject:
-    return bench.Subject("a model", "plain", 10, draw, draw, share)
+def run(arguments: str) -> int:
+    """The tool as it is run: ``python -m tools.bench``."""
+    return exit_code("bench", lambda: tyro.cli(bench.main, args=arguments.split()))
+
+
+def subject(draw: Callable[[int], object], share: float = 1.0) -> race.Subject:
+    return race.Subject("a model", "plain", 10, draw, draw, share)
 
 
 def test_operations_are_counted_attention_too() -> None:
@@ -55,16 +61,16 @@ def test_operations_are_counted_attention_too() -> None:
 
 def test_the_rest_of_a_drawing_is_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(bench, "now", lambda device: next(clock))  # a second between two looks
-    figures = bench.measure(subject(lambda num_images: None, share=0.25), 8, CPU, seconds=20)
+    monkeypatch.setattr(race, "now", lambda device: next(clock))  # a second between two looks
+    figures = race.measure(subject(lambda num_images: None, share=0.25), 8, CPU, seconds=20)
     assert figures["p50, s"] == figures["p90, s"] == figures["p99, s"] == 4
     assert figures["images/s"] == 2
     assert figures["drawings"] > 2
     # A drawing that is longer than the time for all is the only one.
-    assert bench.measure(subject(lambda num_images: None), 1, CPU, 0.5)["drawings"] == 1
+    assert race.measure(subject(lambda num_images: None), 1, CPU, 0.5)["drawings"] == 1
     drawn: list[int] = []
     compiled = subject(drawn.append)._replace(warm_up=True)  # the first one compiles
-    assert bench.measure(compiled, 1, CPU, 0.5)["drawings"] == 1
+    assert race.measure(compiled, 1, CPU, 0.5)["drawings"] == 1
     assert len(drawn) == 2
 
 
@@ -85,7 +91,7 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
     said: list[str] = []
     subjects = bench.settings_of("tiny", model, said.append)
     settings = [s.setting for s in subjects]
-    assert settings[0].startswith(bench.THE_OLD_WAY)
+    assert settings[0].startswith(race.THE_OLD_WAY)
     assert settings[1] == "plain"
     assert settings[-1] == "compiled"
     assert ("bfloat16" in settings) == (fast_dtype("cpu") == torch.bfloat16) == (not said)
@@ -94,7 +100,7 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
         raise torch._dynamo.exc.TorchDynamoException("no compiler\nat all")
 
     subjects = [*subjects[:2], subjects[-1]._replace(draw=broken)]
-    rows = list(bench.race(subjects, (1, 3, 20), CPU, seconds=0.01, tell=said.append))
+    rows = list(race.race(subjects, (1, 3, 20), CPU, seconds=0.01, tell=said.append))
     assert said[-1] == "tiny, compiled: not measured, no compiler"
     assert [row["metrics"]["settings"]["batch"] for row in rows] == [1, 3, 1, 3, 20]
     assert len({row["recipe"] for row in rows}) == 5
@@ -126,7 +132,7 @@ def test_compiled_draws_what_it_drew() -> None:
     assert torch.equal(model.sample([0, 1], [1, 2]), before)
 
 
-def test_the_verb_records_its_rows(
+def test_the_tool_records_its_rows(
     small_old_way: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,13 +142,13 @@ def test_the_verb_records_its_rows(
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: None)
     weights = tmp_path / "tiny.safetensors"
     checkpoint.save(TINY["patch-law"].build(), weights)
-    flags = ["--batch-sizes", "1", "2", "--seconds", "0.01", "--no-peers", "--device", "cpu"]
-    assert cli.main(["bench", str(weights), *flags]) == 0
+    flags = "--batch-sizes 1 2 --seconds 0.01 --no-peers --device cpu"
+    assert run(f"{weights} {flags}") == 0
     assert "tiny.safetensors, plain, 2: " in capsys.readouterr().out
     rows = ledger.latest(tmp_path / "results" / "ledger.jsonl")
     assert f"bench/{bench.OLD_MODEL} (random weights)/plain/1" in rows
     assert "bench/tiny.safetensors/compiled/2" in rows
-    table = report.TABLES["bench"](rows)
+    table = report.make_table("bench", rows)
     assert "| tiny.safetensors | plain | 2 |" in table
     assert "times the old way" in table
     assert rows["bench/tiny.safetensors/plain/2"]["metrics"]["figures"]["times plain"] == 1
@@ -161,7 +167,7 @@ def test_the_verb_records_its_rows(
 def test_mistakes_are_one_sentence(
     flags: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["bench", *flags.split()]) == 2
+    assert run(flags) == 2
     assert message in capsys.readouterr().err
 
 
@@ -195,7 +201,7 @@ def test_peers_are_measured_as_models_are() -> None:
         pytest.importorskip(package)
     said: list[str] = []
     config = replace(TINY["pixel"], data=make_spec(8, levels=16))
-    rows = list(bench.race(peers.peers(CPU, config), (2,), CPU, seconds=0.01, tell=said.append))
+    rows = list(race.race(peers.peers(CPU, config), (2,), CPU, seconds=0.01, tell=said.append))
     assert not said
     assert len({row["recipe"] for row in rows}) == 4
     assert all(row["metrics"]["figures"]["GFLOP an image"] > 0 for row in rows)
@@ -212,5 +218,11 @@ def test_a_table_is_the_mean_over_seeds() -> None:
         "| positions | bits/dim |\n| --- | ---: |\n| rope | 0.6 ± 0.14 |\n| none | 0.75 |\n"
     )
     assert trials.table({}, "positions") == "Not measured yet.\n"
-    with pytest.raises(ValueError, match="experiment is 'tea', expected one of bench"):
+    with pytest.raises(ValueError, match="experiment is 'tea', expected one of bench, attention"):
         trials.name_of("tea", {})
+
+
+def test_every_experiment_of_the_ledger_has_its_script() -> None:
+    for row in ledger.rows():
+        if "experiment" in row["metrics"]:
+            trials.check_experiment(row["metrics"]["experiment"])

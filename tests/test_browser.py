@@ -248,11 +248,11 @@ def test_bad_digits_uploads_and_holes_get_a_message(visit: Visit, tmp_path: Path
     page = visit.page
     page.fill("#digits textarea, #digits input", "seven")
     page.click("#draw")
-    page.get_by_text("expected 1 to 8 of 0 to 9").wait_for()
+    page.get_by_text("digits are 'seven', expected one or more of 0 to 9").wait_for()
     (tmp_path / "bad.png").write_bytes(b"no picture")
     visit.open("Erase and restore")
     visit.upload(tmp_path / "bad.png")
-    page.get_by_text("is no picture that can be read").wait_for()
+    page.get_by_text("is not a picture, expected a PNG or JPEG file").wait_for()
     page.click("#restore")
     page.get_by_text("the pad is blank").wait_for()
     visit.drag((0.4, 0.3), (0.6, 0.3), (0.5, 0.8))

@@ -1,6 +1,5 @@
 """The command line as a user meets it: what it draws, what it says, and its exit codes."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from PIL import Image
 import mnist_transformer
 from mnist_transformer import cli
 from mnist_transformer.evaluation import ledger
+from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
+from mnist_transformer.options import OPTIONS
 from mnist_transformer.recipes import RECIPES, Recipe
 from mnist_transformer.utils import images
 
@@ -28,6 +29,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "200")
     return folder
 
+
+OPTION_FLAGS = " ".join(f"--{option.name.replace('_', '-')}" for option in OPTIONS)
 
 # --- help ---
 
@@ -55,12 +58,12 @@ def test_help_is_quick_and_does_without_torch() -> None:
 @pytest.mark.parametrize(
     ("verb", "flags"),
     [
-        ("draw", "--n --model --seed --temperature --top-p --guidance --out --gif"),
-        ("ask", "PROMPT --model --seed --temperature --top-k --top-p --guidance --out --device"),
+        ("draw", f"WHAT --n --model --seed --out --gif --device {OPTION_FLAGS}"),
+        ("inpaint", f"IMAGE --hole --mask --label --n --model --out --gif {OPTION_FLAGS}"),
+        ("ask", f"PROMPT --model --seed --out --device {OPTION_FLAGS}"),
         ("train", "--out --data --device --seed --max-seconds --epochs --batch-size --lr"),
         ("eval", "MODEL --data"),
-        ("list", "--help"),
-        ("report", "--help"),
+        ("list", "NAME"),
     ],
 )
 def test_every_verb_explains_itself(
@@ -71,6 +74,7 @@ def test_every_verb_explains_itself(
     assert not done.value.code
     text = capsys.readouterr().out
     assert all(flag in text for flag in flags.split())
+    assert "None" not in text
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +135,22 @@ def test_many_digits_are_drawn_in_batches(
     assert cli.main(["draw", "1", "--n", "8", "--gif", "--model", str(tiny_checkpoint)]) == 2
 
 
+def test_classes_have_names_where_they_are_not_digits(
+    own_folder: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("plane", "cat", "dog", "T-shirt/top")
+    spec = replace(make_spec(), class_names=names)
+    checkpoint.save(replace(TINY_LAW, data=spec).build(), Path("named.safetensors"))
+    flags = ["--model", "named.safetensors"]
+    assert cli.main(["draw", "cat, T-shirt/top", "--n", "2", *flags]) == 0
+    model = mnist_transformer.load("named.safetensors", "cpu")
+    expected = images.enlarge(images.grid(model.sample([1, 3, 1, 3], range(4)), columns=2))
+    with Image.open("cat-T-shirt-top.png") as picture:
+        assert (np.asarray(picture) == np.asarray(expected)).all()
+    assert cli.main(["draw", "cats", *flags]) == 2
+    assert "class 'cats' is unknown; nearest: cat" in capsys.readouterr().err
+
+
 def test_gif_shows_the_drawing_happen(tiny_checkpoint: Path) -> None:
     flags = ["--gif", "--out", "new/film.png", "--model", str(tiny_checkpoint)]
     assert cli.main(["draw", "12", *flags]) == 0
@@ -174,8 +194,8 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("draw 3x", "digits are '3x'"),
-        ("draw ３", "expected one or more of 0 to 9"),
+        ("draw 3x --model {tiny}", "digits are '3x'"),
+        ("draw ３ --model {tiny}", "expected one or more of 0 to 9"),
         ("draw 3 --n 0", "n is 0"),
         ("draw 3 --n -2", "n is -2"),
         ("draw 3 --temperature 0", "temperature is 0"),
@@ -183,8 +203,11 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --top-p 1.5", "top_p is 1.5"),
         ("draw 3 --top-p 0", "top_p is 0"),
         ("draw 3 --guidance -1", "guidance is -1"),
+        ("draw 3 --guidance-interval 0.5 0.2", "guidance_interval is (0.5, 0.2)"),
+        ("draw 3 --model {tiny} --guidance-interval 0.1 0.5", "does not use guidance_interval"),
         ("draw 3 --model missing.safetensors --seed -1", "seed is -1"),
-        ("draw 33 --model missing.safetensors --seed 4294967295", "seed is 4294967296"),
+        ("draw 3 --n 2 --model missing.safetensors --seed 4294967295", "seed is 4294967296"),
+        ("draw 33 --model {tiny} --seed 4294967295", "seed is 4294967296"),
         ("draw 3 --model {tiny} --device nonsense", "device is 'nonsense', expected"),
         ("draw 3 --model {tiny} --out x.jpg", "expected a name in .png"),
         ("draw 3 --model {tiny} --out a_file/x.png", "a_file"),
@@ -201,6 +224,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("train mnist-patch --data nowhere", "nowhere does not exist"),
         ("train mnist-patch --out a_file/run", "a_file"),
         ("eval mnist-pach", "there is no model"),
+        ("list mnist-pach", "nearest: mnist-patch"),
         ("eval {tiny} --data nowhere", "nowhere does not exist"),
     ],
 )
@@ -220,7 +244,7 @@ def test_a_mistake_is_one_sentence(
     [
         ("", "draw"),
         ("drow 3", "draw"),
-        ("draw", "DIGITS"),
+        ("draw", "WHAT"),
         ("draw 3 --tempature 1", "--temperature"),
         ("draw 3 --n many", "many"),
         ("train", "RECIPE"),
@@ -257,9 +281,22 @@ ROOT = Path(__file__).parent.parent
 
 def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
-    text = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
     for name in RECIPES:
-        assert name in text
+        assert sum(line.startswith(f"{name} ") for line in lines) == 1
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("name", ["mnist-patch", "mnist-vqvae", "mnist-cnn", "mnist-pixel-57m"])
+def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", name]) == 0
+    text = capsys.readouterr().out
+    assert f"mnist-transformer train {name}" in text
+    assert RECIPES[name].about in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    if name == "mnist-patch":
+        for words in ("draws", "num_particles", "dim=256", "bits/dim: 0.", "shipped"):
+            assert words in text
 
 
 @pytest.fixture
@@ -290,12 +327,15 @@ def test_train_then_draw_then_eval(
     assert row["recipe"] == "tiny"
     assert row["images_seen"] >= 40
     assert row["metrics"]["bits_per_dim"] > 0
+    assert row["metrics"]["curve"]
+    assert row["exact"] is True
+    assert row["parameters"] == mnist_transformer.load("runs/tiny").num_parameters
     assert (tmp_path / "results" / "tiny" / "samples.png").exists()
 
 
 def test_training_shows_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
     from mnist_transformer.training.log import Record
-    from mnist_transformer.utils.terminal import training
+    from mnist_transformer.training.progress import training
 
     record = Record(
         step=10,
@@ -313,12 +353,16 @@ def test_training_shows_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
         report(replace(record, message="saved"))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "tiny 25% loss 420 · 0.773 bits/dim · 128 images/s · 1:02:05 left",
+        "tiny 25% loss 420 · validation 0.773 bits/dim · 128 images/s · 1:02:05 left",
         "saved",
     ]
 
 
-def test_the_package_is_imported_without_torch() -> None:
-    script = "import sys, mnist_transformer; assert 'torch' not in sys.modules"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+def test_python_runs_the_package_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_transformer", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout == f"mnist-transformer {mnist_transformer.__version__}\n"

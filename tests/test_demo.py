@@ -2,25 +2,69 @@
 
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import END, TINY_PROMPTED
+from helpers import END, TINY, TINY_LAW, TINY_PROMPTED, make_spec
 from PIL import Image, ImageDraw
 
 from mnist_transformer import cli
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.models import checkpoint
+from mnist_transformer.options import OPTIONS, PLAIN, Sampling
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 
-from mnist_transformer.web import ask_tab, draw_tab, models_tab, restore_tab, shelf  # noqa: E402
+from mnist_transformer.web import ask_tab, dials, draw_tab, models_tab, restore_tab, shelf  # noqa: E402
+
+
+def values(**changed: object) -> list[object]:
+    """What all dials say, but for some; an interval has two."""
+    said: list[object] = []
+    for option in OPTIONS:
+        dial = option.metadata["dial"]
+        value = changed.get(option.name, option.default)
+        value = (dial.none if dial.choices else dial.low) if dial.none and value is None else value
+        said += value if isinstance(value, tuple) else [value]
+    return said
+
+
+def test_dials_say_what_the_options_are(tiny_checkpoint: Path) -> None:
+    assert dials.read(values()) == PLAIN
+    how = Sampling(
+        temperature=0.5,
+        top_k=9,
+        num_steps=7,
+        sampler="heun",
+        guidance_interval=(0.25, 0.75),
+        num_particles=4,
+    )
+    assert dials.read(values(**vars(how))) == how
+    models = list(shelf.fill({"a": tiny_checkpoint}).models.values())
+    made = dials.dials(models, start=how)
+    assert [dial.value for dial in made] == values(**vars(how))
+    assert len(dials.refit(models)) == len(made) == len(OPTIONS) + 1
+    shown = {dial.label for dial in made if dial.visible}
+    assert shown == {"Temperature", "Top k", "Top p", "Guidance"}
+    kept = {dial.label for dial in dials.dials(models, keeping=True) if dial.visible}
+    assert kept == shown | {"Particles"}
+
+
+def test_steps_are_as_many_as_all_models_take() -> None:
+    pixel, ddpm, mar = (TINY[name].build() for name in ("pixel", "ddpm", "mar"))
+
+    def most(*models: object) -> float:
+        return next(dial.maximum for dial in dials.dials(models) if dial.label == "Steps")
+
+    assert most(pixel, ddpm) == 100
+    assert most(pixel, ddpm, mar) == mar.max_steps < 100
 
 
 def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: Path) -> None:
     filled = shelf.fill({"a": tiny_checkpoint, "b": tiny_checkpoint})
-    *_, (note, pictures) = draw_tab.draw(filled, "71", 2, 1.0, 1.0, 5, 0)
+    *_, (note, pictures) = draw_tab.draw(filled, "71", 2, 0, *values(num_steps=5))
     assert note == "a does not use steps. b does not use steps."
     assert len(pictures) == 2
     assert pictures[0].tobytes() == pictures[1].tobytes()
@@ -29,15 +73,16 @@ def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("digits", "x", "digits are 'x', expected 1 to 8 of 0 to 9"),
-        ("digits", "123456789", "expected 1 to 8"),
+        ("text", "x", "digits are 'x', expected one or more of 0 to 9"),
+        ("text", "123456789", "expected 1 to 8"),
         ("times", 1e9, "how many times is 1000000000.0, expected a whole number from 1 to 9"),
         ("times", float("nan"), "how many times is nan"),
         ("times", 2.5, "how many times is 2.5, expected a whole number"),
         ("temperature", 0, "temperature is 0, expected"),
-        ("temperature", None, "temperature or guidance is empty"),
+        ("temperature", None, "temperature is None, expected a number from 0.1 to 2"),
         ("guidance", -1, "guidance is -1, expected"),
-        ("steps", 101, "steps is 101, expected a whole number from 0 to 100"),
+        ("num_steps", 101, "steps is 101, expected a whole number from 0 to 100"),
+        ("guidance_interval", (0.5, 0.5), "expected 0 <= low < high <= 1"),
         ("seed", None, "seed is None, expected"),
         ("seed", -1, "seed is -1, expected a whole number"),
     ],
@@ -45,14 +90,25 @@ def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: 
 def test_wrong_numbers_get_a_sentence(
     tiny_checkpoint: Path, field: str, value: object, message: str
 ) -> None:
-    fields = {"digits": "7", "times": 1, "temperature": 1.0, "guidance": 1.0, "steps": 0, "seed": 0}
+    given = {"text": "7", "times": 1, "seed": 0, field: value}
+    fields = [given.pop(name) for name in ("text", "times", "seed")]
     with pytest.raises(ValueError, match=message):
-        next(draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), **{**fields, field: value}))
+        next(draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), *fields, *values(**given)))
 
 
 def test_one_digit_many_times_makes_a_square(tiny_checkpoint: Path) -> None:
-    *_, (_, [picture]) = draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), "7", 9, 1.0, 1.0, 0, 0)
+    *_, (_, [picture]) = draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), "7", 9, 0, *values())
     assert picture.width == picture.height
+
+
+def test_a_model_without_the_class_leaves_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    spec = replace(make_spec(), class_names=("cat", "dog"))
+    checkpoint.save(replace(TINY_LAW, data=spec).build(), tmp_path / "b")
+    filled = shelf.fill({"a": tiny_checkpoint, "b": tmp_path / "b"})
+    *_, (note, pictures) = draw_tab.draw(filled, "dog", 2, 0, *values())
+    assert note.startswith("a leaves it: digits are 'dog'")
+    assert pictures[0] is None
+    assert pictures[1] is not None
 
 
 def test_there_is_a_plot_without_a_source_tree(tmp_path: Path) -> None:
@@ -67,12 +123,12 @@ def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path)
             model.answer.bias[symbol] = 5.0
         checkpoint.save(model, tmp_path / name)
     filled = shelf.fill({name: tmp_path / name for name in ("seven", "nothing")})
-    *_, (note, pictures) = ask_tab.answer(filled.asked, "Draw 77", 1.0, 2.0, 0, 0)
+    *_, (note, pictures) = ask_tab.answer(filled.asked, "Draw 77", 0, *values(guidance=2.0))
     assert note.startswith("seven reads 77. nothing refuses. Ask for a number")
     assert pictures[0].width == 2 * pictures[0].height
     assert pictures[1] is None
     with pytest.raises(ValueError, match="empty"):
-        next(ask_tab.answer(filled.asked, " ", 1.0, 2.0, 0, 0))
+        next(ask_tab.answer(filled.asked, " ", 0, *values()))
 
 
 def one() -> Image.Image:
@@ -85,12 +141,12 @@ def one() -> Image.Image:
 def test_restoring_takes_particles_where_a_model_has_them(tiny_checkpoint: Path) -> None:
     models = shelf.fill({"a": tiny_checkpoint}).models
     request = (models, "a", {"composite": one()}, "bottom")
-    *_, (_, [sheet]) = restore_tab.restore(*request, "1", 1.0, 2.0, 0, 0, 2)
+    *_, (_, [sheet]) = restore_tab.restore(*request, "1", 0, *values(guidance=2.0, num_particles=2))
     assert sheet is not None
     with pytest.raises(ValueError, match="particles is 999, expected a whole number"):
-        next(restore_tab.restore(*request, "1", 1.0, 1.0, 0, 0, 999))
+        next(restore_tab.restore(*request, "1", 0, *values(num_particles=999)))
     with pytest.raises(ValueError, match="expected 1 where no class is given"):
-        next(restore_tab.restore(*request, restore_tab.UNKNOWN, 1.0, 2.0, 0, 0, 2))
+        next(restore_tab.restore(*request, restore_tab.UNKNOWN, 0, *values(guidance=2.0)))
 
 
 def test_red_on_the_pad_is_the_hole() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.data.mnist import SPEC as MNIST
-from mnist_transformer.evaluation import metrics
+from mnist_transformer.evaluation import likelihood, metrics
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models.base import GenerativeModel
@@ -75,7 +75,7 @@ def dataset() -> Dataset:
 
 def test_uniform_model_has_8_bits_per_dim(dataset: Dataset) -> None:
     seen = []
-    value = evaluate.bits_per_dim(
+    value = likelihood.bits_per_dim(
         Uniform(), dataset.test, batch_size=64, report=lambda *args: seen.append(args)
     )
     assert value == pytest.approx(8, abs=1e-6)
@@ -88,14 +88,14 @@ def test_bits_per_dim_weighs_every_image_alike() -> None:
     ).build()
     split = make_split(7, 3)
     nats = model.eval().nll(split.images, split.labels).mean().item()
-    value = evaluate.bits_per_dim(model.train(), split, batch_size=3)
+    value = likelihood.bits_per_dim(model.train(), split, batch_size=3)
     assert value == pytest.approx(nats / math.log(2) / 64, rel=1e-4)
     assert model.training
 
 
 def test_model_without_likelihood_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match="no likelihood"):
-        evaluate.bits_per_dim(Reader(), dataset.test)
+        likelihood.bits_per_dim(Reader(), dataset.test)
 
 
 def test_class_agreement_counts_what_is_read_right(dataset: Dataset) -> None:
@@ -185,24 +185,18 @@ def test_drawn_sets_are_balanced_and_differ_by_seed() -> None:
     assert not torch.equal(images, other)
 
 
-def test_evaluate_makes_a_row(dataset: Dataset) -> None:
+def test_measure_finds_every_figure(dataset: Dataset) -> None:
     stages = []
-    row = evaluate.evaluate(
+    found = evaluate.measure(
         Uniform(),
-        "uniform",
         dataset,
-        seeds=(0, 1),
-        num_samples=100,
-        guidances=(1.0, 3.0),
+        evaluate.Samples(100, seeds=(0, 1), guidances=(1.0, 3.0)),
         report=lambda stage, done, total: stages.append((stage, done <= total)),
         judge=Reader(),
-        command="mnist-transformer eval uniform",
     )
-    assert row["exact"] is True
-    assert row["parameters"] == 1
-    found = row["metrics"]
     for name in ("bits_per_dim", "bits_per_dim_val", "bits_per_dim_null"):
         assert found[name] == pytest.approx(8)
+    assert (found["num_samples"], found["num_seeds"]) == (100, 2)
     assert [drawn["guidance"] for drawn in found["drawn"]] == [1.0, 3.0]
     for figures in (*found["drawn"], found["floor"]):
         assert figures["agreement"] == {"mean": 1.0, "sd": 0.0}
@@ -211,19 +205,19 @@ def test_evaluate_makes_a_row(dataset: Dataset) -> None:
         assert figures["precision"]["mean"] > 0.8
     assert found["drawn"][0]["copies"]["exact"] == 0
     assert found["images_per_second"].keys() == {"1", "256"}
+    assert "throughput" not in found  # it takes a recipe
     assert all(ok for _, ok in stages)
 
 
-def test_evaluate_refuses_too_little(dataset: Dataset) -> None:
+def test_too_few_samples_are_refused(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match="expected 20 samples or more"):
-        evaluate.evaluate(Uniform(), "uniform", dataset, num_samples=5, judge=Reader())
+        evaluate.measure(Uniform(), dataset, evaluate.Samples(5), judge=Reader())
 
 
-def test_classifier_is_measured_as_one(dataset: Dataset) -> None:
-    row = evaluate.evaluate(Reader(), "reader", dataset)
-    assert row["metrics"]["accuracy"] == 1
-    assert row["metrics"]["accuracy_val"] == 1
-    assert row["exact"] is None
+def test_a_judge_is_measured_as_one(dataset: Dataset) -> None:
+    found = evaluate.measure(Reader(), dataset)
+    assert found["accuracy"] == 1
+    assert found["accuracy_val"] == 1
     validation = runlog.validate(Reader().eval(), dataset.val, seed=0)
     assert validation.figures == {"accuracy": 1.0}
     assert str(validation) == f"loss {validation.loss:.4f}, accuracy 1 on 50 images"
@@ -279,6 +273,6 @@ def test_causal_attention_counts_half_on_any_device(kernel: str) -> None:
     "MNIST_TRANSFORMER_DATA" not in os.environ, reason="MNIST_TRANSFORMER_DATA is not set"
 )
 def test_shipped_judge_reads_mnist() -> None:
-    found = evaluate.classifier_figures(evaluate.load_judge(MNIST), load_dataset("mnist"))
+    found = evaluate.judge_figures(evaluate.load_judge(MNIST), load_dataset("mnist"))
     assert found["accuracy"] >= 0.995
     assert found["accuracy_val"] >= 0.995

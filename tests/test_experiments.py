@@ -117,7 +117,7 @@ def run_twice(script: Callable[[], None], path: Path) -> list[ledger.Row]:
     (plot,) = path.parent.glob("*/plot.png")
     assert plot.read_bytes().startswith(b"\x89PNG")
     experiment = plot.parent.name
-    assert report.TABLES[experiment](ledger.latest(path)).count("\n") >= 3
+    assert report.make_table(experiment, ledger.latest(path)).count("\n") >= 3
     return rows
 
 

@@ -11,6 +11,7 @@ from helpers import SPACES, TINY_LAW, all_images, random_model
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from mnist_transformer import cli
+from mnist_transformer.data import pictures
 from mnist_transformer.models import checkpoint, inpaint
 from mnist_transformer.options import Keep
 
@@ -47,7 +48,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is():
     levels[5:20, 10:14] = 200
     levels[5, 10] = 3
     Image.fromarray(levels).save("digit.png")
-    image, changes = inpaint.read_picture(Path("digit.png"), 28)
+    image, changes = pictures.read_picture(Path("digit.png"), 28)
     assert np.array_equal(image[0].numpy(), levels)
     assert changes == []
 
@@ -59,7 +60,7 @@ def test_a_digit_that_we_drew_comes_back_as_it_was():
     torch.nn.init.constant_(model.gate.output.bias, -2)
     checkpoint.save(model, Path("tiny.safetensors"), recipe="mnist-patch")
     assert cli.main(["draw", "7", "--model", "tiny.safetensors"]) == 0
-    image, changes = inpaint.read_picture(Path("7.png"), 28)
+    image, changes = pictures.read_picture(Path("7.png"), 28)
     drawn = cli.mnist_transformer.load("tiny.safetensors", "cpu").sample([7], [0])[0]
     assert torch.equal(image, drawn)
     assert [change.split()[0] for change in changes] == ["scaled"]
@@ -72,7 +73,7 @@ SCALED, CLEANED = "scaled from 200x120 to 28x28", "brought to full contrast on b
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_photograph_becomes_light_on_black(suffix):
     photograph().save(f"photo.{suffix}")
-    image, changes = inpaint.read_picture(Path(f"photo.{suffix}"), 28)
+    image, changes = pictures.read_picture(Path(f"photo.{suffix}"), 28)
     assert changes == ["made grey", INVERTED, SCALED, CLEANED]
     assert image.max() > 200
     assert (image[0, :, :8] == 0).all()  # paper, without its noise
@@ -89,14 +90,14 @@ def seven(paper: np.ndarray | float, ink: float) -> np.ndarray:
 
 def test_paper_is_black_however_it_is_lit():
     across = np.linspace(0, 1, 280)[None]
-    plain, _ = inpaint.to_image(Image.fromarray(seven(255, 0).astype(np.uint8)), 28)
+    plain, _ = pictures.to_image(Image.fromarray(seven(255, 0).astype(np.uint8)), 28)
     for lit in (seven(200 + 40 * across, 20), seven(90 + 40 * across.T, 20), seven(20, 135)):
-        image, changes = inpaint.to_image(Image.fromarray(lit.astype(np.uint8)), 28)
+        image, changes = pictures.to_image(Image.fromarray(lit.astype(np.uint8)), 28)
         assert changes[-1] == CLEANED
         assert ((image > 0) == (plain > 0)).double().mean() > 0.98
         assert image.max() > 250
     small = Image.fromarray(seven(235, 120).astype(np.uint8)).resize((28, 28), Image.Resampling.BOX)
-    image, changes = inpaint.to_image(small, 28)
+    image, changes = pictures.to_image(small, 28)
     assert changes == [INVERTED, CLEANED]
     assert ((image > 0) == (plain > 0)).double().mean() > 0.98
 
@@ -109,8 +110,8 @@ def test_paper_is_black_however_it_is_lit():
     ],
 )
 def test_more_than_256_levels_are_brought_to_256(levels, words):
-    image, changes = inpaint.to_image(Image.fromarray(levels), 28)
-    expected, _ = inpaint.to_image(Image.fromarray(seven(0, 255).astype(np.uint8)), 28)
+    image, changes = pictures.to_image(Image.fromarray(levels), 28)
+    expected, _ = pictures.to_image(Image.fromarray(seven(0, 255).astype(np.uint8)), 28)
     assert changes[0] == words
     assert (image.int() - expected.int()).abs().max() <= 2
 
@@ -119,7 +120,7 @@ def test_more_than_256_levels_are_brought_to_256(levels, words):
 def test_transparent_is_paper(ink, page):
     picture = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
     ImageDraw.Draw(picture).rectangle((10, 5, 14, 20), (ink, ink, ink, 255))
-    image, changes = inpaint.to_image(picture, 28)
+    image, changes = pictures.to_image(picture, 28)
     assert changes == [f"laid on a {page} page"] + ([INVERTED] if page == "white" else [])
     assert image[0, 10, 12] == 255
     assert image[0, 0, 0] == 0
@@ -131,33 +132,31 @@ def test_what_a_file_says_of_itself_is_told():
     exif[ExifTags.Base.Orientation] = 6
     turned.save("turned.png", exif=exif)
     turned.save("moving.gif", save_all=True, append_images=[Image.new("L", turned.size, 90)])
-    assert inpaint.read_picture(Path("turned.png"), 28)[1][0] == "turned upright"
-    assert inpaint.read_picture(Path("moving.gif"), 28)[1][0] == "taken from its first frame"
+    assert pictures.read_picture(Path("turned.png"), 28)[1][0] == "turned upright"
+    assert pictures.read_picture(Path("moving.gif"), 28)[1][0] == "taken from its first frame"
 
 
 def test_a_mask_is_white_where_the_hole_is():
     mask = Image.new("L", (56, 56))
     ImageDraw.Draw(mask).rectangle((0, 0, 27, 55), 255)
     mask.save("mask.png")
-    keep = inpaint.read_mask(Path("mask.png"), 28, Path("mask.png"))
+    keep = pictures.read_mask(Path("mask.png"), 28, (56, 56))
     assert torch.equal(keep, inpaint.hole("left", 28))
     clear = Image.new("RGBA", (56, 56), (255, 255, 255, 0))
     ImageDraw.Draw(clear).rectangle((0, 0, 27, 55), "white")
     clear.save("clear.png")
-    assert torch.equal(inpaint.read_mask(Path("clear.png"), 28, Path("mask.png")), keep)
+    assert torch.equal(pictures.read_mask(Path("clear.png"), 28, (56, 56)), keep)
 
 
 def test_a_mask_has_the_shape_of_its_picture():
-    photograph().save("photo.png")
     mask = Image.new("L", (100, 60))
     ImageDraw.Draw(mask).rectangle((50, 0, 99, 59), 255)
     mask.save("mask.png")
-    photograph((120, 120)).save("square.png")
-    keep = inpaint.read_mask(Path("mask.png"), 28, Path("photo.png"))
+    keep = pictures.read_mask(Path("mask.png"), 28, (200, 120))
     assert keep[0, :, :14].all()
     assert not keep[0, 6:22, 14:].any()
     with pytest.raises(ValueError, match=r"mask\.png has 100x60 pixels, expected a square or"):
-        inpaint.read_mask(Path("mask.png"), 28, Path("square.png"))
+        pictures.read_mask(Path("mask.png"), 28, (120, 120))
 
 
 def test_class_posterior_is_bayes_rule():
@@ -237,7 +236,7 @@ def png_header(width: int, height: int) -> bytes:
         ("photo.jpg --hole random:2", "hole is 'random:2', expected random:SHARE"),
         ("photo.jpg --hole random", "hole is 'random', expected random:SHARE"),
         ("photo.jpg --hole top --n 0", "n is 0"),
-        ("photo.jpg --hole top --label 10", "class 10 is unknown"),
+        ("photo.jpg --hole top --label 10", "class '10' is unknown; nearest: "),
         ("photo.jpg --hole top --num-particles 0", "num_particles is 0"),
         ("photo.jpg --hole top --num-particles 999", "n is 8 with 999 particles each, expected at"),
         ("photo.jpg --hole top --guidance 2", "guidance is 2.0, expected 1 where no class is"),
@@ -254,7 +253,7 @@ def png_header(width: int, height: int) -> bytes:
         ("bomb.png --hole top", "bomb.png is damaged: "),
         ("photo.jpg --mask missing.png", "missing.png: No such file"),
         ("missing.png --hole top", "missing.png: No such file"),
-        ("text.png --hole top", "text.png is no picture that can be read"),
+        ("text.png --hole top", "text.png is not a picture, expected a PNG or JPEG file"),
         ("half.jpg --hole top", "half.jpg is damaged"),
         (". --hole top", "Is a directory"),
     ],

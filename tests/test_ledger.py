@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.models import checkpoint
 from tools import report
 
@@ -130,7 +130,7 @@ def test_installed_package_shows_its_own_and_the_users_figures(
 PAGE = "# Title\n\n<!-- ledger:{} -->\nold | figures\n<!-- /ledger -->\n\nText 0.123 stays.\n"
 
 
-@pytest.mark.parametrize("name", report.TABLES)
+@pytest.mark.parametrize("name", [*report.TABLES, "positions", "diffusion-steps"])
 def test_render_fills_the_marks_and_nothing_else(name: str) -> None:
     page = PAGE.format(name)
     rows = {"tiny": row(), "judge": row("judge", metrics={"accuracy": 0.9961, "accuracy_val": 1})}
@@ -142,7 +142,7 @@ def test_render_fills_the_marks_and_nothing_else(name: str) -> None:
 
 
 def test_results_table_shows_the_figures() -> None:
-    table = report.results_table({"tiny": row(), "bound": row("bound", exact=False)})
+    table = tables.results_table({"tiny": row(), "bound": row("bound", exact=False)})
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert "| tiny | 7.1M | 0.610 | 1,000 | 98.0 ± 0.1 |" in lines[2]
@@ -150,12 +150,28 @@ def test_results_table_shows_the_figures() -> None:
     assert "training images" in lines[4]
 
 
+def test_a_table_holds_one_data_set() -> None:
+    rows = {"tiny": row(), "other": {**row("other"), "dataset": "cifar10"}}
+    rows["other"]["metrics"]["floor"]["fd_cnn"] = figure(9.0)
+    mnist = report.render(PAGE.format("results"), rows)
+    assert "| tiny |" in mnist
+    assert "| other |" not in mnist
+    assert "9.000" not in mnist
+    cifar = report.render(PAGE.format("results cifar10"), rows)
+    assert cifar.startswith("# Title\n\n<!-- ledger:results cifar10 -->\n")
+    assert "| other |" in cifar
+    assert "| tiny |" not in cifar
+    assert "| training images | – | – | 1,000 | 98.0 ± 0.1 | – | 9.000 ± 0.001 |" in cifar
+    assert "9.000" in tables.results_table(rows)  # a floor for each data set
+    assert "1.250 ± 0.001 | – | 90.0 / 80.0 | – |" in tables.results_table(rows)
+
+
 def test_model_without_likelihood_or_training_record_is_shown() -> None:
     bare = row(images_seen=None, seconds=None, exact=None)
     del bare["metrics"]["bits_per_dim"]
     del bare["metrics"]["drawn"][1]
-    assert f"| {report.NOTHING} |" in report.results_table({"tiny": bare})
-    assert f"| {report.NOTHING} |" in report.speed_table({"tiny": bare})
+    assert f"| {tables.NOTHING} |" in tables.results_table({"tiny": bare})
+    assert f"| {tables.NOTHING} |" in tables.speed_table({"tiny": bare})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from helpers import DIM, NUM_HEADS, NUM_TOKENS, make_transformer
 from torch import Tensor
 
 from experiments.old_faults import attend_scaled_by_dim, keep_dropout_alive, turn_heads
-from mnist_transformer.networks.transformer import KVCache, Transformer, attend, plain_attention
+from mnist_transformer.networks.attention import attend, plain_attention
+from mnist_transformer.networks.transformer import KVCache, Transformer
 
 HEAD_DIM = DIM // NUM_HEADS
 TOLERANCE = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (2e-2, 5e-2)}

@@ -21,15 +21,14 @@ def test_batches_larger_than_the_dataset():
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (16, 24)])
-def test_muon_is_torchs_own(shape, monkeypatch):
+def test_muon_is_torchs_own(shape):
     """The batched float32 iteration against torch's, which goes through bfloat16."""
-    monkeypatch.setattr(optim, "TURNS", 1)
     torch.manual_seed(0)
     start = [torch.randn(shape) for _ in range(3)]
     ours = [torch.nn.Parameter(p.clone()) for p in start]
     theirs = [torch.nn.Parameter(p.clone()) for p in start]
     optimizers = [
-        optim.Muon(ours, lr=0.02),
+        optim.Muon(ours, lr=0.02, interval=1),
         torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0),
     ]
     for _ in range(3):
@@ -42,12 +41,13 @@ def test_muon_is_torchs_own(shape, monkeypatch):
         assert (p - q).norm() < 0.03 * (q - p0).norm()
 
 
-def test_matrices_take_turns():
-    """Each is updated once in TURNS steps, by as many times the rate, a like share at a time."""
+@pytest.mark.parametrize("interval", [1, 4])
+def test_matrices_take_turns(interval):
+    """Each is updated once in so many steps, by as many times the rate, a like share at a time."""
     torch.manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(6, 8)) for _ in range(2 * optim.TURNS)]
-    muon = optim.Muon(params, lr=0.02)
-    for _ in range(2 * optim.TURNS):
+    params = [torch.nn.Parameter(torch.randn(6, 8)) for _ in range(2 * interval)]
+    muon = optim.Muon(params, lr=0.02, interval=interval)
+    for _ in range(2 * interval):
         before = [p.detach().clone() for p in params]
         for p in params:
             p.grad = torch.randn(6, 8)
@@ -55,7 +55,7 @@ def test_matrices_take_turns():
         moved = [p.detach() - q for p, q in zip(params, before, strict=True) if not p.equal(q)]
         assert len(moved) == 2
         for update in moved:
-            largest = torch.linalg.matrix_norm(update, 2) / (0.02 * optim.TURNS)
+            largest = torch.linalg.matrix_norm(update, 2) / (0.02 * interval)
             assert 0.6 < largest < 1.3
 
 

@@ -1,4 +1,4 @@
-"""A prompt, its answer and a digit in one sequence; and the adapter behind a language model."""
+"""A prompt, its answer and a digit in one sequence."""
 
 from dataclasses import replace
 from itertools import product
@@ -18,15 +18,16 @@ from helpers import (
 )
 
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.data import states as states_of
-from mnist_transformer.data.prompted import PromptedSplit, Prompts, with_prompts
-from mnist_transformer.data.states import encode_prompts
-from mnist_transformer.data.states import load as load_states
+from mnist_transformer.data.prompted import (
+    PromptedSplit,
+    Prompts,
+    is_for_testing,
+    read_prompts,
+    with_prompts,
+)
 from mnist_transformer.models.prompted import Prompted, PromptedConfig
-from mnist_transformer.models.reader import Reader, ReaderConfig
 from mnist_transformer.options import Sampling
-from mnist_transformer.prompting import corpus as prompt_corpus
-from mnist_transformer.prompting.prompts import Prompt
+from mnist_transformer.prompting.prompts import Prompt, is_held_out
 from mnist_transformer.prompting.tokens import (
     ASK,
     IGNORED,
@@ -41,9 +42,6 @@ from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.loop import train
 
 CONFIG = TINY["prompted"]
-READER = ReaderConfig(
-    make_spec(8, 3), state_dim=8, dim=16, depth=2, num_heads=2, mlp_dim=16, dropout=0.0
-)
 ANSWERS = [digits for size in range(3) for digits in product(range(3), repeat=size)]
 
 
@@ -81,7 +79,7 @@ def test_half_a_character_is_no_error() -> None:
 
 def test_reading_stops_at_end() -> None:
     said = torch.tensor([[[0, 9, 0], [9, 0, 0]], [[0, 0, 9], [9, 0, 0]]])  # 1, 0, and END
-    assert read_greedily(lambda answers: said, 2, 2) == [(0, 1), ()]
+    assert read_greedily(lambda part, answers: said, ["a", "b"], 2) == [(0, 1), ()]
 
 
 # --- the model ---
@@ -157,7 +155,7 @@ def test_training_without_class_is_without_prompt(model: Prompted, images: torch
     for text in ("ab", "xyz"):
         torch.manual_seed(0)
         rows = stack([row(text, (1,), 1)] * 4)
-        seen = model._read_and_look(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
+        seen = model._nats_and_states(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
         losses.append(seen[0])
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(losses[0].flatten(1).sum(1), model.eval().nll(images, None))
@@ -230,15 +228,23 @@ def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:
 
 def test_one_prompt_in_twenty_is_written_by_a_language_model(monkeypatch) -> None:
     said = [Prompt(f"seven, {i} times", 7, "number", (7,), "a model") for i in range(20)]
-    kept = [p for p in said if not prompt_corpus.is_for_testing(p)]
+    kept = [p for p in said if not is_for_testing(p)]
     assert 0 < len(kept) < len(said)
-    monkeypatch.setattr("mnist_transformer.data.prompted.written_prompts", lambda: said)
+    monkeypatch.setattr("mnist_transformer.data.prompted.read_prompts", lambda: said)
     written = Prompts(1000).written()
     assert len(written) == 1000
     assert [p for p in written if p.template == "a model"] == [
         kept[i % len(kept)] for i in range(50)
     ]
     assert all(p.template != "a model" for p in Prompts(1000, corpus=False).written())
+
+
+def test_a_fifth_of_written_prompts_and_all_held_out_sums_are_for_testing() -> None:
+    said = [Prompt(f"{a} + {b}", a + b, "sum", (a, b)) for a in range(40) for b in range(40)]
+    testing = [prompt for prompt in said if is_for_testing(prompt)]
+    assert 0.25 < len(testing) / len(said) < 0.35
+    assert all(prompt in testing for prompt in said if is_held_out(prompt.operands))
+    assert 0 < sum(map(is_for_testing, read_prompts())) < len(read_prompts()) / 2
 
 
 def test_training_prompts_are_nobody_elses() -> None:
@@ -260,66 +266,3 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch) -> None:
     parts = train(recipe, tmp_path / "parts", data=data, device="cpu")
     assert_same_bits(weights(parts), weights(whole))
     assert '"answers_right"' in (tmp_path / "whole" / "metrics.jsonl").read_text()
-
-
-# --- the adapter ---
-
-
-def some_states(texts: list[str]) -> list[torch.Tensor]:
-    """What stands for a language model: a byte a token."""
-    table = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
-    return [table[torch.tensor(list(text.encode()))] for text in texts]
-
-
-def padded(texts: list[str]) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence(some_states(texts), True, padding_side="left")
-
-
-def test_an_adapter_answers_exactly_whatever_else_is_in_the_batch() -> None:
-    reader = moved(READER).eval()
-    answers = targets(stack([encode("?", digits) for digits in ANSWERS]), 3, 2)
-    states = padded(["two + 1"] * len(ANSWERS))
-    with torch.no_grad():
-        nats = reader.loss(states, answers)
-        beside = reader.loss(padded(["two + 1", "a longer prompt"]), answers[4:6])
-    assert (-nats.double()).exp().sum().item() == pytest.approx(1, abs=1e-5)
-    torch.testing.assert_close(beside[0], nats[4])
-
-
-def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path, monkeypatch) -> None:
-    with pytest.raises(ValueError, match="write them with `mnist-transformer prompts encode`"):
-        load_states(tmp_path)
-    encode_prompts(tmp_path, some_states, num_prompts=60)
-    data = load_states(tmp_path)
-    assert len(data.train) == len(data.val) == 60
-    written = Prompts(60).written()
-    states, answers = data.train.batch(torch.tensor([7, 3]))
-    expected = padded([written[7].text, written[3].text]).half()
-    assert torch.equal(states, expected)
-    assert (
-        answers[0].tolist() == targets(stack([encode("?", written[7].digits)]), 10, 2)[0].tolist()
-    )
-    part = data.train.part(3, 8)
-    assert torch.equal(part.batch(torch.tensor([4, 0]))[0], expected)
-    assert len(data.train.part(50, 1000)) == 10
-    with monkeypatch.context() as other:
-        other.setattr(states_of, "SOURCE", "another model")
-        with pytest.raises(ValueError, match="ones first, expected another model"):
-            load_states(tmp_path)
-    config = replace(READER, data=make_spec(8))
-    recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=1)
-    train(recipe, tmp_path / "run", data=data, device="cpu")
-    assert '"answers_right"' in (tmp_path / "run" / "metrics.jsonl").read_text()
-
-
-def test_an_adapter_learns_to_answer_and_to_refuse() -> None:
-    torch.manual_seed(0)
-    reader: Reader = READER.build()
-    states = padded(list(SAID))
-    answers = targets(stack([encode("?", digits) for digits in SAID.values()]), 3, 2)
-    optimizer = torch.optim.Adam(reader.parameters(), 1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        reader.loss(states, answers).mean().backward()
-        optimizer.step()
-    assert reader.eval().read(states) == list(SAID.values())

@@ -132,7 +132,7 @@ def needs_weights(name: str) -> None:
 def test_tables_are_the_ledgers() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        assert pages.render(text) == text, f"{page.name} is out of date: run `report`"
+        assert pages.render(text) == text, f"{page.name} is out of date: run `make report`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -6,17 +6,33 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
+from io import BytesIO
 
 import pytest
 import torch
 from helpers import BARS as DATASET
-from helpers import RECIPE, Killed, assert_same_bits, kill_at, make_bars, make_spec, weights
+from helpers import (
+    BRIGHT_BARS,
+    RECIPE,
+    VQVAE_RECIPE,
+    Killed,
+    assert_same_bits,
+    kill_at,
+    make_bars,
+    make_spec,
+    moved,
+    weights,
+)
+from PIL import Image
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.training import log as runlog
 from mnist_transformer.training import loop as training
+from mnist_transformer.training import records as recording
 from mnist_transformer.training import state as resume
+from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
 from mnist_transformer.utils import trees
 
@@ -33,21 +49,23 @@ def whole(tmp_path_factory):
 
 def test_a_run_leaves_all_its_files(whole):
     out, records = whole
-    notes = checkpoint.read_notes(out / "model.safetensors")
-    assert notes["recipe"] == "tiny"
-    assert notes["images"] == "40"
-    assert notes["seed"] == "0"
-    assert float(notes["validation_bits_per_dim"]) > 0
+    info = read_info(out / "model.safetensors")
+    assert (info.recipe, info.dataset, info.seed) == ("tiny", "mnist", 0)
+    assert (info.images_seen, info.steps) == (40, 5)
+    assert info.validation_bits_per_dim > 0
     last = runlog.read_metrics(out / "metrics.jsonl")[-1]
     assert last["kind"] == "validation"
     assert last["num_images"] == 6
-    assert f"{last['bits_per_dim']:.6f}" == notes["validation_bits_per_dim"]
+    assert round(last["bits_per_dim"], 6) == info.validation_bits_per_dim
+    assert info.curve[-1] == (last["seconds"], 40, round(last["bits_per_dim"], 5))
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert list((out / "tensorboard").glob("events.*"))
     assert records[-1].progress == 1
     assert records[-1].images == 40
-    assert records[-1].bits_per_dim == pytest.approx(records[-1].loss / 64 / 0.6931472)
+    assert records[-1].bits_per_dim == last["bits_per_dim"]
+    # Without built-in guidance the objective is the likelihood.
+    assert last["loss"] == pytest.approx(last["bits_per_dim"] * 64 * 0.6931472)
 
 
 def test_a_finished_run_says_so(whole):
@@ -66,10 +84,34 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(runlog.RunLog, "redraw", killed)
+    monkeypatch.setattr(recording.Records, "redraw", killed)
     with pytest.raises(Killed):
         train(RECIPE, tmp_path, data=DATASET, device="cpu")
-    assert "validation_bits_per_dim" in checkpoint.read_notes(tmp_path / "model.safetensors")
+    assert read_info(tmp_path / "model.safetensors").validation_bits_per_dim > 0
+
+
+def test_validation_measures_the_objective_of_training():
+    """And the likelihood; a model that draws with guidance built in has another objective."""
+    plain = replace(TINY, class_drop=0.0)
+    model, val = moved(plain), DATASET.val
+    found = runlog.validate(model, val, seed=0)
+    with torch.no_grad():
+        objective = model.train().loss(val.images, val.labels).mean().item()
+    assert found.loss == pytest.approx(objective)
+    assert found.bits_per_dim == pytest.approx(objective / 64 / 0.6931472)
+    guided = moved(replace(plain, built_in_guidance=1.7))
+    found = runlog.validate(guided, val, seed=0)
+    assert found.loss is None
+    assert found.bits_per_dim > 0
+    assert str(found) == f"{found.bits_per_dim:.4f} bits/dim on 6 images"
+
+
+def test_the_plot_has_a_row_of_panels_for_each_quantity():
+    place = {"seconds": 60.0, "images": 1000}
+    train_line = {"kind": "train", **place, "loss": 2.0}
+    val_line = {"kind": "validation", **place, "loss": None, "bits_per_dim": 0.6}
+    for lines, height in [([train_line], 400), ([val_line], 400), ([train_line, val_line], 800)]:
+        assert Image.open(BytesIO(runlog.plot_losses(lines))).size == (1000, height)
 
 
 def test_overfits_one_batch(tmp_path):
@@ -135,6 +177,20 @@ def test_another_runs_folder_is_refused(whole, changes, named):
         train(out=whole[0], **arguments)
 
 
+def test_a_state_from_before_the_interval_was_a_choice_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_at(patch, step=2)
+        with pytest.raises(Killed):
+            train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    for path in resume.find_states(tmp_path):
+        tree = trees.load_state(path)
+        assert tree["run"].pop("muon_interval") == 4
+        trees.save_state(path, tree)
+    with pytest.raises(ValueError, match="with muon_interval 4 and not 1"):
+        train(replace(RECIPE, muon_interval=1), tmp_path, data=DATASET, device="cpu")
+    train(RECIPE, tmp_path, data=DATASET, device="cpu", epochs=1)
+
+
 def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
     checkpoint.save(TINY.build(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="exists but no state"):
@@ -144,18 +200,19 @@ def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"epochs": 1, "max_seconds": 9}, "expected at most one"),
+        ({"epochs": 1, "max_seconds": 9}, "expected exactly one"),
         ({"epochs": 0}, "epochs is 0, expected"),
         ({"max_seconds": float("nan")}, "max_seconds is nan, expected"),
         ({"batch_size": 0}, "batch_size is 0, expected"),
         ({"lr": -1.0}, "adamw_lr is -1.0, expected"),
+        ({"recipe": replace(RECIPE, muon_interval=0)}, "muon_interval is 0, expected"),
         ({"seed": -1}, "seed is -1, expected"),
         ({"device": "abacus"}, "device is 'abacus', expected"),
     ],
 )
 def test_senseless_arguments(tmp_path, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
-        train(RECIPE, tmp_path, data=DATASET, **arguments)
+        train(**{"recipe": RECIPE, "out": tmp_path, "data": DATASET, **arguments})
 
 
 def test_images_of_another_size_are_refused(tmp_path):
@@ -168,17 +225,17 @@ def test_images_of_another_size_are_refused(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch, bad):
-    forward = training._Run._forward
+    forward = training._Run.forward
     seen = {}
 
-    def spoiled(self, *batch):
-        losses = forward(self, *batch)
-        if self.step in (2, 3):
-            seen[self.step] = [p.detach().clone() for p in self.model.parameters()]
-            return losses * (bad if self.step == 2 else 1.0)
+    def spoiled(self):
+        losses, state = forward(self), self.state
+        if state.step in (2, 3):
+            seen[state.step] = [p.detach().clone() for p in state.model.parameters()]
+            return losses * (bad if state.step == 2 else 1.0)
         return losses
 
-    monkeypatch.setattr(training._Run, "_forward", spoiled)
+    monkeypatch.setattr(training._Run, "forward", spoiled)
     messages = []
     path = train(
         RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
@@ -241,17 +298,17 @@ def test_two_states_are_kept(tmp_path, monkeypatch):
     ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, raised):
-    forward = training._Run._forward
+    forward = training._Run.forward
 
-    def interrupted(self, *batch):
-        if self.step == 2:
+    def interrupted(self):
+        if self.state.step == 2:
             os.kill(os.getpid(), number)
-        return forward(self, *batch)
+        return forward(self)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     messages = []
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_forward", interrupted)
+        patch.setattr(training._Run, "forward", interrupted)
         with pytest.raises(raised):
             train(
                 RECIPE,
@@ -291,18 +348,21 @@ def test_lines_about_steps_that_are_made_again_are_dropped(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="no job control here")
 def test_a_pause_is_no_part_of_the_run(tmp_path, monkeypatch):
-    forward = training._Run._forward
+    forward, records, paused = training._Run.forward, [], 0
 
-    def paused(self, *batch):
-        if self.step == 2:
-            self.started -= 3600  # as if the process had been stopped for an hour
+    def pausing(self):
+        nonlocal paused
+        if self.state.step == 2:
+            paused = 3600  # as if the process had been stopped for an hour
             os.kill(os.getpid(), signal.SIGCONT)
-        return forward(self, *batch)
+        return forward(self)
 
-    records = []
+    def clock():
+        return time.monotonic() + paused
+
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_forward", paused)
-        train(RECIPE, tmp_path, data=DATASET, device="cpu", report=records.append)
+        patch.setattr(training._Run, "forward", pausing)
+        train(RECIPE, tmp_path, data=DATASET, device="cpu", report=records.append, clock=clock)
     assert 0 < records[-1].seconds < 600
 
 
@@ -313,4 +373,55 @@ def test_a_run_may_be_made_longer_on_its_way(tmp_path):
         RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
     )
     assert "going on from step 3" in messages
-    assert checkpoint.read_notes(path)["steps"] == "5"
+    assert read_info(path).steps == 5
+
+
+def test_compiling_takes_no_time_of_the_run(whole, tmp_path, monkeypatch):
+    waited, records = 0, []
+
+    def compile_in_an_hour(model):
+        def compiled(*batch):
+            nonlocal waited
+            waited = 3600
+            return model(*batch)
+
+        return compiled
+
+    def clock():
+        return time.monotonic() + waited
+
+    monkeypatch.setattr(torch, "compile", compile_in_an_hour)
+    recipe = replace(RECIPE, compile=True)
+    path = train(recipe, tmp_path, data=DATASET, device="cpu", report=records.append, clock=clock)
+    assert waited
+    assert records[-1].seconds < 600
+    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+
+
+def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
+    """Also of a model whose loss changes its buffers; torch's own kernels, as others round."""
+    plain = train(VQVAE_RECIPE, tmp_path / "plain", data=BRIGHT_BARS, device="cpu")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    recipe, messages = replace(VQVAE_RECIPE, compile=True), []
+    path = train(recipe, tmp_path / "compiled", data=BRIGHT_BARS, device="cpu")
+    assert_same_bits(weights(path), weights(plain))
+    train(
+        VQVAE_RECIPE,
+        tmp_path / "compiled",
+        data=BRIGHT_BARS,
+        device="cpu",
+        report=lambda r: messages.append(r.message),
+    )
+    assert "finished" in messages[0]
+
+
+def test_without_a_compiler_there_is_a_sentence(tmp_path, monkeypatch):
+    def broken(model):
+        def compiled(*batch):
+            raise RuntimeError("No working C++ compiler found\nand much more")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(ValueError, match=r"tiny cannot be compiled here \(No .* found\), expected"):
+        train(replace(RECIPE, compile=True), tmp_path, data=DATASET, device="cpu")

@@ -5,14 +5,9 @@ import torch
 from helpers import DIM, NUM_TOKENS, make_transformer
 from torch.nn import functional as F
 
+from mnist_transformer.networks.attention import attend, plain_attention
 from mnist_transformer.networks.positions import POSITIONS, AxialRope, Rope, make_positions
-from mnist_transformer.networks.transformer import (
-    KVCache,
-    Transformer,
-    attend,
-    plain_attention,
-    rms_norm,
-)
+from mnist_transformer.networks.transformer import KVCache, Transformer, rms_norm
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -10,6 +10,7 @@ from helpers import VQVAE_RECIPE as RECIPE
 from helpers import Killed, assert_same_bits, kill_at, make_spec, random_images, weights
 
 from mnist_transformer.data import Split
+from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Tokenizer
@@ -217,19 +218,16 @@ def test_it_learns(tmp_path):
     assert error < 0.3 * (few.train.images / 255).var()
 
 
-def test_evaluate_makes_a_row():
+def test_its_figures_are_measured():
     torch.manual_seed(0)
     splits = [Split(random_images(number), torch.arange(number) % 10) for number in (60, 30, 40)]
-    row = evaluate.evaluate(
+    found = evaluate.measure(
         make(),
-        "tiny",
         replace(DATASET, train=splits[0], val=splits[1], test=splits[2]),
-        seeds=(0, 1),
-        num_samples=30,
+        evaluate.Samples(30, seeds=(0, 1)),
         judge=ClassifierConfig(make_spec(8, 3), width=2).build(),
     )
-    found = row["metrics"]
-    assert row["exact"] is None
+    row = ledger.make_row("tiny", found, parameters=7)
     assert 0 < found["reconstruction"]["squared_error"] < 1
     assert found["reconstruction_val"]["fd_cnn"] >= 0
     assert found["ceiling"].keys() == found["floor"].keys()

@@ -1,19 +1,18 @@
-"""Other libraries' models of the size of ``mnist-pixel-3.5m``, for ``bench``: extra ``[bench]``.
+"""Other libraries' models of the size of ``mnist-pixel-3.5m``, for ``tools.bench``: extra [bench].
 
-All have random weights: how fast they draw does not depend on them. Two draw pixel by pixel,
-with their key-value caches, and two by denoising; of these some steps are timed, as all cost
-the same.
+All have random weights, which do not change how fast they draw. Two draw pixel by pixel, with
+their key-value caches, and two by denoising. All denoising steps cost the same, so some are timed.
 """
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.recipes import RECIPES
-from tools.bench import Draw, Subject
+from tools.race import Draw, Subject
 
 PACKAGES = ("transformers", "x_transformers", "diffusers")
 NUM_TIMED = 10  # denoising steps
@@ -29,7 +28,7 @@ def check_installed() -> None:
         )
 
 
-def peers(device: torch.device, config: PixelConfig | None = None) -> Iterator[Subject]:
+def peers(device: torch.device, config: Any = None) -> Iterator[Subject]:
     """Every peer, built when its turn comes.
 
     Args:
@@ -41,7 +40,7 @@ def peers(device: torch.device, config: PixelConfig | None = None) -> Iterator[S
     yield from unet(device, config)
 
 
-def gpt2(device: torch.device, config: PixelConfig) -> Subject:
+def gpt2(device: torch.device, config: Any) -> Subject:
     """GPT-2 of transformers and its ``generate``, over classes and levels in one vocabulary."""
     from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
@@ -74,7 +73,7 @@ def gpt2(device: torch.device, config: PixelConfig) -> Subject:
     return _subject("transformers GPT-2", "generate with cache", model, draw)
 
 
-def x_transformers(device: torch.device, config: PixelConfig) -> Subject:
+def x_transformers(device: torch.device, config: Any) -> Subject:
     """The decoder and autoregressive wrapper of x-transformers."""
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
@@ -105,7 +104,7 @@ def x_transformers(device: torch.device, config: PixelConfig) -> Subject:
     return _subject("x-transformers", "autoregressive wrapper with cache", model, draw)
 
 
-def unet(device: torch.device, config: PixelConfig) -> Iterator[Subject]:
+def unet(device: torch.device, config: Any) -> Iterator[Subject]:
     """The convolutional UNet of diffusers, by DDPM (1,000 steps) and by DDIM (50)."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
@@ -146,7 +145,7 @@ def _subject(
     return Subject(model_name, setting, parameters, draw, draw, share)
 
 
-def _class_tokens(num_images: int, config: PixelConfig, device: torch.device) -> Tensor:
+def _class_tokens(num_images: int, config: Any, device: torch.device) -> Tensor:
     """int64 (B, 1): classes come after the grey levels in the one vocabulary."""
     classes = torch.arange(num_images, device=device) % config.num_classes
     return (config.num_levels + classes)[:, None]

@@ -1,48 +1,38 @@
 """Trials: the measurements of an experiment, each a row of the ledger, and the table of them all.
 
-An experiment varies a few settings, often over a few seeds, and measures a few figures. Names
-of settings and figures are the heads of the table's columns, so they carry their units; a cell
-of the table is the mean over the seeds, and the standard deviation where there are several.
+An experiment varies a few settings, often over a few seeds, and measures a few figures. Its name
+begins with that of its script in ``experiments/``. Names of settings and figures are the heads
+of the table's columns, so they carry their units. A cell of the table is the mean over the seeds,
+with the standard deviation where there are several.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import chain
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation.ledger import Row
+from mnist_transformer.evaluation.tables import NOTHING, markdown
 
-EXPERIMENTS = (
-    "bench",
-    "attention",
-    "pixel-sizes",
-    "positions",
-    "patching",
-    "level-law",
-    "level-law-training",
-    "patch-tricks",
-    "smallest",
-    "var",
-    "diffusion",
-    "diffusion-steps",
-    "mar",
-    "inpainting",
-    "prompting",
-    "prompting-systems",
-    "prompting-size",
-)
-NOTHING = "–"
+SCRIPTS = Path(__file__).parent.parent / "experiments"
 
 Item = TypeVar("Item")
 Settings = Mapping[str, str | int | float]
 Figures = Mapping[str, float | None]
 
 
+def check_experiment(name: str) -> None:
+    """Raises ValueError unless a script has this name or its beginning up to a hyphen."""
+    scripts = ["bench", *sorted(path.stem.replace("_", "-") for path in SCRIPTS.glob("*.py"))]
+    if not any(f"{name}-".startswith(f"{script}-") for script in scripts):
+        raise ValueError(f"experiment is {name!r}, expected one of {', '.join(scripts)}")
+
+
 def name_of(experiment: str, settings: Settings, seed: int | None = None) -> str:
-    """What stands in a row's ``recipe``, such as "positions/14/rope/seed 0"."""
-    if experiment not in EXPERIMENTS:
-        raise ValueError(f"experiment is {experiment!r}, expected one of {', '.join(EXPERIMENTS)}")
+    """A row's ``recipe``, such as "positions/14/rope/seed 0"."""
+    check_experiment(experiment)
     parts = [experiment, *map(str, settings.values())]
     return "/".join(parts if seed is None else [*parts, f"seed {seed}"])
 
@@ -102,10 +92,11 @@ def figures_of(group: Iterable[Row], name: str) -> list[float]:
 
 
 def table(rows: Mapping[str, Row], experiment: str) -> str:
-    """Markdown: a line for each combination of settings, a column a setting, then the figures.
+    """Markdown: a line for each combination of settings, with a column for each setting and figure.
 
-    Lines of one first setting, a model in most tables, stand together.
+    Lines with the same first setting, a model in most tables, stand together.
     """
+    check_experiment(experiment)
     groups = by_settings(of(experiment, rows))
     if not groups:
         return "Not measured yet.\n"
@@ -124,12 +115,6 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
             line.append(_text(group[0]["parameters"] or None))
         lines.append(line + [_spread(figures_of(group, name)) for name in figures])
     return markdown(head, lines, num_text=len(settings))
-
-
-def markdown(head: Sequence[str], body: Iterable[Sequence[str]], num_text: int = 1) -> str:
-    """A markdown table; the first ``num_text`` columns are text, the others figures."""
-    lines = [head, ["---"] * num_text + ["---:"] * (len(head) - num_text), *body]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _spread(values: list[float]) -> str:

@@ -12,7 +12,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     """Show the models in the browser: draw digits, erase and restore them. Ctrl-C ends it.
 
     Args:
-        models: Which to show, as draw's --model; by default all that are shipped and draw.
+        models: The models to show, as draw's --model; by default all that are shipped and draw.
         host: The address to serve at; the default one is seen by this machine only.
         port: Up to 65535; 0 takes any free one.
     """

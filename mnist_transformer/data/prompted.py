@@ -1,13 +1,15 @@
-"""Images with prompts that ask for them: what a model that reads prompts is trained on.
+"""MNIST with prompts: each image comes with sentences that ask for its digit, or for others.
 
-An image has its label as ever; in a batch it comes with rows of prompt_tokens.py. The first row
-is a prompt whose answer shows the image's digit, drawn at random among those that do; the others
-are drawn among all, refusals included, to be read only.
+In a batch an image has rows of tokens, see ``prompting.tokens``. The answer to the first row
+shows the image's digit. The other rows are drawn from all prompts, refusals included, and are
+only read. The grammar writes the prompts; one in twenty is by a language model.
 """
 
+import json
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -15,25 +17,52 @@ from torch import Tensor
 
 from mnist_transformer.data import mnist
 from mnist_transformer.data.dataset import Dataset, Split
-from mnist_transformer.prompting import corpus as prompt_corpus
-from mnist_transformer.prompting import grammar as prompt_grammar
-from mnist_transformer.prompting.prompts import Prompt
+from mnist_transformer.prompting import grammar
+from mnist_transformer.prompting.prompts import Prompt, compute, is_held_out
 from mnist_transformer.prompting.tokens import encode, stack
 
 SPEC = mnist.SPEC  # its images
-CORPUS = Path(__file__).with_name("prompts_smollm2.jsonl")
-CORPUS_SHARE = 20  # one prompt in so many is one that a language model wrote, again and again
+WRITTEN = Path(__file__).with_name("prompts_smollm2.jsonl")
+WRITTEN_EVERY = 20
 NUM_TRAIN, NUM_OTHERS = 200_000, 5_000
+NUM_READ = 2  # prompts per image
 SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # of the grammar
+
+
+def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
+    """Prompts by a language model, from a file of JSON lines that tools/write_prompts.py wrote.
+
+    Raises:
+        ValueError: a line that does not hold a prompt with its answer.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            operands = tuple(row["operands"])
+            prompt = Prompt(row["text"], row["answer"], row["operation"], operands, row["model"])
+            if prompt.answer is None or prompt.answer != compute(prompt.operation, operands):
+                raise ValueError
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"line {number} of {path} does not hold a prompt with its answer"
+            ) from None
+        found.append(prompt)
+    return found
+
+
+def is_for_testing(prompt: Prompt) -> bool:
+    """Whether a prompt by a language model is not trained on: one in five, and held-out sums."""
+    return is_held_out(prompt.operands) or zlib.crc32(prompt.text.encode()) % 5 == 0
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Prompts with their answers, written when they are first needed.
+    """Prompts with their answers, written at first use.
 
     Args:
         num: how many, of the grammar's training split, from ``seed``.
-        corpus: whether those that a language model wrote for training are among them.
+        corpus: whether prompts by a language model take the place of some of them.
     """
 
     num: int = NUM_TRAIN
@@ -41,37 +70,32 @@ class Prompts:
     corpus: bool = True
 
     def written(self) -> list[Prompt]:
-        grammar = list(islice(prompt_grammar.prompts("train", self.seed), self.num))
-        written = written_prompts() if self.corpus else []
-        corpus = [p for p in written if not prompt_corpus.is_for_testing(p)]
-        if corpus:
+        prompts = list(islice(grammar.prompts("train", self.seed), self.num))
+        if self.corpus:
             # Spread evenly, so that the first of these prompts are as mixed as all of them.
-            for turn, place in enumerate(range(0, self.num, CORPUS_SHARE)):
-                grammar[place] = corpus[turn % len(corpus)]
-        return grammar
+            others = cycle(prompt for prompt in read_prompts() if not is_for_testing(prompt))
+            prompts[::WRITTEN_EVERY] = islice(others, -(-self.num // WRITTEN_EVERY))
+        return prompts
 
     @cached_property
-    def _table(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows int16 (N, T); which of them show each digit, one digit after another, and where."""
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows int16 (N, T), indices of the rows with digit 0, then 1, ..., and their counts."""
         prompts = self.written()
-        showing: list[list[int]] = [[] for _ in range(10)]
-        for index, prompt in enumerate(prompts):
-            for digit in set(prompt.digits):
-                showing[digit].append(index)
-        missing = [digit for digit, found in enumerate(showing) if not found]
-        if missing:
-            raise ValueError(f"no prompt of {self.num} asks for a {missing[0]}, expected more")
-        text_NT = stack([encode(p.text, p.digits) for p in prompts]).to(torch.int16)
-        count = torch.tensor([len(found) for found in showing])
-        order = torch.tensor([index for found in showing for index in found])
-        return text_NT, order, count.cumsum(0) - count, count
+        shown = sorted({(digit, i) for i, prompt in enumerate(prompts) for digit in prompt.digits})
+        digit, index = torch.tensor(shown, dtype=torch.int64).view(-1, 2).unbind(1)
+        count = digit.bincount(minlength=10)
+        if not count.all():
+            raise ValueError(
+                f"no prompt of {self.num} asks for a {count.argmin()}, expected more prompts"
+            )
+        return stack([encode(p.text, p.digits) for p in prompts]).to(torch.int16), index, count
 
     def draw(self, labels: Tensor, num_read: int) -> Tensor:
         """Rows int64 (B, num_read, 1 + T) on the CPU, drawn with torch's generator."""
-        text_NT, order, start, count = self._table
+        text_NT, index, count = self._table
         chosen = torch.randint(len(text_NT), (len(labels), num_read))
         place = (torch.rand(len(labels), dtype=torch.float64) * count[labels]).long()
-        chosen[:, 0] = order[start[labels] + place]
+        chosen[:, 0] = index[(count.cumsum(0) - count)[labels] + place]
         text_BRT = text_NT[chosen].long()
         longest = int((text_BRT >= 0).sum(-1).max())
         label_BR1 = labels[:, None, None].expand(-1, num_read, 1)
@@ -80,32 +104,24 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class PromptedSplit(Split):
-    """Images, labels, and in a batch prompts, ``num_read`` an image."""
+    """Images and labels; a batch has rows (B, NUM_READ, 1 + T) of prompts in place of labels."""
 
     prompts: Prompts
-    num_read: int = 2
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = super().batch(index)
-        return images, self.prompts.draw(labels.cpu(), self.num_read).to(labels.device)
+        return images, self.prompts.draw(labels.cpu(), NUM_READ).to(labels.device)
 
 
-def written_prompts() -> list[Prompt]:
-    """The shipped prompts of a language model; none where the package has no such file."""
-    return prompt_corpus.read_corpus(CORPUS) if CORPUS.is_file() else []
-
-
-def with_prompts(dataset: Dataset, prompts: Prompts | None = None, num_read: int = 2) -> Dataset:
-    """The same images, to be trained on with prompts; those of val and test are others."""
+def with_prompts(dataset: Dataset, prompts: Prompts | None = None) -> Dataset:
+    """The same images with prompts to train on, and others in val and test."""
     prompts = prompts or Prompts()
     others = {
         name: replace(prompts, num=NUM_OTHERS, seed=prompts.seed + SEEDS[name], corpus=False)
         for name in ("val", "test")
     }
     return dataset.map(
-        lambda name, split: PromptedSplit(
-            split.images, split.labels, others.get(name, prompts), num_read
-        )
+        lambda name, split: PromptedSplit(split.images, split.labels, others.get(name, prompts))
     )
 
 

@@ -1,8 +1,8 @@
-"""What a frozen language model makes of prompts, and their answers: written once, read often.
+"""States of a frozen language model for prompts, with their answers: written once, read often.
 
-A file holds the states of all tokens of all prompts in a row, float16, and where each prompt
-begins; an adapter (models/reader.py) is trained on them, so that the language model need not run
-again. ``mnist-transformer prompts encode`` writes them.
+A file holds the float16 states of all tokens of all prompts, packed, and where each prompt ends.
+An adapter (models/reader.py) trains on them, so that the language model need not run again.
+``mnist-transformer prompts encode`` writes them.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from mnist_transformer.data import mnist
@@ -22,47 +23,40 @@ from mnist_transformer.utils import trees
 
 SPEC = mnist.SPEC  # answers are its classes
 FOLDER = Path("runs") / "smollm2-states"
-COMMAND = "mnist-transformer prompts encode"
+WRITE = "write them with `mnist-transformer prompts encode`"
 MAX_DIGITS = 2
 NUM_PROMPTS, NUM_VAL = 60_000, 2_000
 SOURCE = f"{MODEL}, layer {LAYER}, answers with the ones first"
 
-Encoder = Callable[[Sequence[str]], list[Tensor]]  # texts to states (T, F) each
-
 
 @dataclass(frozen=True, eq=False)
 class StatesSplit(Split):
-    """States float16 (U, F) of the tokens of all prompts, and answers int64 (N, K).
+    """States float16 (U, F) of all tokens in place of images, answers int64 (N, K) of labels.
 
     Args:
-        ends: int64 (N,), where each prompt's states end.
+        bounds: int64 (N + 1,); prompt i has the states from ``bounds[i]`` up to ``bounds[i + 1]``.
     """
 
-    ends: Tensor
+    bounds: Tensor
 
     def part(self, start: int, stop: int) -> Split:
-        stop = min(stop, len(self))
-        first = int(self.ends[start - 1]) if start else 0
-        last = int(self.ends[stop - 1]) if stop > start else first
+        bounds = self.bounds[start : stop + 1]
         return replace(
             self,
-            images=self.images[first:last],
+            images=self.images[bounds[0] : bounds[-1]],
             labels=self.labels[start:stop],
-            ends=self.ends[start:stop] - first,
+            bounds=bounds - bounds[0],
         )
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, F), with zeros before those of a shorter prompt, and answers (B, K)."""
-        at_B = index.cpu()
-        first_B = torch.where(at_B > 0, self.ends[at_B - 1], 0)
-        spans = zip(first_B.tolist(), self.ends[at_B].tolist(), strict=True)
-        states = [self.images[first:last] for first, last in spans]
+        states = [self.images[self.bounds[i] : self.bounds[i + 1]] for i in index.tolist()]
         return pad_sequence(states, batch_first=True, padding_side="left"), self.labels[index]
 
 
 def encode_prompts(
     folder: Path,
-    encoder: Encoder,
+    encoder: Callable[[Sequence[str]], list[Tensor]],
     *,
     num_prompts: int = NUM_PROMPTS,
     seed: int = 0,
@@ -72,63 +66,52 @@ def encode_prompts(
     """Write train.safetensors and val.safetensors into the folder.
 
     Args:
-        encoder: the language model up to the layer that llm.py names.
+        encoder: texts to states (T, F) each: the language model of llm.py up to its LAYER.
 
     Raises:
         OSError: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {
-        "train": Prompts(num_prompts, seed),
-        "val": Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False),
-    }
-    for name, source in parts.items():
+    validation = Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False)
+    for name, source in {"train": Prompts(num_prompts, seed), "val": validation}.items():
         prompts = source.written()
-        texts = [prompt.text for prompt in prompts]
-        states: list[Tensor] = [torch.empty(0)] * len(texts)
+        states = [torch.empty(0)] * len(prompts)
         # By length, so that little of a batch is padding.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].text))
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
-            for index, found in zip(batch, encoder([texts[i] for i in batch]), strict=True):
+            for index, found in zip(batch, encoder([prompts[i].text for i in batch]), strict=True):
                 states[index] = found.half()
             report(f"{name} prompts", first + len(batch), len(order))
+        answered = stack([encode("?", prompt.digits) for prompt in prompts])
         tree = {
             "states": torch.cat(states),
             "ends": torch.tensor([len(x) for x in states]).cumsum(0),
-            "answers": answers([p.digits for p in prompts]),
+            "answers": targets(answered, 10, MAX_DIGITS),
             "source": SOURCE,
         }
         trees.save_state(folder / f"{name}.safetensors", tree)
-
-
-def answers(digits: Sequence[Sequence[int]]) -> Tensor:
-    """int64 (N, K): the symbols that a reader has to say, see ``prompt_tokens.targets``."""
-    return targets(stack([encode("?", found) for found in digits]), 10, MAX_DIGITS)
 
 
 def load(folder: Path | None = None) -> Dataset:
     """States of prompts for training and validation, which also stands for a test split.
 
     Args:
-        folder: where ``prompts encode`` wrote them; runs/smollm2-states by default.
+        folder: where ``prompts encode`` wrote them; by default runs/smollm2-states.
 
     Raises:
-        ValueError: they are not there, damaged, or of another model or layer.
+        ValueError: they are missing, damaged, or of another model or layer.
     """
-    folder = folder or FOLDER
     splits = []
     for name in ("train", "val"):
-        path = folder / f"{name}.safetensors"
+        path = (folder or FOLDER) / f"{name}.safetensors"
         if not path.is_file():
-            raise ValueError(
-                f"there is no {path}, expected the states of prompts: write them with `{COMMAND}`"
-            )
+            raise ValueError(f"there is no {path}, expected the states of prompts: {WRITE}")
         tree = trees.load_state(path)
         if tree.get("source") != SOURCE:
             raise ValueError(
-                f"{path} holds states of {tree.get('source')}, expected {SOURCE}: write them anew "
-                f"with `{COMMAND}`"
+                f"{path} holds states of {tree.get('source')}, expected {SOURCE}: {WRITE}"
             )
-        splits.append(StatesSplit(tree["states"], tree["answers"], tree["ends"]))
+        bounds = F.pad(tree["ends"], (1, 0))
+        splits.append(StatesSplit(tree["states"], tree["answers"], bounds))
     return Dataset(splits[0], splits[1], splits[1], SPEC)

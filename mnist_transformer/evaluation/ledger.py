@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 Row = dict[str, Any]
 
@@ -80,37 +80,6 @@ def clean_command(arguments: Sequence[str]) -> str:
         return flag + equals + value
 
     return " ".join(clean(argument) for argument in arguments)
-
-
-class Training(NamedTuple):
-    """How a model was trained; None where its checkpoint does not say.
-
-    Attributes:
-        recipe: its recipe, else the name of its file.
-        curve: its validation figures, see ``runlog.validation_curve``.
-        bits_per_dim: of the whole validation split, at its end.
-    """
-
-    recipe: str
-    images_seen: int | None
-    seconds: float | None
-    curve: list[list[float]] | None
-    bits_per_dim: float | None
-
-
-def read_training(weights: Path) -> Training:
-    """What the notes of a checkpoint tell. Raises ValueError as ``checkpoint.read_notes``."""
-    from mnist_transformer.models import checkpoint
-
-    notes = checkpoint.read_notes(weights)
-    bits = notes.get("validation_bits_per_dim")
-    return Training(
-        recipe=notes.get("recipe", weights.stem),
-        images_seen=int(notes["images"]) if "images" in notes else None,
-        seconds=float(notes["seconds"]) if "seconds" in notes else None,
-        curve=json.loads(notes["curve"]) if "curve" in notes else None,
-        bits_per_dim=float(bits) if bits else None,
-    )
 
 
 def make_row(

@@ -1,6 +1,6 @@
 """What is measured on images and their features: pure functions, no model and no file.
 
-- Class agreement: how often a classifier reads a drawn digit as the class it was drawn for.
+- Class agreement: how often the judge reads a drawn digit as the class it was drawn for.
 - fd_cnn, the Frechet distance between two sets of features (arXiv 1706.08500),
   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), on features of this project's own classifier;
   never comparable with a published FID, which uses Inception features.
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from mnist_transformer.models.base import in_batches
-from mnist_transformer.models.classifier import Classifier
+from mnist_transformer.models.base import Judge, in_batches
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while something long runs."""
@@ -31,12 +30,12 @@ def quiet(stage: str, done: int, total: int) -> None:
     """A Progress that shows nothing."""
 
 
-def class_agreement(images: Tensor, labels: Tensor, classifier: Classifier) -> float:
-    """Fraction in [0, 1] of uint8 images (N, C, H, W) that the classifier reads as labels (N,).
+def class_agreement(images: Tensor, labels: Tensor, judge: Judge) -> float:
+    """Fraction in [0, 1] of uint8 images (N, C, H, W) that the judge reads as labels (N,).
 
-    The classifier is used in evaluation mode, whatever mode it is in.
+    The judge is used in evaluation mode, whatever mode it is in.
     """
-    logits_NK = in_batches(classifier, classifier.logits, images)
+    logits_NK = in_batches(judge, judge.logits, images)
     return (logits_NK.argmax(-1) == labels.cpu()).double().mean().item()
 
 

@@ -1,15 +1,15 @@
-"""The evaluation protocol, one for every model: likelihood, drawn digits, copies, speed.
+"""The evaluation protocol, one for every model: likelihood, drawn images, copies, speed.
 
-Likelihood: bits/dim of the whole test and validation sets over all pixels. Drawn digits:
-class-balanced samples, once a seed, plain and guided, as mean and standard deviation over the
-seeds, judged on the features of the shipped classifier beside a floor: as many training images
-in place of the samples. A tokenizer is judged by what it makes of real images. Test data
-measures and chooses nothing.
+Likelihood: bits/dim of the whole test and validation sets, over all dimensions. Drawn images:
+class-balanced samples, once per seed, plain and guided, as mean and standard deviation over the
+seeds. They are judged on the features of the shipped judge, beside a floor: as many training
+images in place of the samples. A tokenizer is judged by its reconstructions of real images. Test
+data measures; it never chooses anything.
 """
 
-import math
+import os
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.data import Dataset, DataSpec, Split
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.data import Dataset, DataSpec, Split, load_dataset
+from mnist_transformer.evaluation.likelihood import likelihood_figures
 from mnist_transformer.evaluation.metrics import (
     Progress,
     class_agreement,
@@ -29,65 +29,135 @@ from mnist_transformer.evaluation.metrics import (
     quiet,
 )
 from mnist_transformer.evaluation.speed import sampling_speed, throughput
-from mnist_transformer.models import checkpoint
-from mnist_transformer.models.base import (
-    GenerativeModel,
-    Model,
-    Tokenizer,
-    in_batches,
-)
-from mnist_transformer.models.classifier import Classifier
-from mnist_transformer.models.loading import find_weights
+from mnist_transformer.models.base import GenerativeModel, Judge, Model, Tokenizer, in_batches
+from mnist_transformer.models.loading import find_weights, load_model
 from mnist_transformer.options import Sampling
-from mnist_transformer.recipes import RECIPES
+from mnist_transformer.recipes import RECIPES, Recipe
+from mnist_transformer.training.info import read_info
 
-SEEDS = (0, 1, 2)  # a set of drawn images each
 SEEDS_APART = 2**20  # image seeds of one evaluation seed; torch uses only the lowest 32 bits
 Metrics = dict[str, Any]
 
 
-def load_judge(spec: DataSpec) -> Classifier:
-    """The shipped classifier whose features and predictions judge a data set's images.
+@dataclass(frozen=True)
+class Samples:
+    """The images that a model is judged by.
+
+    Args:
+        num_samples: class-balanced images in a set.
+        seeds: one set is drawn for each.
+        guidances: guidance scales to draw with; a model without guidance is drawn plainly.
+    """
+
+    num_samples: int = 10_000
+    seeds: Sequence[int] = (0, 1, 2)
+    guidances: Sequence[float] = (1.0, 2.0)
+
+
+FULL = Samples()
+
+
+def evaluate(
+    model: str | os.PathLike[str] | Model,
+    dataset: str | Dataset | None = None,
+    samples: Samples = FULL,
+    *,
+    device: str | None = None,
+    report: Progress = quiet,
+) -> Metrics:
+    """Measure a model: likelihood, drawn images and speed, as far as it has them.
+
+    Args:
+        model: a loaded model, or the name or path of one, as ``load`` takes them.
+        dataset: a data set, or its name; by default the one that the model was trained on.
+        device: for a model that is not loaded yet.
+        report: called with (stage, done, total) all along.
+
+    Raises:
+        ValueError: as in ``load`` and ``check_measurable``.
+    """
+    recipe = None
+    if not isinstance(model, Model):
+        path = find_weights(model)
+        recipe = RECIPES.get(read_info(path).recipe)
+        model = load_model(path, device)
+    check_measurable(model, samples)
+    if not isinstance(dataset, Dataset):
+        trained_on = recipe.dataset if recipe else model.config.data.name
+        dataset = load_dataset(dataset or trained_on)
+    return measure(model, dataset, samples, recipe=recipe, report=report)
+
+
+def measure(
+    model: Model,
+    dataset: Dataset,
+    samples: Samples = FULL,
+    *,
+    recipe: Recipe | None = None,
+    judge: Judge | None = None,
+    report: Progress = quiet,
+) -> Metrics:
+    """Measure a model by the protocol.
+
+    Args:
+        dataset: real images; ``test`` is the reference, ``train`` the floor and the copy check.
+        recipe: its recipe, to measure the speed of training as well.
+        judge: the judge of drawn images; the shipped one by default.
+        report: called with (stage, done, total) all along.
+
+    Raises:
+        ValueError: as in ``check_measurable``, or a missing judge.
+    """
+    check_measurable(model, samples)
+    if isinstance(model, Judge):
+        return judge_figures(model, dataset)
+    judge = judge or load_judge(dataset.spec)
+    if isinstance(model, GenerativeModel):
+        metrics = {
+            **likelihood_figures(model, dataset, report),
+            "images_per_second": {
+                str(size): sampling_speed(model, size, report=report) for size in (1, 256)
+            },
+            **drawing_figures(model, dataset, judge, samples, report),
+        }
+    else:
+        assert isinstance(model, Tokenizer)
+        metrics = tokenizer_figures(model, dataset, judge, samples, report)
+    if recipe is not None:
+        speed = throughput(model, recipe, dataset.train, report=report)
+        metrics["throughput"] = speed._asdict()
+    return metrics
+
+
+def check_measurable(model: Model, samples: Samples) -> None:
+    """Raises ValueError for a kind of model that is not measured, or too few samples or seeds."""
+    if not isinstance(model, Judge | GenerativeModel | Tokenizer):
+        raise ValueError(
+            f"a {type(model).__name__.lower()} neither draws, nor encodes, nor judges: its reading "
+            "is measured by `python -m experiments.prompting`"
+        )
+    least = 2 * model.num_classes if isinstance(model, GenerativeModel) else 2
+    if samples.num_samples < least or not samples.seeds:
+        raise ValueError(
+            f"got {samples.num_samples} samples and {len(samples.seeds)} seeds, "
+            f"expected {least} samples or more and a seed or more"
+        )
+
+
+def load_judge(spec: DataSpec) -> Judge:
+    """The shipped model whose features and predictions judge a data set's images.
 
     Raises:
         ValueError: the data set names none, or its weight file is missing or broken.
     """
     if spec.judge is None:
         raise ValueError(f"there is no judge of {spec.name}: train a classifier for it first")
-    judge = checkpoint.load(find_weights(spec.judge))
-    if not isinstance(judge, Classifier):
-        raise ValueError(f"the weights of {spec.judge} hold a {type(judge).__name__}")
+    judge = load_model(spec.judge, "cpu")
+    if not isinstance(judge, Judge):
+        raise ValueError(
+            f"the weights of {spec.judge} hold a {type(judge).__name__}, expected a judge"
+        )
     return judge
-
-
-def bits_per_dim(
-    model: Model,
-    split: Split,
-    *,
-    use_labels: bool = True,
-    batch_size: int = 250,
-    report: Progress = quiet,
-    stage: str = "bits/dim",
-) -> float:
-    """Mean of nats / (ln 2 * C * H * W) over every image of the split, all pixels counted.
-
-    Args:
-        use_labels: condition on each image's class; else on none (the null class).
-
-    Raises:
-        ValueError: the model has no likelihood or the split no images.
-    """
-    if model.likelihood is None:
-        raise ValueError(f"{type(model).__name__} has no likelihood to measure bits/dim with")
-    if not len(split.images):
-        raise ValueError("the split holds no images, expected one or more")
-
-    def nats(images: Tensor, labels: Tensor) -> Tensor:
-        return model.nll(images, labels if use_labels else None)
-
-    columns, heard = (split.images, split.labels), partial(report, stage)
-    nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)
-    return nats_N.sum().item() / (math.log(2) * split.images.numel())
 
 
 def draw_balanced(
@@ -124,21 +194,27 @@ def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, 
     return split.images[index], split.labels[index]
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
-
-
 class _Judgement:
-    """The reference features, and the figures of image sets beside them, seed by seed."""
+    """A judge, its features of test images, and as many training images for each seed."""
 
-    def __init__(self, judge: Classifier, test: Split, num_samples: int, report: Progress) -> None:
-        self.judge = judge
-        self.report = report
-        # Sets of equal size.
-        self.reference = in_batches(judge, judge.features, test.spaced(num_samples).images)
+    def __init__(self, judge: Judge, dataset: Dataset, samples: Samples, report: Progress) -> None:
+        self.judge, self.samples, self.report = judge, samples, report
+        test = dataset.test.spaced(samples.num_samples)  # sets of equal size
+        self.reference = in_batches(judge, judge.features, test.images)
+        self.real = [
+            balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds
+        ]
+
+    def floor(self) -> Metrics:
+        """The figures of the training images, and the number and size of all sets."""
+        return {
+            "num_samples": self.samples.num_samples,
+            "num_seeds": len(self.samples.seeds),
+            "floor": self.measure(self.real, "judge training images"),
+        }
 
     def measure(self, sets: Sequence[tuple[Tensor, Tensor]], stage: str) -> Metrics:
-        """Mean and standard deviation over the (images, labels) sets, one a seed."""
+        """Mean and standard deviation over the (images, labels) sets, one per seed."""
         figures: dict[str, list[float]] = {}
         for done, (images, labels) in enumerate(sets):
             features = in_batches(self.judge, self.judge.features, images)
@@ -151,144 +227,29 @@ class _Judgement:
             ):
                 figures.setdefault(name, []).append(value)
             self.report(stage, done + 1, len(sets))
-        return {name: _spread(values) for name, values in figures.items()}
-
-
-def evaluate(
-    model: Model,
-    recipe_name: str,
-    dataset: Dataset,
-    *,
-    seeds: Sequence[int] = SEEDS,
-    num_samples: int = 10_000,
-    guidances: Sequence[float] = (1.0, 2.0),
-    report: Progress = quiet,
-    judge: Classifier | None = None,
-    images_seen: int | None = None,
-    seconds: float | None = None,
-    curve: Sequence[Sequence[float]] | None = None,
-    command: str = "",
-) -> ledger.Row:
-    """Measure a model as the protocol says: a row for ``ledger.append``.
-
-    Args:
-        recipe_name: the recipe it was trained by.
-        dataset: real images; ``test`` is the reference, ``train`` the floor and the copy check.
-        seeds: one class-balanced set of ``num_samples`` images is drawn for each.
-        guidances: guidance scales to draw with; a model without guidance is drawn plainly.
-        report: called with (stage, done, total) all along.
-        judge: classifier to judge with; the shipped one by default.
-        images_seen, seconds: length of the training, if known.
-        curve: its validation figures, see ``runlog.validation_curve``.
-        command: what the user typed, for the record.
-
-    Raises:
-        ValueError: as in ``check_measurable``, or a missing judge.
-    """
-    check_measurable(model, num_samples, seeds)
-    exact = None
-    if isinstance(model, Classifier):
-        metrics = classifier_figures(model, dataset)
-    elif isinstance(model, GenerativeModel):
-        judge = judge or load_judge(dataset.spec)
-        if model.likelihood is not None:
-            exact = model.likelihood == "exact"
-        metrics = {
-            **likelihood_figures(model, dataset, report),
-            "images_per_second": {
-                str(size): sampling_speed(model, size, report=report) for size in (1, 256)
-            },
-            **drawing_figures(
-                model,
-                dataset,
-                judge,
-                seeds=seeds,
-                num_samples=num_samples,
-                guidances=guidances,
-                report=report,
-            ),
+        return {
+            name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
+            for name, values in figures.items()
         }
-    else:
-        assert isinstance(model, Tokenizer)
-        judge = judge or load_judge(dataset.spec)
-        metrics = tokenizer_figures(
-            model, dataset, judge, seeds=seeds, num_samples=num_samples, report=report
-        )
-    if recipe_name in RECIPES and not isinstance(model, Classifier):
-        speed = throughput(model, RECIPES[recipe_name], dataset.train, report=report)
-        metrics["throughput"] = speed._asdict()
-    if curve is not None:
-        metrics["curve"] = curve
-    return ledger.make_row(
-        recipe_name,
-        metrics,
-        dataset=dataset.spec.name,
-        parameters=model.num_parameters,
-        device=str(model.device),
-        exact=exact,
-        images_seen=images_seen,
-        seconds=seconds,
-        command=command,
-    )
-
-
-def check_measurable(model: Model, num_samples: int, seeds: Sequence[int]) -> None:
-    """Raises ValueError for a model of no kind that is measured, or too few samples or seeds."""
-    if not isinstance(model, Classifier | GenerativeModel | Tokenizer):
-        raise ValueError(
-            f"a {type(model).__name__.lower()} neither draws, nor encodes, nor classifies: what "
-            "it reads is measured by `python -m experiments.prompting`"
-        )
-    least = 2 * model.num_classes if isinstance(model, GenerativeModel) else 2
-    if num_samples < least or not seeds:
-        raise ValueError(
-            f"got {num_samples} samples and {len(seeds)} seeds, "
-            f"expected {least} samples or more and a seed or more"
-        )
-
-
-def likelihood_figures(model: Model, dataset: Dataset, report: Progress = quiet) -> Metrics:
-    """Bits/dim given the class (validation, test) and without it (test), if the model has any."""
-    if model.likelihood is None:
-        return {}
-    return {
-        name: bits_per_dim(model, split, use_labels=use_labels, report=report, stage=name)
-        for name, split, use_labels in (
-            ("bits_per_dim_val", dataset.val, True),
-            ("bits_per_dim", dataset.test, True),
-            ("bits_per_dim_null", dataset.test, False),
-        )
-    }
 
 
 def drawing_figures(
-    model: GenerativeModel,
-    dataset: Dataset,
-    judge: Classifier,
-    *,
-    seeds: Sequence[int],
-    num_samples: int,
-    guidances: Sequence[float],
-    report: Progress = quiet,
+    model: GenerativeModel, dataset: Dataset, judge: Judge, samples: Samples, report: Progress
 ) -> Metrics:
-    """Drawn images, set by set, and the floor, as judged; copies are looked for in one set."""
-    judgement = _Judgement(judge, dataset.test, num_samples, report)
-    floor = [balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
+    """Figures of drawn images and of the floor; copies are looked for in one set."""
+    judgement = _Judgement(judge, dataset, samples, report)
     held_out = nearest_distances(
         dataset.test.images, dataset.train.images, report, "neighbours of test images"
     )
-    metrics: Metrics = {
-        "num_samples": num_samples,
-        "num_seeds": len(seeds),
-        "floor": judgement.measure(floor, "judge training images"),
-        "drawn": [],
-    }
-    for guidance in guidances if "guidance" in model.honours else (1.0,):
+    metrics = judgement.floor() | {"drawn": []}
+    for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
         sets = []
-        for seed in seeds:
+        for seed in samples.seeds:
             stage = f"draw with guidance {guidance:g}, seed {seed}"
-            sets.append(draw_balanced(model, num_samples, seed, how, report=report, stage=stage))
+            sets.append(
+                draw_balanced(model, samples.num_samples, seed, how, report=report, stage=stage)
+            )
         copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
         figures = judgement.measure(sets, "judge drawn images")
         metrics["drawn"].append({"guidance": guidance, **figures, "copies": copies._asdict()})
@@ -296,15 +257,9 @@ def drawing_figures(
 
 
 def tokenizer_figures(
-    model: Tokenizer,
-    dataset: Dataset,
-    judge: Classifier,
-    *,
-    seeds: Sequence[int],
-    num_samples: int,
-    report: Progress = quiet,
+    model: Tokenizer, dataset: Dataset, judge: Judge, samples: Samples, report: Progress
 ) -> Metrics:
-    """What is left of real images when they are coded and decoded, and how codes are used.
+    """Losses of coding and decoding real images, and how the codes are used.
 
     ``reconstruction``: the test set (and ``reconstruction_val`` the validation set) against
     itself: squared error of pixels in [0, 1], class agreement, fd_cnn, and the model's own
@@ -316,7 +271,8 @@ def tokenizer_figures(
     def again(images: Tensor) -> Tensor:
         return in_batches(model, model.reconstruct, images).to(torch.uint8)
 
-    metrics: Metrics = {"num_samples": num_samples, "num_seeds": len(seeds)}
+    judgement = _Judgement(judge, dataset, samples, report)
+    metrics = judgement.floor()
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
         images = again(split.images)
         features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
@@ -326,16 +282,13 @@ def tokenizer_figures(
             "fd_cnn": fd_cnn(*features),
             **model.figures(split.images, split.labels),
         }
-    judgement = _Judgement(judge, dataset.test, num_samples, report)
-    real = [balanced_subset(dataset.train, num_samples, seed) for seed in seeds]
-    metrics["floor"] = judgement.measure(real, "judge training images")
-    coded = [(again(images), labels) for images, labels in real]
+    coded = [(again(images), labels) for images, labels in judgement.real]
     metrics["ceiling"] = judgement.measure(coded, "judge their reconstructions")
     return metrics
 
 
-def classifier_figures(model: Classifier, dataset: Dataset) -> Metrics:
-    """Accuracy and cross-entropy (nats) of a classifier on the test and validation sets."""
+def judge_figures(model: Judge, dataset: Dataset) -> Metrics:
+    """Accuracy and cross-entropy (nats) of a judge on the test and validation sets."""
     metrics: Metrics = {}
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
         logits = in_batches(model, model.logits, split.images)
@@ -343,12 +296,3 @@ def classifier_figures(model: Classifier, dataset: Dataset) -> Metrics:
         metrics["accuracy" + suffix] = right.double().mean().item()
         metrics["cross_entropy" + suffix] = F.cross_entropy(logits, split.labels).item()
     return metrics
-
-
-def sample_sheet(
-    model: GenerativeModel, *, per_class: int = 10, seed: int = 0, how: Sampling | None = None
-) -> Tensor:
-    """Images for the sheet of samples, a row of ``per_class`` a class, never picked: uint8."""
-    labels = torch.arange(model.num_classes).repeat_interleave(per_class)
-    first = seed * SEEDS_APART
-    return model.sample(labels, range(first, first + len(labels)), how)

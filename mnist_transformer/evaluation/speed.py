@@ -1,8 +1,8 @@
-"""How fast: drawn images a second, training images a second, and the machine's own best.
+"""Speed: drawn and trained images per second, and the machine's peak.
 
-The share of the peak is images/s times the floating-point operations of an image (drawn, or
-trained forward and backward; matrix products, convolutions and attention, counted as they run),
-over what one large matrix product reaches on the same machine in the same run.
+The share of the peak is images/s times the floating-point operations of an image, over those per
+second of one large matrix product on the same machine in the same run. The operations of matrix
+products, convolutions and attention are counted as they run.
 """
 
 import copy
@@ -36,7 +36,7 @@ def now(device: torch.device) -> float:
 def sampling_speed(
     model: GenerativeModel, batch_size: int, *, repeats: int = 3, report: Progress = quiet
 ) -> float:
-    """Images a second drawn plainly in batches of that size: the median after a warm-up."""
+    """Images per second, drawn plainly in batches of that size: the median after a warm-up."""
     labels = torch.arange(batch_size) % model.num_classes
     seconds = []
     for repeat in range(repeats + 1):
@@ -48,10 +48,10 @@ def sampling_speed(
 
 
 def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> tuple[float, str]:
-    """Floating-point operations a second of a size x size matrix product, and its dtype.
+    """Floating-point operations per second of a size x size matrix product, and its dtype.
 
-    The better of float32 and, where the device has it in hardware, bfloat16. By default as
-    large as it takes to be busy with nothing else: 2,048 on a CPU, 8,192 on a GPU.
+    The better of float32 and, where the device has it in hardware, bfloat16. By default
+    large enough to saturate the device: 2,048 on a CPU, 8,192 on a GPU.
     """
     device = torch.device(device)
     size = size or (2048 if device.type == "cpu" else 8192)
@@ -72,7 +72,7 @@ def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, repeats: i
 
 
 def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..., int]:
-    """What counts a fused kernel: ``num_products`` a head, of which a causal one skips half.
+    """A counter of a fused kernel: ``num_products`` per head, half of each where it is causal.
 
     The kernels take their arguments in different orders, but give them the same names.
     """
@@ -106,7 +106,7 @@ _ATTENTION_FLOPS = {
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of what runs in ``work``: products, convolutions, attention."""
+    """Floating-point operations of ``work``: products, convolutions, attention."""
     with FlopCounterMode(display=False, custom_mapping=_ATTENTION_FLOPS) as counter:
         work()
     return int(counter.get_total_flops())
@@ -118,7 +118,7 @@ class Throughput(NamedTuple):
     Attributes:
         images_per_second: forward, backward and optimizer step.
         flops_per_image: operations of one image's forward and backward pass.
-        peak_flops: operations a second of the best large matrix product, in ``peak_dtype``.
+        peak_flops: operations per second of the best large matrix product, in ``peak_dtype``.
         share_of_peak: images_per_second * flops_per_image / peak_flops.
     """
 
@@ -143,8 +143,8 @@ def throughput(
     """Train a copy of the model for a few steps, as the recipe does, and count.
 
     Args:
-        split: real images, because what a step costs may depend on them.
-        batch_size: images a step; the recipe's by default.
+        split: real images, because the cost of a step may depend on them.
+        batch_size: images per step; the recipe's by default.
         peak_size: rows and columns of the product that measures the peak, see ``matmul_peak``.
 
     Raises:

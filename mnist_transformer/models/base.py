@@ -1,7 +1,7 @@
 """The whole contract between model families and the rest of the project.
 
 Images are uint8 (B, C, H, W) everywhere outside a model; conditions are int64: labels (B,), or
-rows of tokens (B, 1 + T) for a family that reads prompts (prompt_tokens.py).
+rows of tokens (B, 1 + T) for a family that reads prompts (prompting/tokens.py).
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.networks.drawing import Noise
-from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 
 
 class Model(nn.Module, ABC):
@@ -27,6 +27,8 @@ class Model(nn.Module, ABC):
     """Whether ``nll`` is exact, an upper bound, or not there."""
     loss_sums_dims: ClassVar[bool] = False
     """Whether the loss is a sum over all C*H*W dimensions, as nats are; training divides it."""
+    objective_in_eval: bool = True
+    """Whether ``loss`` is the training objective in evaluation mode too."""
     adamw_modules: ClassVar[tuple[str, ...]] = ()  # whose matrices are no hidden ones, see optim.py
 
     def __init__(self, config: Any) -> None:
@@ -67,7 +69,11 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Training loss of each image, float32 (B,); images uint8 (B, C, H, W)."""
+        """The training objective of each image, float32 (B,); images uint8 (B, C, H, W).
+
+        What only regularises (dropout, dropped classes, distortions, smoothed labels) acts in
+        training mode alone.
+        """
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
@@ -117,15 +123,32 @@ def in_batches(
     return torch.cat(parts)
 
 
+class Judge(Model):
+    """A model that reads images: its predictions and features judge what others draw."""
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (B, K) of the classes of uint8 images (B, C, H, W)."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Features (B, F) of uint8 images (B, C, H, W)."""
+
+
 class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that do something
+    draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
     max_steps: int = 1  # refinement steps of a drawing, in a family that honours num_steps
 
     @property
     def num_classes(self) -> int:
         return self.config.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.data.class_names
 
     @abstractmethod
     def sample_steps(
@@ -154,7 +177,7 @@ class GenerativeModel(Model):
         if cond is None and how.guidance != 1:
             raise ValueError(f"guidance is {how.guidance}, expected 1 where no class is given")
         cond = self.check_cond(cond, len(noise))
-        used = self.honours if keep is not None else self.honours - {"num_particles"}
+        used = self.honours if keep is not None else self.honours - NEED_KEEP
         ignored = how.changed() - used
         if ignored:
             raise ValueError(

@@ -83,8 +83,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The notes of a checkpoint. Raises ValueError as ``load`` does, tensors unread."""
     metadata = trees.read_metadata(Path(path), KIND)
-    notes: dict[str, Any] = trees.header(metadata, "notes", Path(path))
-    return notes
+    return trees.header(metadata, "notes", Path(path))
 
 
 def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

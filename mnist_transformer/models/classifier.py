@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.base import Judge, in_batches
 from mnist_transformer.models.config import ModelConfig
 
 
@@ -76,7 +76,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
     )
 
 
-class Classifier(Model):
+class Classifier(Judge):
     """Three stages at 1/2, 1/2 and 1/4 of the resolution, then the mean over positions."""
 
     config: ClassifierConfig

@@ -18,8 +18,8 @@ class ModelConfig:
             object.__setattr__(self, "data", DataSpec.from_json(self.data))
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W); an adapter of states has another."""
         return self.data.shape
 
     @property

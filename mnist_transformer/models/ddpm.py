@@ -90,6 +90,7 @@ class DDPM(GenerativeModel):
     loss_sums_dims = True
 
     honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
+    draws_in_fast_dtype = True
     max_steps = NUM_LEVELS
     adamw_modules = ("embed", "time", "output")
 

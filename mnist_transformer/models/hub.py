@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face Hub: one checkpoint file a repository, ``model.safetensors``.
+"""Weights on the Hugging Face Hub: one checkpoint per repository, ``model.safetensors``.
 
 A checkpoint carries its own configuration and is verified when it is loaded, so a repository
 needs nothing else. ``load("hf://owner/name")`` draws with it.
@@ -21,8 +21,8 @@ def download(address: str) -> Path:
     where it is there already.
 
     Raises:
-        ValueError: the address is none, the repository has no such file, or the hub cannot be
-            reached and the cache does not have it.
+        ValueError: a wrong address, a repository without such a file, or a hub that cannot be
+            reached for a file that is not in the cache.
     """
     repo_id, _, revision = address.removeprefix(PREFIX).partition("@")
     try:
@@ -41,7 +41,7 @@ def push(path: str | os.PathLike[str], repo_id: str, *, private: bool = False) -
     Who you are comes from the hub's own login or HF_TOKEN.
 
     Raises:
-        ValueError: the file is no checkpoint of this package.
+        ValueError: the file is not a checkpoint of this package.
     """
     checkpoint.read_notes(path)  # so that nothing else is ever published by mistake
     api = HfApi()

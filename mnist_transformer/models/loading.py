@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.utils.devices import to_device
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -50,6 +50,11 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
+def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:
+    """A model of any kind in eval mode; arguments and errors as in ``load``."""
+    return to_device(checkpoint.load(find_weights(name_or_path)), device)
+
+
 def load(
     name_or_path: str | os.PathLike[str] = "mnist-patch", device: str | None = None
 ) -> GenerativeModel:
@@ -58,25 +63,19 @@ def load(
     Args:
         name_or_path: a shipped model, a .safetensors checkpoint, a training run's folder, or
             hf://owner/name on the Hugging Face Hub.
-        device: such as "cpu" or "cuda"; by default a CUDA GPU where there is one.
+        device: such as "cpu" or "cuda:1"; by default the best here: cuda, mps, else cpu.
 
     Raises:
         ValueError: an unknown name, a damaged or foreign file, a device that is not there,
             or a model that does not draw.
     """
-
-    model = checkpoint.load(find_weights(name_or_path))
+    model = load_model(name_or_path, device)
     if not isinstance(model, GenerativeModel):
         raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
-    return to_device(model, device)
+    return model
 
 
 def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
-    """Every shipped model that draws, by name; see ``load``."""
-
-    models = {name: checkpoint.load(find_weights(name)) for name in shipped()}
-    return {
-        name: to_device(model, device)
-        for name, model in models.items()
-        if isinstance(model, GenerativeModel)
-    }
+    """Every shipped model that draws, by name; errors as in ``load``."""
+    models = {name: load_model(name, device) for name in shipped()}
+    return {name: model for name, model in models.items() if isinstance(model, GenerativeModel)}

@@ -105,6 +105,7 @@ class MAR(GenerativeModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     honours = frozenset({"guidance", "num_steps", "sampler", "temperature"})
+    draws_in_fast_dtype = True
     adamw_modules = ("embed", "gate", "head.input", "head.time", "head.output")
 
     def __init__(self, config: MARConfig) -> None:

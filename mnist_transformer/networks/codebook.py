@@ -101,7 +101,7 @@ def code_usage(ids: Tensor, num_codes: int) -> tuple[float, float]:
 
     V codes used evenly have usage 1 and perplexity V, one code alone 1 / V and 1.
     """
-    counts_V = ids.flatten().bincount(minlength=num_codes).double()
+    counts_V = ids.flatten().cpu().bincount(minlength=num_codes).double()
     share_V = counts_V / counts_V.sum()
     entropy = torch.special.entr(share_V).sum()
     return (counts_V > 0).double().mean().item(), entropy.exp().item()

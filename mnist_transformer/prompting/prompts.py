@@ -1,9 +1,9 @@
 """Sentences that ask for a number from 0 to 99, and the rules that read their answer.
 
-"Show me 2 + four" asks for a 6. ``prompt_grammar.py`` writes such sentences from templates and
-``prompt_writer.py`` has a language model write them; here is what both share: the record, the
+"Show me 2 + four" asks for a 6. ``grammar.py`` writes such sentences from templates, and a language
+model may write others (tools/write_prompts.py). This file holds what both need: the record, the
 arithmetic, the pairs of operands held out for tests, and ``parse``, which reads plainly written
-requests by rules. It checks the writers, and is the yardstick of models that read prompts.
+requests by rules.
 """
 
 import re
@@ -27,19 +27,29 @@ SMALL = words(
     "fifteen sixteen seventeen eighteen nineteen"
 )
 TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
-# Phrases that ``parse`` reads besides those of the templates.
+
+
+def number_words(number: int, joint: str = "-") -> str:
+    """42 as "forty-two"; 0 to 99."""
+    if number < 20:
+        return SMALL[number]
+    tens, ones = divmod(number, 10)
+    return TENS[tens - 2] + (joint + SMALL[ones] if ones else "")
+
+
+# Phrases that ``parse`` reads in addition to those of the templates.
 _ALSO_READ = {
     "sum": ("adding {a} to {b}", "adding {a} and {b}"),
     "difference": ("subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"),
     "product": ("multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"),
 }
 
-_TENS, _ONES, _SMALL = "|".join(TENS), "|".join(SMALL[1:10]), "|".join(SMALL)
+_WORDS = {number_words(n, joint): n for n in range(MAX_NUMBER + 1) for joint in ("-", " ", "")}
+_VALUES = _WORDS | {str(n): n for n in range(MAX_NUMBER + 1)}
 _NUMBER = re.compile(
     # An x may stand against a digit, 2x4; another letter may not, 3rd. 2.5 is one number.
-    r"(?P<digits>(?<![a-wyz0-9.])[0-9]+(?:[.,][0-9]+)?(?![a-wyz0-9]))"
-    rf"|(?<![a-z])(?<![a-z]-)(?:(?P<tens>{_TENS})(?:[ -]?(?P<ones>{_ONES}))?|(?P<small>{_SMALL}))"
-    r"(?![a-z])|[0-9]+"
+    r"(?P<value>(?<![a-wyz0-9.])[0-9]+(?:[.,][0-9]+)?(?![a-wyz0-9])"
+    rf"|(?<![a-z])(?<![a-z]-)(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z]))|[0-9]+"
 )
 _SIGN = "[-−–+*×·÷/^%]"
 _SIGNS = re.compile(rf"\s*({_SIGN}|=)\s*(?=#)|(?<=#)\s*({_SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
@@ -78,14 +88,6 @@ class Prompt:
         return () if self.answer is None else tuple(int(digit) for digit in str(self.answer))
 
 
-def number_words(number: int, joint: str = "-") -> str:
-    """42 as "forty-two"; 0 to 99."""
-    if number < 20:
-        return SMALL[number]
-    tens, ones = divmod(number, 10)
-    return TENS[tens - 2] + (joint + SMALL[ones] if ones else "")
-
-
 def compute(operation: str, operands: Sequence[int]) -> int | None:
     """The result; None where operands or result are not from 0 to 99, or too few or many."""
     if len(operands) != (1 if operation == "number" else 2):
@@ -103,56 +105,41 @@ def is_held_out(operands: Sequence[int]) -> bool:
     return len(operands) == 2 and zlib.crc32(repr(sorted(operands)).encode()) % 8 == 0
 
 
-def find_numbers(text: str) -> tuple[str, list[int | None]]:
+def find_numbers(text: str) -> tuple[str, list[int]]:
     """The text in lower case with # for every number, and the numbers.
 
-    A number that is out of range, broken or written with leading zeros is None.
+    A number that is out of range, broken or written with leading zeros is -1.
     """
-    numbers: list[int | None] = []
+    numbers: list[int] = []
 
     def note(match: re.Match[str]) -> str:
-        digits, tens, ones, small = match.group("digits", "tens", "ones", "small")
-        value: int | None
-        if small:
-            value = SMALL.index(small)
-        elif tens:
-            value = 10 * (TENS.index(tens) + 2) + (SMALL.index(ones) if ones else 0)
-        else:
-            value = int(digits) if digits and re.fullmatch("0|[1-9][0-9]?", digits) else None
-        numbers.append(value)
+        numbers.append(_VALUES.get(match["value"] or "", -1))
         return "#"
 
     text = " ".join(text.lower().replace("#", " ").replace("’", "'").split())
-    marked = _NUMBER.sub(note, text)
-    return _plain(marked), numbers
+    return _plain(_NUMBER.sub(note, text)), numbers
 
 
 def parse(text: str) -> int | None:
     """The number that a plainly written request asks for; None where the rules are not sure.
 
-    A single number is the answer if nothing near it changes its meaning; otherwise the text has
-    to contain a phrase of the templates, and all that it contains have to agree.
+    A single number is the answer if nothing near it changes its meaning. Otherwise the text has
+    to contain phrases of the templates, and all of them have to agree.
     """
-    marked, found = find_numbers(text)
-    numbers = [number for number in found if number is not None]
-    if len(numbers) < len(found):
-        return None
+    marked, numbers = find_numbers(text)
     answers = _results(marked, numbers)
-    if len(answers) == 1:
-        return answers.pop()
-    if answers or len(numbers) != 1 or _CHANGES.search(marked):
-        return None
-    return numbers[0]
+    if not answers and len(numbers) == 1 and not _CHANGES.search(marked):
+        answers = {compute("number", numbers)}
+    return answers.pop() if len(answers) == 1 else None
 
 
 def is_out_of_range(text: str) -> bool:
-    """Whether a number in the text, or what a phrase in it surely comes to, is not from 0 to 99."""
-    marked, found = find_numbers(text)
-    numbers = [number for number in found if number is not None]
+    """Whether the text has a number, or clearly asks for a result, that is not from 0 to 99."""
+    marked, numbers = find_numbers(text)
     below_zero = _MINUS.search(text) and _NO_OPERAND.search(f" {marked}")
-    if len(numbers) < len(found) or below_zero or _LARGE.search(marked):
+    if -1 in numbers or below_zero or _LARGE.search(marked):
         return True
-    # "The difference between" does not say which of the two is to be the larger one.
+    # "The difference between" does not say which of the two is the larger one.
     return "difference" not in marked and _results(marked, numbers) == {None}
 
 
@@ -167,9 +154,7 @@ def _results(marked: str, numbers: Sequence[int]) -> set[int | None]:
 
 def _plain(marked: str) -> str:
     """Spaces around the signs between numbers, no punctuation, single spaces."""
-    marked = _SIGNS.sub(
-        lambda match: f" {match.group(1) or match.group(2) or match.group(3)} ", marked
-    )
+    marked = _SIGNS.sub(lambda match: f" {match[match.lastindex or 0]} ", marked)
     return " ".join(re.sub(r"[^\w\s#'+*×·÷/^%−–-]", " ", marked).split())
 
 
@@ -178,10 +163,10 @@ def _phrases() -> list[tuple[str, str, int]]:
     """(phrase with # for numbers, operation, order of its operands: 1, or -1 for reversed)."""
     phrases = []
     for operation in OPERATIONS:
-        sources = [_ALSO_READ[operation]]
-        for templates in (TRAIN, HELD_OUT):
-            sources += [templates.phrases[operation], templates.sentences[operation]]
-        for template in (template for source in sources for template in source):
+        templates = [*_ALSO_READ[operation]]
+        for source in (TRAIN, HELD_OUT):
+            templates += source.phrases[operation] + source.sentences[operation]
+        for template in templates:
             order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1
             marked = _plain(template.lower().replace("{a}", "#").replace("{b}", "#"))
             phrases.append((f" {marked} ", operation, order))

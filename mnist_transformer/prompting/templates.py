@@ -1,10 +1,10 @@
-"""The sentences that ``prompt_grammar.py`` fills in: one set to train on, one held out.
+"""The sentences that ``grammar.py`` fills in: one set to train on, one held out.
 
 Frames are requests: ``{x}`` stands for a number or an expression, ``{a_n}`` for a number with
-its article (a 3, an 8). Phrases are expressions that fit into a frame, sentences are requests
-that hold their own expression; ``{a}`` and ``{b}`` are the operands, and a phrase or sentence of
-products without ``{a}`` doubles ``{b}``. What an expression means does not depend on its frame.
-No template holds a number or the word "one" besides its slots.
+its article (a 3, an 8). Phrases are expressions that fit into a frame. Sentences are requests
+that hold their own expression. ``{a}`` and ``{b}`` are the operands; a phrase or sentence of
+products without ``{a}`` doubles ``{b}``. An expression means the same in every frame. Templates
+hold no numbers, and not the word "one", outside their slots.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Templates:
         frames: requests for a number or an expression.
         result_frames: requests that suit an expression only.
         phrases, sentences: expressions of each operation, without and with their own request.
-        unsupported: expressions that are refused; they go into frames too.
-        chat: sentences that are no request for a number; ``{a}`` is any number.
-        things: what else a ``number_frames`` request may be about.
+        unsupported: expressions to refuse; they fit into frames too.
+        chat: sentences that do not ask for a number; ``{a}`` is any number.
+        things: nouns to refuse in ``number_frames``.
     """
 
     number_frames: tuple[str, ...]

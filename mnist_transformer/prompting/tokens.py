@@ -1,20 +1,20 @@
-"""Prompts and answers as tokens, and how well an answer is read.
+"""Prompts and answers as tokens, and how an answer is read.
 
-A prompt is its bytes in UTF-8, then ASK, then the digits of its answer: none for a request that
-is to be refused. The ones are said first, as one calculates by hand: the tens then follow from
-them and from what is carried (Lee et al., "Teaching arithmetic to small transformers", arXiv
-2307.03381). A condition of a model that draws from prompts is a row
+A prompt is its bytes in UTF-8, then ASK, then the digits of its answer. A refusal has no digits.
+The ones come before the tens, as in written arithmetic: the tens follow from the ones and the
+carry (Lee et al., "Teaching arithmetic to small transformers", arXiv 2307.03381). The condition
+of a model that draws from prompts is a row
 
-    what to draw | bytes, ASK, digits | PAD ...
+    class of the image | bytes, ASK, digits | PAD ...
 
-with the class of the image first. A model reads an answer symbol by symbol: its state at ASK
-says the ones, its state at a digit the one to the left of it; END says that there is none, so
-that a refusal is an END at once.
+A model predicts an answer symbol by symbol: its state at ASK predicts the ones, its state at a
+digit the next digit to the left. END says that there is no further digit.
 
-Shapes: Q prompts, T tokens, K symbols an answer has at most, V digits and END.
+Shapes: Q prompts, T tokens, K symbols of an answer at most, V digits and END.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,20 +24,19 @@ from mnist_transformer.prompting.prompts import MAX_BYTES
 
 ASK = 256  # behind the bytes; digit d is ASK + 1 + d
 PAD = -1
-IGNORED = -100  # cross_entropy's: nothing is asked here
+IGNORED = -100  # cross_entropy's: no symbol is predicted here
 READ_AT_ONCE = 250  # prompts
+
+Digits: TypeAlias = tuple[int, ...]  # as they are written, most significant first; () refuses
 
 
 def encode(text: str, digits: Sequence[int] = ()) -> list[int]:
-    """Tokens of a prompt with its answer, or with none yet.
-
-    Args:
-        digits: as they are written, most significant first.
+    """Tokens of a prompt and the digits of its answer, most significant first, if there are any.
 
     Raises:
         ValueError: an empty text, or one of more than MAX_BYTES bytes.
     """
-    # Half of a surrogate pair, as a terminal may send it, is no character.
+    # A terminal may send half of a surrogate pair, which UTF-8 cannot hold.
     content = text.encode(errors="replace")
     if not text.strip():
         raise ValueError("the prompt is empty, expected a sentence")
@@ -52,31 +51,24 @@ def stack(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows], dtype=torch.int64)
 
 
-def targets(text_QT: Tensor, end: int, num_symbols: int) -> Tensor:
-    """int64 (Q, K): the symbols that answer each prompt, END, and IGNORED from there on."""
-    digit_QT = text_QT - (ASK + 1)
-    place_Q = num_bytes(text_QT) + 1  # of the ones
-    index_QK = place_Q[:, None] + torch.arange(num_symbols, device=text_QT.device)
-    padded_QT = F.pad(digit_QT, (0, num_symbols + 1), value=PAD)
-    digit_QK = padded_QT.gather(1, index_QK)
-    ended_QK = (digit_QK < 0).cumsum(1)
-    target_QK = torch.where(ended_QK == 0, digit_QK, torch.where(ended_QK == 1, end, IGNORED))
-    return target_QK.masked_fill(~(text_QT == ASK).any(1, keepdim=True), IGNORED)
-
-
 def num_bytes(text_QT: Tensor) -> Tensor:
     return ((text_QT >= 0) & (text_QT < ASK)).sum(1)
 
 
+def targets(text_QT: Tensor, end: int, num_symbols: int) -> Tensor:
+    """int64 (Q, K): the symbols that answer each prompt, then END, then IGNORED."""
+    place_QK = num_bytes(text_QT)[:, None] + 1 + torch.arange(num_symbols, device=text_QT.device)
+    digit_QT = F.pad(text_QT - (ASK + 1), (0, num_symbols + 1), value=PAD)
+    digit_QK = digit_QT.gather(1, place_QK)
+    ended_QK = (digit_QK < 0).cumsum(1)
+    target_QK = digit_QK.masked_fill(ended_QK == 1, end).masked_fill(ended_QK > 1, IGNORED)
+    return target_QK.masked_fill(~(text_QT == ASK).any(1, keepdim=True), IGNORED)
+
+
 def answer_nats(logits_QKV: Tensor, target_QK: Tensor) -> Tensor:
     """Exact -log p(answer | prompt), float32 (Q,)."""
-    nats = F.cross_entropy(
-        logits_QKV.flatten(0, 1).float(),
-        target_QK.flatten(),
-        reduction="none",
-        ignore_index=IGNORED,
-    )
-    return nats.view_as(target_QK).sum(1)
+    logits_QVK = logits_QKV.float().transpose(1, 2)
+    return F.cross_entropy(logits_QVK, target_QK, reduction="none", ignore_index=IGNORED).sum(1)
 
 
 def are_right(logits_QKV: Tensor, target_QK: Tensor) -> Tensor:
@@ -85,20 +77,26 @@ def are_right(logits_QKV: Tensor, target_QK: Tensor) -> Tensor:
 
 
 def read_greedily(
-    logits: Callable[[list[tuple[int, ...]]], Tensor], num_prompts: int, num_symbols: int
-) -> list[tuple[int, ...]]:
-    """The likeliest answer of every prompt, symbol by symbol, as it is written; () is a refusal.
+    logits: Callable[[Any, list[Digits]], Tensor],
+    prompts: Sequence[str] | Tensor,
+    num_symbols: int,
+) -> list[Digits]:
+    """The likeliest answer of every prompt, symbol by symbol.
 
     Args:
-        logits: (Q, K, V) given the digits that each prompt has been answered with so far, as
-            they are written.
+        logits: (Q, K, V) of a batch of prompts, given the digits of their answers so far.
+        prompts: in any form that ``logits`` takes, along the first dimension.
     """
-    answers: list[tuple[int, ...]] = [()] * num_prompts
-    for k in range(num_symbols):
-        found_QV = logits(answers)[:, k]
-        end = found_QV.shape[1] - 1
-        answers = [
-            (symbol, *digits) if len(digits) == k and symbol != end else digits
-            for digits, symbol in zip(answers, found_QV.argmax(-1).tolist(), strict=True)
-        ]
-    return answers
+    read: list[Digits] = []
+    for first in range(0, len(prompts), READ_AT_ONCE):
+        part = prompts[first : first + READ_AT_ONCE]
+        answers: list[Digits] = [()] * len(part)
+        for k in range(num_symbols):
+            found_QV = logits(part, answers)[:, k]
+            end = found_QV.shape[1] - 1
+            answers = [
+                (symbol, *digits) if len(digits) == k and symbol != end else digits
+                for digits, symbol in zip(answers, found_QV.argmax(-1).tolist(), strict=True)
+            ]
+        read += answers
+    return read

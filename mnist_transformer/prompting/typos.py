@@ -8,9 +8,8 @@ from functools import lru_cache
 from mnist_transformer.prompting.prompts import SMALL, TENS
 from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
 
-# Words that decide the answer: a slip must leave them recognisable.
-_KEY_WORDS = [*SMALL, *TENS]
-_KEY_WORDS += words(
+# Words that decide the answer, which a slip must leave recognisable.
+_KEY_WORDS = words(
     "plus minus times added adding take taken away less more than from double twice subtract "
     "multiply multiplied total product difference"
 )
@@ -20,8 +19,8 @@ _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 def misspell(rng: random.Random, text: str) -> str:
     """The text with one slip in a word of four letters or more.
 
-    It stays as it was where there is no such word, or where the dice gave what could be meant
-    for another word: eighty without its y, four without its u.
+    The text stays as it is if it has no such word, or if the dice gave a slip that could mean
+    another word: eighty without its y, four without its u.
     """
     found = list(re.finditer(r"[A-Za-z]{4,}", text))
     if not found:
@@ -29,7 +28,7 @@ def misspell(rng: random.Random, text: str) -> str:
     match = rng.choice(found)
     word = match.group()
     slip = rng.choice(_slips(word.lower()))
-    if _meant().get(slip, set()) - {word.lower()}:
+    if _meanings().get(slip, set()) - {word.lower()}:
         return text
     typed = word[0] + (slip.upper() if word.isupper() else slip)[1:]
     return text[: match.start()] + typed + text[match.end() :]
@@ -53,11 +52,11 @@ def _slips(word: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _meant() -> dict[str, set[str]]:
-    """For every spelling of a word that matters, and every word of the templates: what it is."""
-    vocabulary = set(re.findall("[a-z]+", repr([astuple(TRAIN), astuple(HELD_OUT)]).lower()))
-    meant = {word: {word} for word in vocabulary}
-    for word in _KEY_WORDS:
+def _meanings() -> dict[str, set[str]]:
+    """The words that a spelling may mean, of the templates' words and misspelt key words."""
+    vocabulary = re.findall("[a-z]+", repr([astuple(TRAIN), astuple(HELD_OUT)]).lower())
+    meanings = {word: {word} for word in vocabulary}
+    for word in (*SMALL, *TENS, *_KEY_WORDS):
         for typed in (word, *_slips(word)):
-            meant.setdefault(typed, set()).add(word)
-    return meant
+            meanings.setdefault(typed, set()).add(word)
+    return meanings

@@ -1,8 +1,8 @@
 """Muon for hidden matrices, AdamW for the rest; learning rates by progress; averaged weights.
 
 Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/) replaces the momentum M of a
-matrix by the nearest semi-orthogonal one, U V^T of its singular value decomposition, found to
-within the shape of its spectrum by five steps of a quintic Newton-Schulz iteration:
+matrix by the nearest semi-orthogonal one, U V^T of its singular value decomposition, approximated
+by five steps of a quintic Newton-Schulz iteration:
 
     X = M / |M|;   five times:  G = X X^T,  X = (a + b G + c G^2) X
     W = W - lr * max(1, rows / columns)^0.5 * X
@@ -25,9 +25,8 @@ from mnist_transformer.utils.devices import fast_dtype
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-TURNS = 4
 ADAMW_BETAS = (0.9, 0.95)
-ADAMW_EPS = 1e-12  # losses are in nats a dimension, so gradients are small
+ADAMW_EPS = 1e-12  # losses are in nats per dimension, so gradients are small
 
 
 def orthogonalise(x_NRC: Tensor) -> Tensor:
@@ -67,11 +66,12 @@ class Muon(torch.optim.Muon):
 
     The momentum turns over in some 20 steps, its orthogonal form hardly faster, yet on a CPU
     finding that form takes a third of a step. So the matrices take turns: each is updated in one
-    step of ``TURNS`` by as many times the rate, and gathers momentum in all of them.
+    step of ``interval``, by as many times the rate, and gathers momentum in all of them.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, interval: int) -> None:
         super().__init__(params, lr=lr, weight_decay=0.0)
+        self.interval = interval
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -92,9 +92,9 @@ class Muon(torch.optim.Muon):
             due = [
                 (p, update)
                 for turn, (p, update) in enumerate(zip(params, updates, strict=True))
-                if (self.state[p]["step"] + turn) % TURNS == 0
+                if (self.state[p]["step"] + turn) % self.interval == 0
             ]
-            self._apply(due, group["lr"] * TURNS)
+            self._apply(due, group["lr"] * self.interval)
         return None
 
     @staticmethod
@@ -135,7 +135,7 @@ def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer
     hidden, rest = param_groups(model)
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
-        optimizers.append(Muon(hidden, lr=recipe.muon_lr))
+        optimizers.append(Muon(hidden, recipe.muon_lr, recipe.muon_interval))
     if rest:
         fused = all(p.device.type in ("cpu", "cuda", "mps") for p in rest)
         optimizers.append(
@@ -166,24 +166,6 @@ def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> Non
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-
-
-def optimizer_state(optimizers: Iterable[torch.optim.Optimizer]) -> list[dict[str, Any]]:
-    """What the optimizers have gathered, by the parameter's index; rates are the recipe's."""
-    return [
-        {str(index): state for index, state in optimizer.state_dict()["state"].items()}
-        for optimizer in optimizers
-    ]
-
-
-def load_optimizer_state(
-    optimizers: Iterable[torch.optim.Optimizer], states: Iterable[dict[str, Any]]
-) -> None:
-    """Undo ``optimizer_state`` on optimizers built from the same model and recipe."""
-    for optimizer, state in zip(optimizers, states, strict=True):
-        groups = optimizer.state_dict()["param_groups"]
-        by_index = {int(index): value for index, value in state.items()}
-        optimizer.load_state_dict({"state": by_index, "param_groups": groups})
 
 
 class EMA:

@@ -1,31 +1,29 @@
-"""What a run stands on: its recipe, tokenizer, device, precision, stop signals.
+"""The ground of a run: its recipe, tokenizer, device, precision, processes and stop signals.
 
-accelerate chooses the device and the processes; this module chooses the precision, and turns
-what can go wrong with either into one sentence.
+accelerate chooses the processes; this module chooses device and precision, and says in one
+sentence if either is wrong.
 """
 
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import parse_flag_from_env, patch_environment
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.utils.devices import fast_dtype, find_device
-
-DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # read by accelerate; it has no argument for it
 
 
 def override(
@@ -36,10 +34,6 @@ def override(
     lr: float | None,
 ) -> Recipe:
     """The recipe with the values that are given in place of its own; ValueError if senseless."""
-    if max_seconds is not None and epochs is not None:
-        raise ValueError(
-            f"got max_seconds {max_seconds} and epochs {epochs}, expected at most one of them"
-        )
     if max_seconds is not None or epochs is not None:
         recipe = replace(recipe, max_seconds=max_seconds, epochs=epochs)
     if batch_size is not None:
@@ -49,10 +43,10 @@ def override(
         recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
     if (recipe.max_seconds is None) == (recipe.epochs is None):
         raise ValueError(
-            f"recipe {recipe.name} has max_seconds {recipe.max_seconds} and epochs "
-            f"{recipe.epochs}, expected exactly one of them"
+            f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs} for recipe "
+            f"{recipe.name}, expected exactly one of them"
         )
-    for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr"):
+    for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr", "muon_interval"):
         value = getattr(recipe, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}, expected a finite number above 0")
@@ -63,7 +57,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
     """Hand a model over codes the tokenizer that its recipe names.
 
     Args:
-        runs: folder of runs, a folder a recipe; a finished one comes before shipped weights.
+        runs: folder of runs, one folder per recipe; a finished one comes before shipped weights.
 
     Raises:
         ValueError: there is no such tokenizer, it is another one than the model expects, or
@@ -95,40 +89,30 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
     Args:
         out: folder in which the tracker makes tensorboard/.
-        device: such as "cpu", "cuda:1", "mps"; without it the best there is.
+        device: as in ``find_device``; under a launcher "cpu" or None.
 
     Raises:
-        ValueError: the device is unknown or not here.
+        ValueError: the device is unknown or not here, or a launcher gives each process its own.
     """
-    # accelerate keeps one global state a process; a second run in it may want another device.
+    # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    before = os.environ.get(DEVICE_VARIABLE)
+    if device not in (None, "cpu") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"device is {device!r}, expected none: the launcher gives each process its own"
+        )
     if device is not None:
-        _check_device(device)
-        os.environ[DEVICE_VARIABLE] = device
-    try:
-        chosen = PartialState(cpu=cpu).device
-    finally:
-        if before is not None:
-            os.environ[DEVICE_VARIABLE] = before
-        else:
-            os.environ.pop(DEVICE_VARIABLE, None)
+        find_device(device)
+    # accelerate has no argument for the device, but reads this variable.
+    with patch_environment(**({} if device is None else {"ACCELERATE_TORCH_DEVICE": device})):
+        place = PartialState(cpu=cpu).device
     return Accelerator(
         cpu=cpu,
-        mixed_precision="bf16" if fast_dtype(chosen) == torch.bfloat16 else "no",
+        mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
         log_with="tensorboard",
         project_dir=out,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
-
-
-def _check_device(name: str) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "cpu":
-        raise ValueError(
-            f"device is {name!r}, expected none: the launcher gives each process its own"
-        )
-    find_device(name)
 
 
 @dataclass
@@ -138,7 +122,7 @@ class Stop:
     signal: int | None = None
 
     def exception(self) -> BaseException:
-        """What a run that was told to stop raises once its state is saved."""
+        """The exception that ends a run once its state is saved."""
         if self.signal == signal.SIGTERM:
             return SystemExit(128 + signal.SIGTERM)
         return KeyboardInterrupt()
@@ -160,14 +144,19 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signal = number
 
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
-            try:
-                before[number] = signal.signal(number, handle)
-            except ValueError:  # not in the main thread, which alone may set handlers
-                break
+    with ExitStack() as after:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
+                after.callback(signal.signal, number, signal.signal(number, handle))
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def agree(
+    accelerator: Accelerator, loss: float, seconds: float, stopped: bool
+) -> tuple[float, float, bool]:
+    """The mean loss of all processes, the first one's clock, and whether any was told to stop."""
+    if accelerator.num_processes == 1:
+        return loss, seconds, stopped
+    mine = torch.tensor([[loss, seconds, float(stopped)]], device=accelerator.device)
+    every = accelerator.gather(mine)
+    return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())

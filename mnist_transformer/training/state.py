@@ -1,23 +1,102 @@
-"""The states in a run's folder: the last two are kept, the newest that can be read is taken up.
+"""The state of a run: everything that changes from step to step, and the files that keep it.
 
-A state is a tree (see ``trees.save_state``) with at least ``step`` and ``run``, the
-identity of the run that it belongs to.
+A folder keeps the last two states; a run goes on from the newest one that can be read. A file
+holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to.
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
+from mnist_transformer.training.optim import EMA, build_optimizers
 from mnist_transformer.utils import trees
 
 NUM_KEPT = 2
-# Fields of a recipe that may change between two parts of one run: a run may be made shorter or
-# longer on its way, since learning rates follow its progress.
-FREE_FIELDS = {"about", "max_seconds", "epochs"}
+# Fields of a recipe that may change between two parts of one run: learning rates follow progress,
+# so a run may be made shorter or longer on its way, and compiled or not it is the same model.
+FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
+# Fields that identities of before lack, and the values that they stood for.
+EARLIER = {"muon_interval": 4}
+
+
+@dataclass
+class RunState:
+    """Everything that changes from step to step in a run of ``recipe`` over ``num_train`` images.
+
+    Args:
+        ema: averaged weights; None where the recipe averages none.
+        step: number of steps made.
+        seconds: duration of the run when the last step was made.
+    """
+
+    recipe: Recipe
+    num_train: int
+    model: Model
+    optimizers: list[torch.optim.Optimizer]
+    ema: EMA | None
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, recipe: Recipe, num_train: int, model: Model) -> "RunState":
+        """The state before the first step."""
+        ema = EMA(model, recipe.ema) if recipe.ema else None
+        return cls(recipe, num_train, model, build_optimizers(model, recipe), ema)
+
+    @property
+    def images_seen(self) -> int:
+        """Training images, counted with repetition."""
+        return self.step * self.recipe.batch_size
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1, by seconds or by images, as the recipe has it."""
+        if self.recipe.max_seconds is not None:
+            return min(1.0, self.seconds / self.recipe.max_seconds)
+        assert self.recipe.epochs is not None
+        return min(1.0, self.images_seen / (self.recipe.epochs * self.num_train))
+
+    @property
+    def averaged(self) -> Model:
+        """The weights that the run is about: averaged where the recipe says so."""
+        return self.ema.model if self.ema else self.model
+
+    def update(self) -> None:
+        """Follow the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.ema:
+            self.ema.update(self.model)
+
+    def to_tree(self) -> dict[str, Any]:
+        """For ``trees.save_state``; learning rates are left out, as the recipe has them."""
+        states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "optimizers": [{str(key): value for key, value in x.items()} for x in states],
+            "ema": self.ema
+            and {"num_updates": self.ema.num_updates, "model": self.ema.model.state_dict()},
+        }
+
+    def load_tree(self, tree: dict[str, Any]) -> None:
+        """Undo ``to_tree``, for the same model and recipe."""
+        self.step, self.seconds = tree["step"], tree["seconds"]
+        self.model.load_state_dict(tree["model"])
+        for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
+            groups = optimizer.state_dict()["param_groups"]
+            state = {int(key): value for key, value in found.items()}
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if self.ema:
+            self.ema.num_updates = tree["ema"]["num_updates"]
+            self.ema.model.load_state_dict(tree["ema"]["model"])
 
 
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
@@ -29,12 +108,13 @@ def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[st
     return dict(json.loads(json.dumps(values)))
 
 
-def save_newest(folder: Path, step: int, tree: dict[str, Any]) -> None:
-    """Write the state of a step, then drop all but the last two up to it; may raise OSError."""
-    trees.save_state(folder / f"state-{step:09d}.safetensors", tree)
+def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
+    """Write a state of a run, then drop all but the last two up to it; may raise OSError."""
+    path = folder / f"state-{state.step:09d}.safetensors"
+    trees.save_state(path, {"run": run, **state.to_tree()})
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
-    kept = [path for path in states if _step_of(path) <= step][:NUM_KEPT]
+    kept = [path for path in states if _step_of(path) <= state.step][:NUM_KEPT]
     for path in states:
         if path not in kept:
             path.unlink()
@@ -54,7 +134,7 @@ def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | Non
         except ValueError as error:
             problems.append(f"{error}; trying the state before")
             continue
-        theirs = tree["run"]
+        theirs = EARLIER | tree["run"]
         fixed = sorted((run | theirs).keys() - FREE_FIELDS)
         different = [k for k in fixed if run.get(k) != theirs.get(k)]
         if different:

@@ -1,7 +1,8 @@
 """Devices by name, and what is fast on each of them."""
 
-from contextlib import AbstractContextManager
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -10,15 +11,16 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """The device of a name; without one a CUDA GPU where there is one, else the CPU.
+    """The device of a name, such as "cuda:1"; without one the best here: cuda, mps, else cpu.
 
     Raises:
         ValueError: it is unknown or not here.
     """
+    if name is None:
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((kind for kind, is_here in here.items() if is_here), "cpu")
     try:
-        return torch.empty(
-            1, device=name or ("cuda" if torch.cuda.is_available() else "cpu")
-        ).device
+        return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
         reason = str(error).splitlines()[0]
         raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
@@ -42,12 +44,20 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def fast_autocast(device: torch.device) -> torch.autocast:
+def fast_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which products run in ``fast_dtype``; it does nothing where that is float32."""
     fast = fast_dtype(device)
-    return torch.autocast(device.type, fast, enabled=fast != torch.float32)
+    return nullcontext() if fast == torch.float32 else torch.autocast(device.type, fast)
 
 
-def fork_rng(device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def fork_rng(device: torch.device) -> Iterator[None]:
     """A context after which random numbers, this device's too, go on as if it had not been."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+    on_mps = device.type == "mps"  # which torch's own context does not know
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        before = torch.mps.get_rng_state() if on_mps else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)

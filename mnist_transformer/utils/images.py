@@ -51,9 +51,9 @@ def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
     return picture
 
 
-def columns_for(digits: str, times: int) -> int:
-    """Columns of ``grid``: a number is read along its row; one digit many times makes a square."""
-    return len(digits) if len(digits) > 1 else math.isqrt(times - 1) + 1
+def columns_for(num_classes: int, times: int) -> int:
+    """Columns of ``grid``: several classes stand in a row; one of them many times in a square."""
+    return num_classes if num_classes > 1 else math.isqrt(times - 1) + 1
 
 
 def figure_png(figure: "Figure") -> bytes:
@@ -66,7 +66,7 @@ def figure_png(figure: "Figure") -> bytes:
 
 
 def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:
-    """Every pixel as a square of ``scale`` pixels; by default what makes a digit easy to see."""
+    """Every pixel as a square of ``scale`` pixels; by default enough to see a digit well."""
     if scale is None:
         scale = max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

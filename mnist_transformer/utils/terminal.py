@@ -1,10 +1,9 @@
-"""What the command line shows: sentences, pictures, progress bars, a training run.
+"""The output of the command line: sentences, pictures, progress bars, a training run.
 
-Results go to standard output; progress and complaints to standard error, bars only where that
-is a terminal.
+Results go to standard output. Progress and complaints go to standard error, with bars only where
+that is a terminal.
 """
 
-import math
 import os
 import sys
 import time
@@ -26,8 +25,6 @@ from rich.progress import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mnist_transformer.training.log import Record
-
 LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
 
 screen, errors = Console(), Console(stderr=True)
@@ -44,7 +41,7 @@ def complain(text: str) -> None:
 
 
 def exit_code(program: str, run: Callable[[], object]) -> int:
-    """Run a program, say what fails, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
+    """Run a program, report its failure, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
     try:
         run()
     except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
@@ -63,7 +60,7 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
 
 
 def show(picture: "Image") -> None:
-    """Draw a picture, as finely as the terminal can; nothing where the output is no terminal."""
+    """Draw a picture, as finely as the terminal can; nothing where the output is not a terminal."""
     if not screen.is_terminal:
         return
     # Importing it asks the terminal what it can show.
@@ -75,8 +72,8 @@ def show(picture: "Image") -> None:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A function of (stage, done, total or None): a bar a stage, or lines without a terminal."""
-    bars: dict[str, TaskID] = {}
+    """A function of (stage, done, total or None): a bar per stage, or lines without a terminal."""
+    tasks: dict[str, TaskID] = {}
     last_line = time.monotonic()
     columns = (
         TextColumn("{task.description}"),
@@ -84,13 +81,13 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    with _progress(*columns) as progress:
+    with bars(*columns) as progress:
 
         def report(stage: str, done: int, total: int | None) -> None:
             nonlocal last_line
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=done, total=total)
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
             if not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
                 complain(f"{stage}: {done:,}" + (f" of {total:,}" if total else ""))
@@ -98,47 +95,6 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
         yield report
 
 
-@contextmanager
-def training(name: str) -> Iterator[Callable[["Record"], None]]:
-    """A function of the records of a training run: a bar, or lines without a terminal."""
-    last_line = -math.inf
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}"),
-    )
-    with _progress(*columns) as progress:
-        bar: TaskID | None = None
-
-        def report(record: "Record") -> None:
-            nonlocal bar, last_line
-            if bar is None:  # made here: only one of several processes reports
-                bar = progress.add_task(name, total=1.0, figures="")
-            figures = describe(record)
-            progress.update(bar, completed=record.progress, figures=figures)
-            if record.message:
-                complain(record.message)
-            elif not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
-                last_line = time.monotonic()
-                complain(f"{name} {record.progress:.0%} {figures}")
-
-        yield report
-
-
-def describe(record: "Record") -> str:
-    """The figures of a record in words: loss, bits/dim, images/s, time left."""
-    parts = [] if math.isnan(record.loss) else [f"loss {record.loss:.4g}"]
-    if record.bits_per_dim is not None and not math.isnan(record.bits_per_dim):
-        parts.append(f"{record.bits_per_dim:.3f} bits/dim")
-    if record.images_per_second:
-        parts.append(f"{record.images_per_second:.0f} images/s")
-    if record.seconds_left is not None:
-        minutes, seconds = divmod(round(record.seconds_left), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        parts.append(f"{clock} left")
-    return " · ".join(parts)
-
-
-def _progress(*columns: ProgressColumn) -> Progress:
+def bars(*columns: ProgressColumn) -> Progress:
+    """Progress bars on standard error; none where that is not a terminal."""
     return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)

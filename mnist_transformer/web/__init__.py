@@ -1,1 +1,1 @@
-"""The demo, a page in the browser: ``app`` puts together one module a tab."""
+"""The demo, a page in the browser: ``app`` puts together one module per tab."""

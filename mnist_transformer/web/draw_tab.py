@@ -1,73 +1,69 @@
-"""Draw: digits by every model side by side, canvas by canvas."""
+"""Draw: digits or other classes by every model side by side, canvas by canvas."""
 
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
+from mnist_transformer.utils.classes import classes_of
 from mnist_transformer.utils.images import columns_for
-from mnist_transformer.web.shelf import (
-    MAX_SEED,
-    Drawing,
-    Shelf,
-    dials,
-    options,
-    picture,
-    shown,
-    together,
-    whole,
-    wire,
-)
+from mnist_transformer.web.dials import MAX_SEED, dials, for_model, read, whole
+from mnist_transformer.web.shelf import Drawing, Shelf, buttons, picture, shown, together, wire
 
-MAX_DIGITS, MAX_TIMES = 8, 9
+MAX_CLASSES, MAX_TIMES = 8, 9
 
 
 def build(shelf: Shelf) -> None:
     """Add the tab's parts to the page."""
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
-            digits = gr.Textbox(
-                "7", label="Digits", info="one, or a number", max_lines=1, elem_id="digits"
+            text = gr.Textbox(
+                "7", label="Draw", info="a digit or a number", max_lines=1, elem_id="digits"
             )
             times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times")
+            start, cancel = buttons("Draw")
+            seed = gr.Number(0, label="Seed")
             knobs = dials(list(shelf.models.values()))
-            with gr.Row():
-                start = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
-                cancel = gr.Button("Cancel", elem_id="draw-cancel", min_width=80)
         with gr.Column(scale=3):
             with gr.Row(elem_classes="pictures"):
                 pictures = [picture(name, "drawn") for name in shelf.models]
             notes = gr.Markdown()
 
-    triggers = [start.click, digits.submit]
-    wire(triggers, cancel, partial(draw, shelf), [digits, times, *knobs], [notes, *pictures])
+    triggers = [start.click, text.submit]
+    inputs = [text, times, seed, *knobs]
+    wire(triggers, cancel, partial(draw, shelf), inputs, [notes, *pictures])
 
 
-def draw(
-    shelf: Shelf,
-    digits: str,
-    times: float | None,
-    temperature: float | None,
-    guidance: float | None,
-    steps: float | None,
-    seed: float | None,
-) -> Drawing:
-    """A note and a picture a model, over and over while they are drawn.
+def draw(shelf: Shelf, text: str, times: float | None, seed: float | None, *values: Any) -> Drawing:
+    """A note and a picture per model, over and over while they are drawn.
+
+    A model without a class of these names has no picture.
 
     Raises:
-        ValueError: no digits, too many, or a number that is empty or out of its range.
+        ValueError: no class of any model, or too many; a number that is empty or out of its range.
     """
-    digits = digits.strip()
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
-        raise ValueError(f"digits are {digits[:20]!r}, expected 1 to {MAX_DIGITS} of 0 to 9")
     times = whole("how many times", times, 1, MAX_TIMES)
     first = whole("seed", seed, 0, MAX_SEED)
-    labels = [int(digit) for digit in digits] * times
-    columns = columns_for(digits, times)
-    streams, remarks = [], []
+    wanted = read(values)
+    streams: list[Iterator[Tensor]] = []
+    remarks, labels, reason = [], [], None
     for name, model in shelf.models.items():
-        how, ignored = options(model, temperature, guidance, steps)
-        streams.append(model.steps(labels, range(first, first + len(labels)), how))
+        try:
+            labels = classes_of(text.strip(), model.class_names)
+        except ValueError as error:
+            reason = error
+            remarks.append(f"{name} leaves it: {error}.")
+            streams.append(iter(()))
+            continue
+        if len(labels) > MAX_CLASSES:
+            raise ValueError(f"{len(labels)} classes are asked for, expected 1 to {MAX_CLASSES}")
+        how, ignored = for_model(model, wanted)
+        streams.append(model.steps(labels * times, range(first, first + len(labels) * times), how))
         if ignored:
             remarks.append(f"{name} does not use {', '.join(ignored)}.")
+    if reason and not labels:
+        raise reason
     for canvases in together(streams):
-        yield " ".join(remarks), shown(canvases, columns)
+        yield " ".join(remarks), shown(canvases, columns_for(len(labels), times))

@@ -6,11 +6,10 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from mnist_transformer.evaluation import ledger
+from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
-from mnist_transformer.training import log as runlog
+from mnist_transformer.training.log import plot_losses
 from mnist_transformer.web.shelf import Shelf
-from tools import report
 
 
 def build(shelf: Shelf) -> None:
@@ -18,22 +17,23 @@ def build(shelf: Shelf) -> None:
     rows = ledger.latest()
     for complaint in shelf.complaints:
         gr.Markdown(complaint)
-    gr.Markdown("### Quality")
-    gr.Markdown(report.results_table(rows), elem_classes="figures")
-    gr.Markdown("### Speed")
-    gr.Markdown(report.speed_table(rows), elem_classes="figures")
+    for dataset, some in tables.by_dataset(rows).items():
+        if tables.having(some, "drawn"):
+            gr.Markdown(f"### Quality on {dataset}")
+            gr.Markdown(tables.results_table(some), elem_classes="figures")
+            gr.Markdown(f"### Speed on {dataset}")
+            gr.Markdown(tables.speed_table(some), elem_classes="figures")
     for name, row in rows.items():
-        if not row["metrics"].get("curve"):
-            continue
-        gr.Markdown(f"### Training of {name}")
-        gr.Image(
-            loss_plot(row, ledger.results_folder() / name),
-            show_label=False,
-            interactive=False,
-            format="png",
-            buttons=["download"],
-            elem_classes="plot",
-        )
+        if row["metrics"].get("curve"):
+            gr.Markdown(f"### Training of {name}")
+            gr.Image(
+                loss_plot(row, ledger.results_folder() / name),
+                show_label=False,
+                interactive=False,
+                format="png",
+                buttons=["download"],
+                elem_classes="plot",
+            )
 
 
 def loss_plot(row: Row, folder: Path) -> Image.Image:
@@ -43,7 +43,7 @@ def loss_plot(row: Row, folder: Path) -> Image.Image:
         content = path.read_bytes()
     else:
         unit = "bits_per_dim" if "bits_per_dim" in row["metrics"] else "loss"
-        content = runlog.plot_losses(
+        content = plot_losses(
             {"kind": "validation", "seconds": seconds, "images": number, unit: value}
             for seconds, number, value in row["metrics"]["curve"]
         )

@@ -1,41 +1,39 @@
-"""Erase and restore: a digit, drawn or uploaded, and what a model makes of its hole.
+"""Erase and restore: a digit, drawn or uploaded, and a model's completions of its hole.
 
 On the pad black is ink and red is the hole.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mnist_transformer.data import pictures
 from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.options import Sampling
 from mnist_transformer.utils import images
+from mnist_transformer.utils.classes import class_of
+from mnist_transformer.web.dials import MAX_SEED, dials, for_model, read, refit, whole
 from mnist_transformer.web.shelf import (
-    MAX_SEED,
     Drawing,
     Shelf,
-    dials,
-    max_steps,
-    options,
+    buttons,
     picture,
     shown_to_visitor,
     together,
-    whole,
     wire,
 )
 
-PAD = 280  # pixels a side
+PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
 PAINTED = "painted red"
 UNKNOWN = "unknown"
-NUM_COMPLETIONS, MAX_PARTICLES = 8, 128
+NUM_COMPLETIONS = 8
 SHEET_SCALE = 6
 MAX_BYTES = 10_000_000
 
@@ -70,19 +68,12 @@ def build(shelf: Shelf) -> None:
             # One that can also say which digit it may be, where there is one.
             exact = [n for n, model in shelf.models.items() if model.likelihood == "exact"]
             default = [*exact, *shelf.models][0]
+            names = shelf.models[default].class_names
             chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
-            label = gr.Dropdown([UNKNOWN, *"0123456789"], value=UNKNOWN, label="It is a")
-            knobs = dials([shelf.models[default]])
-            particles = gr.Slider(
-                *(1, MAX_PARTICLES, Sampling().num_particles),
-                step=1,
-                label="Particles",
-                info="drawings that compete for each completion",
-                visible="num_particles" in shelf.models[default].honours,
-            )
-            with gr.Row():
-                start = gr.Button("Restore", variant="primary", elem_id="restore", min_width=80)
-                cancel = gr.Button("Cancel", elem_id="restore-cancel", min_width=80)
+            label = gr.Dropdown([UNKNOWN, *names], value=UNKNOWN, label="It is a")
+            start, cancel = buttons("Restore")
+            seed = gr.Number(0, label="Seed")
+            knobs = dials([shelf.models[default]], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
     sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
@@ -90,30 +81,28 @@ def build(shelf: Shelf) -> None:
         with shown_to_visitor():
             return read_upload(Path(path))
 
-    def fit(chosen: str) -> list[dict]:
+    def fit(chosen: str) -> list[dict[str, Any]]:
         model = shelf.models[chosen]
-        shown = [gr.update(visible=n in model.honours) for n in ("temperature", "guidance")]
-        steps = gr.update(visible="num_steps" in model.honours, maximum=max_steps([model]), value=0)
-        return [*shown, steps, gr.update(visible="num_particles" in model.honours)]
+        names = gr.update(choices=[UNKNOWN, *model.class_names], value=UNKNOWN)
+        return [names, *refit([model], keeping=True)]
 
-    inputs = [chosen, pad, hole, label, *knobs, particles]
+    inputs = [chosen, pad, hole, label, seed, *knobs]
     wire([start.click], cancel, partial(restore, shelf.models), inputs, [notes, sheet])
     # Shown progress would end, after a bad upload, as an error that covers the pad.
     upload.upload(show, upload, pad, show_progress="hidden", api_visibility="private")
-    fitted = [*knobs[:3], particles]
-    chosen.change(fit, chosen, fitted, show_progress="hidden", api_visibility="private")
+    chosen.change(fit, chosen, [label, *knobs], show_progress="hidden", api_visibility="private")
 
 
 def read_upload(path: Path) -> Image.Image:
     """An uploaded picture as the pad shows it: black ink on white paper, as large as the pad.
 
     Raises:
-        ValueError: the file is too large or no picture.
+        ValueError: the file is too large or is not a picture.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.name} is larger than {MAX_BYTES // 10**6} MB")
     try:
-        image, _ = inpaint.read_picture(path, 28)
+        image, _ = pictures.read_picture(path, 28)
     except ValueError as error:  # the user knows the file by its name only
         raise ValueError(str(error).replace(str(path), path.name)) from error
     return Image.fromarray(255 - image[0].numpy()).resize((PAD, PAD), Image.Resampling.NEAREST)
@@ -127,11 +116,11 @@ def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
     """
     if pad is None or pad["composite"] is None:
         raise ValueError("the pad is blank, expected a digit")
-    levels = np.array(inpaint.laid_on("white", pad["composite"])).astype(int)
+    levels = np.array(pictures.laid_on("white", pad["composite"])).astype(int)
     red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60
     levels[red] = 255
-    image, _ = inpaint.to_image(Image.fromarray(levels.astype(np.uint8)), size, "the pad")
-    return image, inpaint.to_mask(Image.fromarray((red * 255).astype(np.uint8)), size)
+    image, _ = pictures.to_image(Image.fromarray(levels.astype(np.uint8)), size, "the pad")
+    return image, pictures.to_mask(Image.fromarray((red * 255).astype(np.uint8)), size)
 
 
 def restore(
@@ -140,11 +129,8 @@ def restore(
     pad: dict | None,
     hole: str,
     label: str,
-    temperature: float | None,
-    guidance: float | None,
-    steps: float | None,
     seed: float | None,
-    particles: float | None,
+    *values: Any,
 ) -> Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
@@ -158,19 +144,17 @@ def restore(
         keep = keep & inpaint.hole(hole, size)
     if keep.all():
         raise ValueError("nothing is erased: paint over a part in red or choose one")
-    digit = None if label == UNKNOWN else int(label)
-    how, ignored = options(model, temperature, guidance, steps)
-    if "num_particles" in model.honours:
-        how = replace(how, num_particles=whole("particles", particles, 1, MAX_PARTICLES))
+    known = None if label == UNKNOWN else class_of(label, model.class_names)
     first = whole("seed", seed, 0, MAX_SEED)
+    how, ignored = for_model(model, read(values))
     note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
     canvases = inpaint.complete(
-        model, image, keep, n=NUM_COMPLETIONS, label=digit, seed=first, how=how
+        model, image, keep, n=NUM_COMPLETIONS, label=known, seed=first, how=how
     )
     for (canvas,) in together([canvases]):
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, [sheet]
     assert canvas is not None
-    if digit is None and (guess := inpaint.likeliest(model, canvas)):
+    if known is None and (guess := inpaint.likeliest(model, canvas)):
         yield f"{note}It may be a {guess}", [sheet]

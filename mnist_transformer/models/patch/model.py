@@ -38,8 +38,8 @@ class PatchConfig(BackboneConfig):
         gate_width: the gate's hidden width.
         head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
         margin: how many pixels around itself a patch, and a value, sees directly.
-        built_in_guidance: the guidance that the model learns to draw with, see ``pixel_nats``; 1
-            learns the images as they are.
+        built_in_guidance: the guidance that the model learns to draw with, see ``guidance_free``;
+            1 learns the images as they are.
     """
 
     patch_size: int = 4
@@ -76,7 +76,7 @@ class Patch(GenerativeModel):
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
         features, dim = value_features(config.num_levels, config.background), config.dim
-        around = Neighbourhood(config.image_shape, config.patch_size, config.margin, features)
+        around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
         gate = None
         if config.background is not None:
             gate = Gate(around, config.background, dim, config.gate_width)
@@ -92,30 +92,30 @@ class Patch(GenerativeModel):
         state_MD = self.transformer.side_by_side(x_MD, packed.at_M, packed.length_B)
         return self.decoder.logits(packed, state_MD)
 
-    def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Nats of each pixel (B, H, W), summed over channels.
-
-        In training they are those of ``guidance_free`` logits, if there is guidance to build in.
-        """
-        packed = self.decoder.lay_out(images)
-        ink_BP, value_NIV = self.logits(packed, cond)
-        scale = self.config.built_in_guidance
-        if self.training and scale != 1:
+    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
+        packed, scale = self.decoder.lay_out(images), self.config.built_in_guidance
+        logits = self.logits(packed, cond)
+        if scale != 1:
             with evaluating(self), torch.no_grad():
                 null = self.logits(packed, torch.full_like(cond, self.classes.null_class))
-            ink_BP = guidance_free(ink_BP, null[0], scale)
-            value_NIV = guidance_free(value_NIV, null[1], scale)
-        return self.decoder.nats(packed, ink_BP, value_NIV)
+            logits = (
+                guidance_free(logits[0], null[0], scale),
+                guidance_free(logits[1], null[1], scale),
+            )
+        return self.decoder.nats(packed, *logits).flatten(1).sum(-1)
 
-    def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Sum of ``pixel_nats`` (B,); in training some images lack their class."""
-        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+    def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """Nats of each pixel (B, H, W), summed over channels, by the model that draws."""
+        packed = self.decoder.lay_out(images)
+        return self.decoder.nats(packed, *self.logits(packed, cond))
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Exact negative log-likelihood in nats (B,), over all values."""
         images = self.check_images(images)
         with evaluating(self):
-            return self.loss(images, self.check_cond(cond, len(images)))
+            nats_BHW = self.pixel_nats(images, self.check_cond(cond, len(images)))
+        return nats_BHW.flatten(1).sum(-1)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

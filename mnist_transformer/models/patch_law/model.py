@@ -152,6 +152,8 @@ class Patch(GenerativeModel):
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
+        # Evaluation mode measures the model that draws, with the guidance that is built in.
+        self.objective_in_eval = config.built_in_guidance == 1
         self.grid = config.image_size // config.patch_size
         self.num_patches = self.grid**2
         starts = torch.arange(0, config.image_size, config.patch_size)

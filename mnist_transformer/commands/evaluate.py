@@ -1,0 +1,64 @@
+"""eval."""
+
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from mnist_transformer.commands.common import Data, Device, typed_command
+from mnist_transformer.utils.terminal import say, screen, stages
+
+
+def evaluate(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    data: Data = None,
+    device: Device = None,
+    num_samples: int = 10_000,
+    record: bool = True,
+) -> None:
+    """Measure a model as the README's tables do: likelihood, drawn images, copies, speed.
+
+    Args:
+        model: A shipped model, a checkpoint or a training run's folder.
+        num_samples: Images to draw for each of three seeds.
+        record: Append the figures to results/ledger.jsonl and save a sheet of samples.
+    """
+    from mnist_transformer.data import load_dataset
+    from mnist_transformer.evaluation import ledger, protocol
+    from mnist_transformer.models import loading
+    from mnist_transformer.models.base import GenerativeModel
+    from mnist_transformer.recipes import find_recipe
+    from mnist_transformer.training.info import read_info
+    from mnist_transformer.utils import images
+
+    path = loading.find_weights(model)
+    training = read_info(path)
+    subject = loading.load_model(path, device)
+    samples = protocol.Samples(num_samples)
+    protocol.check_measurable(subject, samples)
+    recipe = find_recipe(training.recipe)
+    dataset = load_dataset(recipe.dataset, data)
+    with stages() as report:
+        metrics = protocol.measure(subject, dataset, samples, recipe=recipe, report=report)
+    screen.print_json(data=metrics)
+    if not record:
+        return
+    if training.curve is not None:
+        metrics["curve"] = training.curve
+    row = ledger.make_row(
+        training.recipe,
+        metrics,
+        dataset=dataset.spec.name,
+        parameters=subject.num_parameters,
+        device=str(subject.device),
+        exact=None if subject.likelihood is None else subject.likelihood == "exact",
+        images_seen=training.images_seen,
+        seconds=training.seconds,
+        command=typed_command(),
+    )
+    say(f"recorded in {ledger.append(row)}")
+    if isinstance(subject, GenerativeModel):
+        sheet = ledger.results_folder() / training.recipe / "samples.png"
+        labels = [label for label in range(subject.num_classes) for _ in range(10)]  # a row each
+        drawn = subject.sample(labels, range(len(labels)))
+        images.save_png(images.enlarge(images.grid(drawn, columns=10)), sheet)
+        say(f"saved {sheet}")

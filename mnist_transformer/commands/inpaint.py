@@ -1,0 +1,73 @@
+"""inpaint."""
+
+from pathlib import Path, PurePath
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from mnist_transformer.commands import common
+from mnist_transformer.commands.draw import MAX_BATCH
+from mnist_transformer.options import PLAIN, check_seed
+from mnist_transformer.utils.terminal import say, stages
+
+
+def inpaint(
+    image: Annotated[Positional[Path], arg(metavar="IMAGE")],
+    hole: str | None = None,
+    mask: Path | None = None,
+    label: str | None = None,
+    n: int = 8,
+    model: common.Model = "mnist-patch",
+    seed: common.Seed = 0,
+    how: common.How = PLAIN,
+    out: common.Out = None,
+    gif: common.Gif = False,
+    device: common.Device = None,
+) -> None:
+    """Draw the missing part of a picture of a digit, save it as a PNG file and show it.
+
+    Args:
+        image: A PNG or JPEG file; it is made 28x28 and light on black.
+        hole: The missing part: top, bottom, left, right, center, or random:0.5 for that share.
+        mask: Instead of a hole, a picture that is white where pixels are missing, of the image's
+            shape or square.
+        label: The class. Without it completions are drawn without a class, and a model with an
+            exact likelihood says which class it may be.
+        n: How many completions to draw.
+    """
+    if (hole is None) == (mask is None):
+        raise ValueError("expected either --hole or --mask for the missing part")
+    if not 1 <= n <= MAX_BATCH:
+        raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
+    png = common.picture_file(f"{image.stem}-inpainted", out, gif)
+    check_seed(seed, n)
+    from mnist_transformer.data import pictures
+    from mnist_transformer.models import inpaint, loading
+    from mnist_transformer.utils.classes import class_of
+    from mnist_transformer.utils.images import enlarge
+
+    drawer = loading.load(model, device)
+    wanted = None if label is None else class_of(label, drawer.class_names)
+    size = drawer.image_shape[-1]
+    picture, turned = pictures.open_picture(image)
+    if mask is not None:
+        keep = pictures.read_mask(mask, size, picture.size)
+    else:
+        assert hole is not None
+        keep = inpaint.hole(hole, size, seed)
+    original, changes = pictures.to_image(picture, size, str(image))
+    for change in turned + changes:
+        say(f"{image} was {change}")
+    frames, num_canvases = [], 0
+    with stages() as report:
+        for canvas in inpaint.complete(
+            drawer, original, keep, n=n, label=wanted, seed=seed, how=how
+        ):
+            if gif:
+                frames.append(enlarge(inpaint.sheet(original, keep, canvas, columns=10)))
+            num_canvases += 1
+            report("drawing", num_canvases, None)
+    if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
+        say(f"it may be a {guess}")
+    made = f"{image.name} completed by {PurePath(model).name}, seed {seed}, {how}"
+    common.finish(inpaint.sheet(original, keep, canvas, columns=10), png, made, frames)

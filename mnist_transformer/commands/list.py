@@ -1,0 +1,105 @@
+"""list."""
+
+import textwrap
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from mnist_transformer.commands.common import PROG
+from mnist_transformer.utils.terminal import say
+
+if TYPE_CHECKING:
+    from mnist_transformer.models.base import Model
+    from mnist_transformer.recipes import Recipe
+
+WIDTH, INDENT = 80, 12
+LINE = "{:<24}{:>8}{:>15}{:>10}  {}"
+
+
+def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None) -> None:
+    """List the models, one per line, or say more about one of them.
+
+    Args:
+        name: The model to say more about.
+    """
+    from mnist_transformer.evaluation import ledger, tables
+    from mnist_transformer.models import loading
+    from mnist_transformer.recipes import RECIPES, find_recipe
+
+    rows, shipped = ledger.latest(), loading.shipped()
+    if name is not None:
+        for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
+            wrapped = textwrap.fill(text, WIDTH - INDENT, break_on_hyphens=False)
+            say(f"{head:<{INDENT}}" + wrapped.replace("\n", "\n" + " " * INDENT))
+        return
+    say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
+    for recipe in RECIPES.values():
+        row = rows.get(recipe.name)
+        size = tables.size(row) if row else tables.short(_unweighted(recipe).num_parameters)
+        measured = [tables.bits(row), tables.fd_cnn(row)] if row else ["", ""]
+        figures = [text.replace(tables.NOTHING, "") for text in measured]
+        status = "shipped" if recipe.name in shipped else "trainable"
+        say(LINE.format(recipe.name, size, *figures, status))
+    say(f"\n`{PROG} list NAME` says more about a model.")
+
+
+def _details(recipe: "Recipe", row: dict[str, Any] | None, shipped: bool) -> list[tuple[str, str]]:
+    """All that there is to say about a model, each thing behind its head."""
+    from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
+    from mnist_transformer.prompting.asking import reads_prompts
+
+    model, data = _unweighted(recipe), getattr(recipe.model, "data", None)
+    abilities = {
+        "judges drawn images": isinstance(model, Judge),
+        "reads prompts": reads_prompts(model),
+        "encodes": isinstance(model, Tokenizer),
+        "draws": isinstance(model, GenerativeModel),
+    }
+    minutes, epochs = recipe.max_seconds and recipe.max_seconds / 60, recipe.epochs
+    length = f"{minutes:g} minutes" if minutes else f"{epochs:g} epochs"
+    config = {f.name: getattr(recipe.model, f.name) for f in fields(recipe.model)}
+    settings = {k: v for k, v in config.items() if v is not None and not is_dataclass(v)}
+    details = [
+        ("model", recipe.name),
+        ("about", recipe.about),
+        ("does", ", ".join(ability for ability, has in abilities.items() if has)),
+        ("size", f"{row['parameters'] if row else model.num_parameters:,} parameters"),
+        ("weights", "shipped" if shipped else "to be trained"),
+        ("train", f"{PROG} train {recipe.name} (takes {length})"),
+        ("data set", recipe.dataset if data is None else f"{recipe.dataset} ({data.licence})"),
+        ("config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())),
+    ]
+    if isinstance(model, GenerativeModel):
+        details.append(("options", ", ".join(sorted(model.honours))))
+    if row is not None:
+        details.append(("measured", f"{row['date'][:10]} on {row['device']}"))
+        details += [("", figure) for figure in _figures(row)]
+    return details
+
+
+def _unweighted(recipe: "Recipe") -> "Model":
+    """The model without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        model: Model = recipe.model.build()
+    return model
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    """The figures of a ledger row in words."""
+    from mnist_transformer.evaluation import tables
+
+    metrics, found = row["metrics"], []
+    if "bits_per_dim" in metrics:
+        validation = f"{metrics['bits_per_dim_val']:.3f} validation"
+        found.append(f"bits/dim: {tables.bits(row)} test, {validation}")
+    for drawn in metrics.get("drawn", ()):
+        agreement, distance = tables.percent(drawn["agreement"]), tables.plus_minus(drawn["fd_cnn"])
+        found.append(f"guidance {drawn['guidance']:g}: {agreement} % read right, fd_cnn {distance}")
+    if "accuracy" in metrics:
+        found.append(f"{100 * metrics['accuracy']:.2f} % of test images read right")
+    if "reconstruction" in metrics:
+        found.append(f"fd_cnn of reconstructions: {metrics['reconstruction']['fd_cnn']:.3f}")
+    return found

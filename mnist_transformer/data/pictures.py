@@ -1,0 +1,167 @@
+"""Pictures of a user as images, small and light on black, and as masks.
+
+A mask is bool (1, H, W), true where a pixel is kept; a hole is where it is false.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+MAX_PIXELS, MAX_ASPECT = 50_000_000, 10
+INK = 32  # below this a level is paper: noise of a photograph or of JPEG
+WIDER_THAN_A_STROKE = 13  # pixels of a scaled picture, an odd number
+HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
+
+
+def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
+    """A picture file as an image uint8 (1, size, size), light on black; and the changes made.
+
+    Raises:
+        ValueError: the file is not a picture, is too large or too narrow, or is blank.
+        OSError: it cannot be read.
+    """
+    picture, turned = open_picture(path)
+    image, changes = to_image(picture, size, str(path))
+    return image, turned + changes
+
+
+def to_image(
+    picture: Image.Image, size: int, name: str = "the picture"
+) -> tuple[Tensor, list[str]]:
+    """A picture as an image uint8 (1, size, size), light on black; and the changes made.
+
+    An image of this size that is light on black stays as it is, also where it was enlarged pixel
+    by pixel, as our own drawings are. The paper of any other is made black, however it is lit,
+    and its ink is brought to full contrast.
+
+    Raises:
+        ValueError: the picture is blank.
+    """
+    grey, changes = _grey(picture)
+    levels = np.asarray(grey)
+    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+    paper = int(np.median(border))
+    scaled = ImageOps.pad(grey, (size, size), Image.Resampling.BOX, color=paper)
+    found = np.asarray(scaled)
+    low, high = int(found.min()), int(found.max())
+    # Pixel by pixel the same, but for its size: nothing was made up in between.
+    same = scaled.resize(grey.size, Image.Resampling.NEAREST)
+    is_digit = ImageChops.difference(same, grey).getbbox() is None
+    if paper - low > high - paper:  # most that differs from the paper is darker
+        scaled, paper = ImageOps.invert(scaled), 255 - paper
+        changes.append("inverted, since the paper is lighter than the ink")
+    if grey.size != scaled.size:
+        changes.append(f"scaled from {grey.width}x{grey.height} to {size}x{size}")
+    if not (is_digit and paper == 0):
+        scaled = _clean(scaled)
+        changes.append("brought to full contrast on black paper")
+    if high - low < INK or not scaled.getbbox():
+        raise ValueError(f"{name} is blank, expected a digit: its levels are {low} to {high}")
+    return torch.tensor(np.array(scaled))[None], changes
+
+
+def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
+    """A picture file as a mask, white where the hole is.
+
+    Args:
+        shape: width and height of the picture that it belongs to; a mask has this shape, or it
+            is square, as the image made of that picture is.
+
+    Raises:
+        ValueError: the file is not a picture, has a wrong size or shape, or hides nothing.
+        OSError: it cannot be read.
+    """
+    mask, _ = open_picture(path)
+    if mask.has_transparency_data:
+        mask = laid_on("black", mask)
+    if mask.width != mask.height and _fitted(mask.size, size) != _fitted(shape, size):
+        raise ValueError(
+            f"{path} has {mask.width}x{mask.height} pixels, expected a square or the shape of "
+            f"the picture, {shape[0]}x{shape[1]}"
+        )
+    keep = to_mask(mask.convert("L"), size)
+    if keep.all():
+        raise ValueError(f"{path} hides no pixel of {size}x{size}, expected a white hole")
+    return keep
+
+
+def to_mask(hidden: Image.Image, size: int) -> Tensor:
+    """A grey picture, white where a pixel is hidden, as a mask: false from a quarter on."""
+    scaled = ImageOps.pad(hidden, (size, size), Image.Resampling.BOX, color=0)
+    return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
+
+
+def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
+    """A picture file, upright, and the changes made in reading it; errors as ``read_picture``."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            # A photograph in several sizes (MPO) is one picture.
+            moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+            changes = ["taken from its first frame"] if moves else []
+            picture.load()
+            if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                changes.append("turned upright")
+            upright = ImageOps.exif_transpose(picture)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
+    except ValueError as error:  # a limit of Pillow's own
+        raise ValueError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's way to say that the file is damaged
+            raise ValueError(f"{path} is damaged: {error}") from error
+        raise
+    if max(upright.size) > MAX_ASPECT * min(upright.size):
+        raise ValueError(
+            f"{path} has {upright.width}x{upright.height} pixels, expected a digit: at most "
+            f"{MAX_ASPECT} times as long as wide"
+        )
+    return upright, changes
+
+
+def laid_on(page: str, picture: Image.Image) -> Image.Image:
+    """The picture in RGB, on a page of that colour where it is transparent."""
+    blank = Image.new("RGBA", picture.size, page)
+    return Image.alpha_composite(blank, picture.convert("RGBA")).convert("RGB")
+
+
+def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Levels of grey, and the changes made; transparent parts become paper."""
+    changes = []
+    if picture.has_transparency_data:
+        levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())
+        light = (levels * alpha).sum() > 127 * alpha.sum()
+        page = "black" if light else "white"
+        picture = laid_on(page, picture)
+        changes.append(f"laid on a {page} page")
+    if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
+        values = np.nan_to_num(np.asarray(picture, dtype=float))
+        low, high = values.min(), values.max()
+        values = (values - low) * (255 / max(high - low, 1e-9))
+        picture = Image.fromarray(values.round().astype(np.uint8))
+        changes.append(f"brought from levels of {low:g} to {high:g} to 0 to 255")
+    grey = picture.convert("L")
+    if ImageChops.difference(grey.convert("RGB"), picture.convert("RGB")).getbbox():
+        changes.append("made grey")
+    return grey, changes
+
+
+def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height where the longer one becomes ``size``."""
+    return round(size * shape[0] / max(shape)), round(size * shape[1] / max(shape))
+
+
+def _clean(scaled: Image.Image) -> Image.Image:
+    """Light ink of full contrast on paper that is black throughout."""
+    # A morphological opening estimates the light on the paper (a white top-hat transform).
+    darkest = scaled.filter(ImageFilter.MinFilter(WIDER_THAN_A_STROKE))
+    paper = darkest.filter(ImageFilter.MaxFilter(WIDER_THAN_A_STROKE))
+    ink = ImageOps.autocontrast(ImageChops.subtract(scaled, paper))
+    return ink.point(lambda level: level if level >= INK else 0)

@@ -1,0 +1,161 @@
+"""The ledger's figures as markdown tables, one data set at a time."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mnist_transformer.evaluation.ledger import Row
+
+NOTHING = "–"
+
+Cell = Callable[[Any], str]
+Rows = Mapping[str, Row]
+"""The latest row of each recipe, by its name (``ledger.latest``)."""
+
+
+def by_dataset(rows: Rows) -> dict[str, dict[str, Row]]:
+    """The rows of each data set."""
+    groups: dict[str, dict[str, Row]] = {}
+    for recipe, row in rows.items():
+        groups.setdefault(row["dataset"], {})[recipe] = row
+    return groups
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]], num_text: int = 1) -> str:
+    """A markdown table; the first ``num_text`` columns are text, the others figures."""
+    lines = [head, ["---"] * num_text + ["---:"] * (len(head) - num_text), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def table(columns: Sequence[tuple[str, Cell]], rows: Iterable[Any]) -> str:
+    """A markdown table of columns: a head, and a function from a row to its cell."""
+    heads, cells = zip(*columns, strict=True)
+    return markdown(heads, ([cell(row) for cell in cells] for row in rows))
+
+
+def number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def figure(*path: str, digits: int, scale: float = 1) -> Cell:
+    """The cell of a number in a row's metrics, by the keys that lead to it."""
+
+    def cell(row: Row) -> str:
+        found = row["metrics"]
+        for key in path:
+            found = (found or {}).get(key)
+        return NOTHING if found is None else number(scale * found, digits)
+
+    return cell
+
+
+def percent(spread: Mapping[str, float] | None) -> str:
+    """A mean and its standard deviation over the seeds, in percent."""
+    if spread is None:
+        return NOTHING
+    return f"{100 * spread['mean']:.1f} ± {100 * spread['sd']:.1f}"
+
+
+def plus_minus(spread: Mapping[str, float] | None) -> str:
+    return NOTHING if spread is None else f"{spread['mean']:.3f} ± {spread['sd']:.3f}"
+
+
+def name(row: Row) -> str:
+    return str(row["recipe"])
+
+
+def device(row: Row) -> str:
+    return str(row["device"])
+
+
+def short(parameters: int) -> str:
+    """A number of parameters, such as 5.8M or 137k."""
+    return f"{parameters / 1e6:.1f}M" if parameters >= 1e6 else f"{parameters / 1e3:.0f}k"
+
+
+def size(row: Row) -> str:
+    return NOTHING if row["parameters"] is None else short(row["parameters"])
+
+
+def duration(row: Row) -> str:
+    return NOTHING if row["seconds"] is None else f"{row['seconds'] / 60:.0f} min"
+
+
+def bits(row: Row) -> str:
+    """Test bits/dim, with ≤ where it is a bound."""
+    found = row["metrics"].get("bits_per_dim")
+    return ("≤ " if found is not None and not row["exact"] else "") + number(found, 3)
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """The figures of the plain samples."""
+    return next((d for d in row["metrics"].get("drawn", ()) if d["guidance"] == 1), {})
+
+
+def fd_cnn(row: Row) -> str:
+    """Mean fd_cnn of the plain samples."""
+    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
+
+
+def guided(row: Row) -> dict[str, Any]:
+    """The figures of the samples with the most guidance."""
+    found = (d for d in row["metrics"]["drawn"] if d["guidance"] != 1)
+    return max(found, key=lambda d: d["guidance"], default={})
+
+
+def having(rows: Rows, metric: str) -> list[Row]:
+    return [row for row in rows.values() if metric in row["metrics"]]
+
+
+def _pair(figures: Mapping[str, Any]) -> str:
+    if "precision" not in figures:
+        return NOTHING
+    return " / ".join(f"{100 * figures[key]['mean']:.1f}" for key in ("precision", "recall"))
+
+
+def results_table(rows: Rows) -> str:
+    """Quality of every model that draws, and of as many training images in their place."""
+    drawing = having(rows, "drawn")
+    floors = {
+        (r["dataset"], r["metrics"].get("num_samples")): r["metrics"]["floor"] for r in drawing
+    }
+    real: list[Row] = [
+        {
+            "recipe": "training images",
+            "parameters": None,
+            "metrics": {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]},
+        }
+        for (_, num_samples), floor in floors.items()
+    ]
+    return table(
+        [
+            ("model", name),
+            ("parameters", size),
+            ("test bits/dim", bits),
+            ("samples per seed", figure("num_samples", digits=0)),
+            ("class agreement, %", lambda row: percent(plain(row).get("agreement"))),
+            ("guided: agreement, %", lambda row: percent(guided(row).get("agreement"))),
+            ("fd_cnn", lambda row: plus_minus(plain(row).get("fd_cnn"))),
+            ("guided: fd_cnn", lambda row: plus_minus(guided(row).get("fd_cnn"))),
+            ("precision / recall, %", lambda row: _pair(plain(row))),
+            ("guided: precision / recall, %", lambda row: _pair(guided(row))),
+        ],
+        drawing + real,
+    )
+
+
+def speed_table(rows: Rows) -> str:
+    """How long training took, and how fast every model draws."""
+    return table(
+        [
+            ("model", name),
+            ("training", duration),
+            ("images seen", lambda row: number(row["images_seen"], 0)),
+            ("training images/s", figure("throughput", "images_per_second", digits=0)),
+            ("share of matmul peak, %", figure("throughput", "share_of_peak", digits=0, scale=100)),
+            ("matmul peak, GFLOP/s", figure("throughput", "peak_flops", digits=0, scale=1e-9)),
+            ("drawn images/s at batch 1", figure("images_per_second", "1", digits=1)),
+            ("at batch 256", figure("images_per_second", "256", digits=0)),
+            ("measured on", device),
+        ],
+        having(rows, "drawn"),
+    )

@@ -1,0 +1,64 @@
+"""How a model was trained, as its checkpoint tells. Importing this needs no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+Curve = tuple[tuple[float, int, float], ...]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A training run in figures; None stands for all that a checkpoint does not tell.
+
+    Args:
+        recipe, dataset: names of both.
+        images_seen: training images, counted with repetition.
+        seconds: duration with validation and saving, without pauses.
+        torch: the version of torch.
+        validation: figures on the whole validation split, in words.
+        validation_bits_per_dim: likelihood on the whole validation split.
+        curve: (seconds, images seen, bits/dim or else the loss) at each validation.
+    """
+
+    recipe: str
+    dataset: str | None = None
+    images_seen: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    seed: int | None = None
+    torch: str | None = None
+    validation: str | None = None
+    validation_bits_per_dim: float | None = None
+    curve: Curve | None = None
+
+    def to_notes(self) -> dict[str, Any]:
+        """JSON values for ``checkpoint.save``; ``from_notes`` undoes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_notes(cls, notes: Mapping[str, Any], recipe: str) -> "RunInfo":
+        """Read a checkpoint's notes; ``recipe`` is its name where they do not say it.
+
+        In the first checkpoints every note was a string, and ``images_seen`` was ``images``.
+        """
+        notes = {"recipe": recipe, "images_seen": notes.get("images"), **notes}
+        values: dict[str, Any] = {field.name: notes.get(field.name) for field in fields(cls)}
+        for name, value in values.items():
+            if isinstance(value, str) and name not in ("recipe", "dataset", "torch", "validation"):
+                values[name] = json.loads(value)
+        if values["curve"] is not None:
+            values["curve"] = tuple(tuple(point) for point in values["curve"])
+        return cls(**values)
+
+
+def read_info(weights: Path) -> RunInfo:
+    """The training of a checkpoint's model; ValueError as from ``checkpoint.read_notes``.
+
+    The file's name stands for a recipe that is not noted.
+    """
+    from mnist_transformer.models import checkpoint
+
+    return RunInfo.from_notes(checkpoint.read_notes(weights), weights.stem)

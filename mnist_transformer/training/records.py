@@ -1,0 +1,168 @@
+"""The main process's work between steps: reports, metrics.jsonl, TensorBoard and pictures."""
+
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from mnist_transformer.data import Dataset
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.training.batches import mix
+from mnist_transformer.training.clock import Clock, Timer
+from mnist_transformer.training.info import RunInfo
+from mnist_transformer.training.log import Record, Validation, plot_losses, read_metrics, validate
+from mnist_transformer.training.state import RunState
+from mnist_transformer.utils.files import write_atomic
+from mnist_transformer.utils.images import grid, save_png
+
+LOG_SECONDS = 5.0
+REPORT_SECONDS = 0.5
+VALIDATE_SECONDS = (20.0, 150.0)  # bounds on a fortieth of the run
+VALIDATE_SHARE = 0.04  # of the run's time, at most
+VALIDATE_IMAGES = 1_000
+WINDOW = 50  # steps; a record's loss and speed are means over them
+SAMPLES_PER_CLASS = 8
+
+
+@dataclass
+class Records:
+    """The records of a run; processes other than the main one call ``tell`` alone.
+
+    Args:
+        dataset: what the run is trained on, and validated on with random numbers from ``seed``.
+        report: see ``train``.
+        losses, durations: of the last steps; the loop appends to them.
+        bits_per_dim: of the last validation.
+    """
+
+    folder: Path
+    state: RunState
+    dataset: Dataset
+    accelerator: Accelerator
+    clock: Clock
+    seed: int
+    report: Callable[[Record], None]
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    bits_per_dim: float | None = None
+
+    def start(self) -> None:
+        """Open the files, without lines about steps that will be made again."""
+        step, seconds = self.state.step, self.state.seconds
+        self.path = self.folder / "metrics.jsonl"
+        self.lines = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_atomic(self.path, "".join(json.dumps(x) + "\n" for x in self.lines).encode())
+        options = {"tensorboard": {"purge_step": step}}
+        self.accelerator.init_trackers("tensorboard", init_kwargs=options)
+        self.reporting, self.logging = Timer(REPORT_SECONDS, seconds), Timer(LOG_SECONDS, seconds)
+        self.validating = Timer(self._between_validations(), seconds)
+
+    def record(self, message: str | None = None) -> Record:
+        state, losses, durations = self.state, self.losses, self.durations
+        left = state.seconds / state.progress - state.seconds if state.progress else None
+        return Record(
+            step=state.step,
+            images=state.images_seen,
+            seconds=state.seconds,
+            progress=state.progress,
+            loss=sum(losses) / len(losses) if losses else math.nan,
+            bits_per_dim=self.bits_per_dim,
+            images_per_second=state.recipe.batch_size * len(durations) / (sum(durations) or 1.0),
+            seconds_left=None if left is None else max(0.0, left),
+            message=message,
+        )
+
+    def tell(self, message: str) -> None:
+        """Report a message to the user."""
+        if self.accelerator.is_main_process:
+            self.report(self.record(message))
+
+    def keep(self) -> None:
+        """Report, log and validate where due; tell the user if the disk refuses."""
+        seconds = self.state.seconds
+        try:
+            if self.reporting.due(seconds):
+                self.report(self.record())
+            if self.logging.due(seconds):
+                self._log_training()
+            if self.state.progress < 1 and self.validating.due(seconds):
+                self.validate(VALIDATE_IMAGES)
+                self.redraw()
+                took = self.clock.read() - seconds
+                self.validating.every = max(self._between_validations(), took / VALIDATE_SHARE)
+        except OSError as error:
+            self.tell(f"could not write the records: {error}")
+
+    def validate(self, num_images: int | None = None) -> Validation:
+        """Validate on the first images of the split, or on all of them; may raise OSError."""
+        part = self.dataset.val.part(0, num_images or len(self.dataset.val))
+        with self.accelerator.autocast():
+            found = validate(self.state.averaged, part, mix(self.seed, 3))
+        self.bits_per_dim = found.bits_per_dim
+        self.report(self.record(f"validation: {found}"))
+        measured = {"loss": found.loss, "bits_per_dim": found.bits_per_dim}
+        self._log("validation", measured | {"num_images": found.num_images} | found.figures)
+        return found
+
+    def redraw(self) -> None:
+        """Draw the plot and, of a model that draws, samples; may raise OSError."""
+        write_atomic(self.folder / "loss.png", plot_losses(self.lines))
+        model = self.state.averaged
+        if isinstance(model, GenerativeModel):
+            labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
+            with self.accelerator.autocast():
+                images = model.sample(labels, range(len(labels)))
+            save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
+
+    def info(self, validation: Validation) -> RunInfo:
+        """The metadata of the run, given the validation on the whole split."""
+        recipe, bits = self.state.recipe, validation.bits_per_dim
+        found = [x for x in self.lines if x["kind"] == "validation"]
+        values = [x["loss"] if x["bits_per_dim"] is None else x["bits_per_dim"] for x in found]
+        return RunInfo(
+            recipe=recipe.name,
+            dataset=self.dataset.spec.name,
+            images_seen=self.state.images_seen,
+            steps=self.state.step,
+            seconds=round(self.state.seconds, 1),
+            seed=self.seed,
+            torch=torch.__version__,
+            validation=str(validation),
+            validation_bits_per_dim=None if bits is None else round(bits, 6),
+            curve=tuple(
+                (x["seconds"], x["images"], round(value, 5))
+                for x, value in zip(found, values, strict=True)
+            ),
+        )
+
+    def _log_training(self) -> None:
+        record, group = self.record(), self.state.optimizers[0].param_groups[0]
+        measured = {
+            "loss": record.loss,
+            "progress": round(record.progress, 5),
+            "images_per_second": round(record.images_per_second, 2),
+            "lr_factor": round(group["lr"] / group["peak_lr"], 4),
+        }
+        self._log("train", measured)
+
+    def _log(self, kind: str, measured: Mapping[str, float | None]) -> None:
+        step, images = self.state.step, self.state.images_seen
+        place = {"step": step, "images": images, "seconds": round(self.state.seconds, 2)}
+        self.lines.append({"kind": kind, **place, **measured})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.lines[-1]) + "\n")
+        known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
+        self.accelerator.log(known, step=step)
+
+    def _between_validations(self) -> float:
+        """Seconds, by the length of the run; of one in epochs as far as its progress tells."""
+        state, (least, most) = self.state, VALIDATE_SECONDS
+        length = state.recipe.max_seconds
+        if length is None:
+            length = state.seconds / state.progress if state.progress else 0.0
+        return min(max(length / 40, least), most)

@@ -1,0 +1,29 @@
+"""Classes as people name them. Importing this needs no torch."""
+
+import difflib
+from collections.abc import Sequence
+
+DIGITS = tuple("0123456789")
+
+
+def class_of(name: str, names: Sequence[str]) -> int:
+    """The label of a class. Raises ValueError for an unknown name, with the nearest ones."""
+    if name in names:
+        return names.index(name)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:10]
+    raise ValueError(f"class {name[:20]!r} is unknown; nearest: {', '.join(near)}")
+
+
+def classes_of(text: str, names: Sequence[str]) -> list[int]:
+    """The labels that a text asks for: the digits of a number, or names joined by commas.
+
+    Raises:
+        ValueError: the text names no class of these.
+    """
+    if not all(name in DIGITS for name in names):
+        return [class_of(name.strip(), names) for name in text.split(",")]
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(
+            f"digits are {text[:20]!r}, expected one or more of {names[0]} to {names[-1]}"
+        )
+    return [class_of(digit, names) for digit in text]

@@ -1,0 +1,68 @@
+"""What a checkpoint tells of its training: typed, from the first ones too."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import TINY_LAW
+
+from mnist_transformer.models import checkpoint, loading
+from mnist_transformer.training.info import RunInfo, read_info
+
+INFO = RunInfo(
+    recipe="tiny",
+    dataset="mnist",
+    images_seen=640,
+    steps=10,
+    seconds=12.5,
+    seed=3,
+    torch="2.13.0",
+    validation="0.6087 bits/dim on 5,000 images",
+    validation_bits_per_dim=0.608698,
+    curve=((1.5, 64, 0.9), (12.5, 640, 0.6087)),
+)
+# As written before metadata was typed: every note a string.
+OLD = {
+    "recipe": "tiny",
+    "images": "640",
+    "steps": "10",
+    "seconds": "12.5",
+    "seed": "3",
+    "torch": "2.13.0",
+    "validation": "0.6087 bits/dim on 5,000 images",
+    "validation_bits_per_dim": "0.608698",
+    "curve": "[[1.5, 64, 0.9], [12.5, 640, 0.6087]]",
+}
+
+
+def test_notes_come_back_typed(tmp_path):
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(TINY_LAW.build(), path, **INFO.to_notes())
+    assert read_info(path) == INFO
+    checkpoint.ship(path, tmp_path / "shipped")
+    assert read_info(tmp_path / "shipped") == INFO
+
+
+def test_string_notes_are_read_too():
+    assert RunInfo.from_notes(OLD, "") == RunInfo(**{**vars(INFO), "dataset": None})
+
+
+def test_what_is_not_noted_is_none(tmp_path):
+    checkpoint.save(TINY_LAW.build(), tmp_path / "some.safetensors", validation="12")
+    assert read_info(tmp_path / "some.safetensors") == RunInfo("some", validation="12")
+
+
+@pytest.mark.parametrize("name", loading.shipped())
+def test_shipped_weights_tell_their_training(name):
+    info = read_info(loading.find_weights(name))
+    assert info.recipe == name
+    assert info.steps * 16 <= info.images_seen
+    assert info.seconds > 0
+    assert info.curve[-1][1] <= info.images_seen
+    json.dumps(info.to_notes())
+
+
+def test_it_needs_no_torch():
+    script = "import sys, mnist_transformer.training.info; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
