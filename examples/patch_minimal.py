@@ -33,8 +33,8 @@ from mnist_transformer import load_dataset
 EDGE, PATCH, LEVELS, CLASSES = 28, 4, 256, 10  # pixels are whole numbers from 0 to 255
 GRID = EDGE // PATCH
 NUM_PATCHES, NUM_PIXELS = GRID * GRID, PATCH * PATCH
-DIM, DEPTH, HEADS, WIDTH = 128, 4, 4, 64
-BATCH, RATE = 32, 1e-3
+DIM, DEPTH, HEADS, WIDTH = 128, 3, 4, 64
+BATCH, RATE = 16, 3e-3
 
 
 def cut(images: Tensor) -> Tensor:
@@ -71,12 +71,8 @@ class PatchModel(nn.Module):
         self.earlier = nn.Parameter(torch.randn(NUM_PIXELS, 2, NUM_PIXELS, WIDTH) * 0.2)
         before = torch.ones(NUM_PIXELS, NUM_PIXELS).triu(1)  # (j, i): j < i
         self.register_buffer("mask", before[:, None, :, None])
-        self.head = nn.Sequential(
-            nn.LayerNorm(WIDTH),
-            nn.Linear(WIDTH, 2 * WIDTH),
-            nn.GELU(),
-            nn.Linear(2 * WIDTH, LEVELS),
-        )
+        hidden = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * WIDTH), nn.GELU())
+        self.head = nn.Sequential(hidden, nn.Linear(2 * WIDTH, LEVELS))
 
     def states(self, patches_BPI: Tensor, labels_B: Tensor) -> Tensor:
         """(B, P, D): the state of patch t has seen the class and the patches before t."""
@@ -127,21 +123,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(0)
     data = load_dataset("mnist")
-    held_out = data.val.images[:1000], data.val.labels[:1000]
+    held_out = data.val.images[:500], data.val.labels[:500]
     model = PatchModel()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    start, step = time.monotonic(), 0
     print(f"   0 s  {bits_per_dim(model, *held_out):.3f} bits/dim before training")
+    start, step = time.monotonic(), 0
     while (progress := (time.monotonic() - start) / options.seconds) < 1:
-        optimizer.param_groups[0]["lr"] = RATE * min(1, step / 50, 2 * (1 - progress))
+        optimizer.param_groups[0]["lr"] = RATE * min(1, step / 50, 2 - 2 * progress)
         index = torch.randint(len(data.train), (BATCH,))
         nats = model.nats(data.train.images[index], data.train.labels[index])
         optimizer.zero_grad()
         (nats.mean() / (EDGE * EDGE)).backward()
         optimizer.step()
-        step += 1
-        if step % 100 == 0:
+        if (step := step + 1) % 100 == 0:
             bits = nats.mean().item() / (EDGE * EDGE * math.log(2))
             print(f"{time.monotonic() - start:4.0f} s  {bits:.3f} bits/dim of a training batch")
     print(f"{options.seconds:4.0f} s  {bits_per_dim(model, *held_out):.3f} bits/dim, {step} steps")

@@ -8,28 +8,32 @@ clock is the process's CPU time on one core, so that other work on the machine d
 training.
 """
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 
-from experiments.common import (
-    Figures,
-    Quality,
-    results,
-    run_cell,
-    save_plot,
-    start,
-    train_by_cpu_time,
-)
+from experiments.common import Figures, Quality, results, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
 from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.recipes import RECIPES
 from tools import trials
 
-# depth, num_heads; head_width, by dim.
-SIZES = {96: (3, 3, 48), 128: (4, 4, 64), 192: (4, 4, 96), 256: (5, 4, 128)}
+SIZES = {
+    dim: {
+        "dim": dim,
+        "depth": depth,
+        "num_heads": num_heads,
+        "mlp_dim": 4 * dim,
+        "gate_width": dim // 2,
+        "head_width": dim // 2,
+        "head_mlp_dim": dim,
+    }
+    for dim, depth, num_heads in ((96, 3, 3), (128, 4, 4), (192, 4, 4), (256, 5, 4))
+}
 FIGURES = ("validation bits/dim", "class agreement, %", "training images/s", "drawn images/s")
 
 
@@ -49,7 +53,7 @@ def main(
         max_seconds: CPU seconds that each model is trained.
         num_samples: Digits to draw from each.
     """
-    train_by_cpu_time()
+    torch.set_num_threads(1)
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
 
@@ -61,21 +65,9 @@ def main(
         for patch_size in patch_sizes:
             for dim in dims:
                 if dim not in SIZES:
-                    known = ", ".join(map(str, SIZES))
-                    raise ValueError(f"dim is {dim}, expected one of {known}")
-                depth, num_heads, head_width = SIZES[dim]
-                config = replace(
-                    recipe.model,
-                    patch_size=patch_size,
-                    dim=dim,
-                    depth=depth,
-                    num_heads=num_heads,
-                    mlp_dim=4 * dim,
-                    gate_width=head_width,
-                    head_width=head_width,
-                    head_mlp_dim=2 * head_width,
-                    built_in_guidance=1.0,
-                )
+                    raise ValueError(f"dim is {dim}, expected one of {', '.join(map(str, SIZES))}")
+                shape = {"patch_size": patch_size, "built_in_guidance": 1.0} | SIZES[dim]
+                config = replace(recipe.model, **shape)
                 run_cell(
                     "patch-general",
                     {"patch": patch_size, "dim": dim, "CPU seconds": max_seconds},
@@ -83,6 +75,7 @@ def main(
                     dataset,
                     seed,
                     measure,
+                    clock=time.process_time,
                 )
     save_plot(plot(), "patch-general")
 
