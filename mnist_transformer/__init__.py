@@ -54,7 +54,6 @@ def sample(
             such as "2026" or "cat,dog"; None draws without a class.
         model: a loaded model, or the name or path of one, as ``load`` takes them.
         seeds: a seed per image; by default 0, 1, 2, ...
-        how: the options of the drawing.
         keep: pixels to keep: only the others are drawn.
         device: such as "cpu" or "cuda"; by default where the model is, or the best there is.
 
@@ -94,24 +93,16 @@ def train(
     seed: int = 0,
     report: Callable[[Record], None] = lambda record: None,
 ) -> Path:
-    """Train a recipe, or continue its run in ``out``; return the path of the weights.
+    """Train a recipe, or the one of a name; return the path of the weights.
 
-    Args:
-        recipe: a recipe or its name.
-        out: the folder of the run; by default runs/ and the recipe's name.
-
-    The other arguments and all errors are those of ``training.loop.train``.
+    By default ``out`` is runs/ and the recipe's name; a run in it is continued. The other
+    arguments and all errors are those of ``training.loop.train``.
     """
     from mnist_transformer.recipes import find_recipe
     from mnist_transformer.training import loop
 
     found = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    out, length = out or Path("runs") / found.name, max_seconds
     return loop.train(
-        found,
-        out or Path("runs") / found.name,
-        data=data,
-        max_seconds=max_seconds,
-        device=device,
-        seed=seed,
-        report=report,
+        found, out, data=data, max_seconds=length, device=device, seed=seed, report=report
     )

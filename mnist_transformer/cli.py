@@ -31,7 +31,6 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def parse_and_run(arguments: Sequence[str], verbs: dict[str, Callable[..., None]] = VERBS) -> None:
     """Call the verb that the arguments name; wrong ones raise SystemExit(2) with a message."""
-    assert __doc__
     with REGISTRY:
         tyro.extras.subcommand_cli_from_dict(verbs, prog=PROG, description=__doc__, args=arguments)
 

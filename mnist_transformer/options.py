@@ -1,8 +1,7 @@
 """How to draw: the options of one drawing, declared once, and the pixels that it must keep.
 
-A field of ``Sampling`` carries its help, its range and its dial. The command line's flags and the
-demo's dials are derived from the fields, so a new option touches this file and the family that
-uses it. Importing this needs no torch.
+The command line's flags and the demo's dials are derived from the fields of ``Sampling``, so a
+new option touches this file and the family that uses it. Importing this needs no torch.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ class Dial:
     """How the demo sets an option: by a slider for each number, or a list of choices.
 
     Args:
-        label: the option's name on the page.
         low, high, step: of the slider; whole numbers only where ``step`` is 1.
         none: the meaning of ``low``, or of no choice, where the option's default is None.
         choices: the values to choose from, instead of a slider.
@@ -37,17 +35,10 @@ class Dial:
     choices: tuple[str, ...] = ()
 
 
-def _option(
-    default: Any,
-    help: str,
-    dial: Dial,
-    fits: Callable[[Any], bool],
-    expected: str,
-    needs_keep: bool = False,
-) -> Any:
+def _option(default: Any, help: str, dial: Dial, fits: Callable[[Any], bool], expected: str) -> Any:
     """A field; ``fits`` tells whether a value is as ``expected``."""
     metadata = {"help": f"{help} ({expected})", "dial": dial, "fits": fits, "expected": expected}
-    return field(default=default, metadata=metadata | {"needs_keep": needs_keep})
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -112,15 +103,13 @@ class Sampling:
         Dial("Particles", 1, 128),
         lambda n: n >= 1,
         "1 or more",
-        needs_keep=True,
     )
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value, expected = getattr(self, option.name), option.metadata["expected"]
-            left_out = value is None and option.default is None
-            if not left_out and not option.metadata["fits"](value):
-                raise ValueError(f"{option.name} is {value!r}, expected {expected}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value != f.default and not f.metadata["fits"](value):
+                raise ValueError(f"{f.name} is {value!r}, expected {f.metadata['expected']}")
 
     def changed(self) -> set[str]:
         """Names of the options that differ from their defaults."""
@@ -128,7 +117,7 @@ class Sampling:
 
 
 OPTIONS = fields(Sampling)
-NEED_KEEP = frozenset(f.name for f in OPTIONS if f.metadata["needs_keep"])  # else not used
+NEED_KEEP = frozenset({"num_particles"})  # used around kept pixels only
 PLAIN, GUIDED = Sampling(), Sampling(guidance=2.0)
 Sampling.__doc__ = f"{Sampling.__doc__}\n\n    Args:\n" + "".join(
     f"        {f.name}: {f.metadata['help']}\n" for f in OPTIONS

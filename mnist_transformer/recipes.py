@@ -22,24 +22,19 @@ class Recipe:
     """A model and how it is trained. Exactly one of max_seconds and epochs is set.
 
     Args:
-        name: what the command line, the ledger and shipped weights call it.
         model: the family's frozen config.
-        dataset: a name known to ``data.load_dataset``.
-        batch_size: images a step over all processes.
+        batch_size: images per step over all processes.
         muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
         muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
             by as many times its rate. At 1, as published, that is a third of a step on a CPU.
         max_seconds, epochs: length of the run; progress runs from 0 to 1 over it.
-        warmup: fraction of the run over which the rates rise linearly.
-        decay: fraction of the run, at its end, over which they fall to zero.
-        ema: horizon of the weights' exponential moving average, as a fraction of the steps
-            made so far; 0 keeps none.
+        warmup, decay: fractions of the run over which the rates rise linearly at its start, and
+            fall to zero at its end.
+        ema: horizon of the weights' moving average, as a fraction of the steps so far; 0: none.
         clip: largest norm of the gradient.
         compile: train through ``torch.compile``, which compiles before the run's time begins. It
             suits models whose batches all have one shape, and draws other random numbers.
-        tokenizer: of a model over codes, the tokenizer that it stands on: its recipe, or its
-            path as ``find_weights`` takes it.
-        about: the model in a few words, for ``list``.
+        tokenizer: for a model over codes, the recipe or the path of its tokenizer.
     """
 
     name: str
@@ -60,200 +55,80 @@ class Recipe:
     about: str = ""
 
 
-_patch = Recipe(
-    "mnist-patch",
-    LawConfig(MNIST, corner=True, law=True, built_in_guidance=1.7),
-    batch_size=16,
-    max_seconds=150 * 60,
-    about="patch by patch, pixel by pixel inside a patch",
-)
+_patch = LawConfig(MNIST, corner=True, law=True, built_in_guidance=1.7)
+_vqvae = VQVAEConfig(MNIST)
+_vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
-# The sizes of an earlier project. Small batches make the most of few images.
-_pixel = Recipe(
-    "mnist-pixel-3.5m",
-    PixelConfig(MNIST),
-    batch_size=16,
-    epochs=1,
-    about="one step a pixel; 3,480,576 parameters, as an earlier project had",
+# fmt: off
+_TABLE = (
+    Recipe("mnist-patch", _patch, batch_size=16, max_seconds=150 * 60,
+           about="patch by patch, pixel by pixel inside a patch"),
+    Recipe("mnist-patch-speedrun", replace(_patch, built_in_guidance=1.0),
+           batch_size=16, max_seconds=2 * 60,
+           about="the same without built-in guidance, to reach a figure soon"),
+    # The size of experiments/smallest.py that came out best.
+    Recipe("mnist-patch-tiny",
+           replace(_patch, dim=96, depth=3, num_heads=3, mlp_dim=384, gate_width=48,
+                   head_width=48, head_mlp_dim=96),
+           batch_size=16, max_seconds=75 * 60,
+           about="the same with a seventh of the parameters"),
+    # Without the law: attention finds some of it where each pixel is a token of its own.
+    Recipe("mnist-patch-1x1",
+           LawConfig(MNIST, patch_size=1, dim=128, depth=4, mlp_dim=512, gate_width=64,
+                     positions="learned_axial_rope", corner=True),
+           batch_size=16, max_seconds=150 * 60,
+           about="a patch a pixel, without the law of grey levels"),
+    Recipe("mnist-patch-general",
+           PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
+           batch_size=16, max_seconds=150 * 60,
+           about="patch by patch; knows nothing of MNIST"),
+    # 4,000 real digits that a package carries: to try training with no MNIST at hand.
+    Recipe("mnist-patch-5k", _patch, dataset="mnist-5k", batch_size=16, max_seconds=10 * 60,
+           about="the same on 4,000 images"),
+    # The sizes of an earlier project. Small batches make the most of few images.
+    Recipe("mnist-pixel-3.5m", PixelConfig(MNIST), batch_size=16, epochs=1,
+           about="one step a pixel; 3,480,576 parameters, as an earlier project had"),
+    Recipe("mnist-pixel-6.9m",
+           PixelConfig(MNIST, dim=300, depth=6, num_heads=6, mlp_dim=1200,
+                       positions="learned_rope"),
+           batch_size=16, epochs=1,
+           about="the same with 6,872,356 parameters; heads of 50, which refuse axial RoPE"),
+    Recipe("mnist-pixel-57m",
+           PixelConfig(MNIST, dim=768, depth=8, num_heads=12, mlp_dim=3072, dropout=0.1),
+           batch_size=32, adamw_lr=1e-3, epochs=15, compile=True,
+           about="the same with 57,627,136 parameters; to be trained on a GPU"),
+    Recipe("mnist-vqvae", _vqvae, batch_size=128, adamw_lr=1e-3, max_seconds=18 * 60,
+           about="70 codes of 256 an image, at the scales 1, 2, 4, 7: for mnist-var"),
+    Recipe("mnist-vqvae-plain", _vqvae_plain, batch_size=128, adamw_lr=1e-3, max_seconds=18 * 60,
+           about="49 codes of 512 an image, at one scale: for mnist-vq-raster"),
+    Recipe("mnist-var", VarConfig(MNIST, tokenizer=_vqvae, dropout=0.1),
+           tokenizer="mnist-vqvae", max_seconds=85 * 60,
+           about="next-scale prediction over the codes of mnist-vqvae"),
+    Recipe("mnist-vq-raster",
+           VarConfig(MNIST, tokenizer=_vqvae_plain, order="raster", dropout=0.1),
+           tokenizer="mnist-vqvae-plain", max_seconds=85 * 60,
+           about="the classic prior of a VQ-VAE, code by code; for mnist-var to beat"),
+    Recipe("mnist-mar", MARConfig(MNIST), adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
+           about="masked patches in a random order, with a diffusion head"),
+    Recipe("mnist-ddpm", DDPMConfig(MNIST), adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
+           about="rectified flow over noisy patches"),
+    Recipe("mnist-ddpm-epsilon",
+           DDPMConfig(MNIST, schedule="linear", prediction="epsilon", loss_space="epsilon",
+                      time_mean=None, num_steps=50),
+           adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
+           about="the objective of the DDPM paper: its noise, its betas"),
+    Recipe("mnist-prompt-scratch", PromptedConfig(MNIST, dropout=0.1), dataset="mnist-prompts",
+           batch_size=32, max_seconds=60 * 60,
+           about="from a sentence to a number: prompt, answer and digit in one sequence"),
+    Recipe("mnist-prompt-smollm2", ReaderConfig(MNIST), dataset="smollm2-states",
+           batch_size=128, adamw_lr=1e-3, max_seconds=25 * 60,
+           about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw"),
+    Recipe("mnist-cnn", ClassifierConfig(MNIST), batch_size=128, adamw_lr=3e-3, epochs=10,
+           decay=0.8, about="the classifier that judges drawn digits"),
 )
+# fmt: on
 
-_vqvae = Recipe(
-    "mnist-vqvae",
-    VQVAEConfig(MNIST),
-    batch_size=128,
-    adamw_lr=1e-3,
-    max_seconds=18 * 60,
-    about="70 codes of 256 an image, at the scales 1, 2, 4, 7: for mnist-var",
-)
-_var = Recipe(
-    "mnist-var",
-    VarConfig(MNIST, tokenizer=_vqvae.model, dropout=0.1),
-    tokenizer=_vqvae.name,
-    max_seconds=85 * 60,
-    about="next-scale prediction over the codes of mnist-vqvae",
-)
-_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
-
-_ddpm = Recipe(
-    "mnist-ddpm",
-    DDPMConfig(MNIST),
-    adamw_lr=1e-3,
-    max_seconds=100 * 60,
-    ema=0.1,
-    about="rectified flow over noisy patches",
-)
-
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        _patch,
-        replace(
-            _patch,
-            name="mnist-patch-speedrun",
-            model=replace(_patch.model, built_in_guidance=1.0),
-            max_seconds=2 * 60,
-            about="the same without built-in guidance, to reach a figure soon",
-        ),
-        # The size of experiments/smallest.py that came out best.
-        replace(
-            _patch,
-            name="mnist-patch-tiny",
-            model=replace(
-                _patch.model,
-                dim=96,
-                depth=3,
-                num_heads=3,
-                mlp_dim=384,
-                gate_width=48,
-                head_width=48,
-                head_mlp_dim=96,
-            ),
-            max_seconds=75 * 60,
-            about="the same with a seventh of the parameters",
-        ),
-        # Without the law: attention finds some of it where each pixel is a token of its own.
-        replace(
-            _patch,
-            name="mnist-patch-1x1",
-            model=LawConfig(
-                MNIST,
-                patch_size=1,
-                dim=128,
-                depth=4,
-                mlp_dim=512,
-                positions="learned_axial_rope",
-                gate_width=64,
-                corner=True,
-            ),
-            batch_size=16,
-            about="a patch a pixel, without the law of grey levels",
-        ),
-        Recipe(
-            "mnist-patch-general",
-            PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
-            batch_size=16,
-            max_seconds=150 * 60,
-            about="patch by patch; knows nothing of MNIST",
-        ),
-        # 4,000 real digits that a package carries: to try training with no MNIST at hand.
-        replace(
-            _patch,
-            name="mnist-patch-5k",
-            dataset="mnist-5k",
-            max_seconds=10 * 60,
-            about="the same on 4,000 images",
-        ),
-        _pixel,
-        replace(
-            _pixel,
-            name="mnist-pixel-6.9m",
-            model=PixelConfig(
-                MNIST, dim=300, depth=6, num_heads=6, mlp_dim=1200, positions="learned_rope"
-            ),
-            about="the same with 6,872,356 parameters; heads of 50, which refuse axial RoPE",
-        ),
-        replace(
-            _pixel,
-            name="mnist-pixel-57m",
-            model=PixelConfig(
-                MNIST,
-                dim=768,
-                depth=8,
-                num_heads=12,
-                mlp_dim=3072,
-                dropout=0.1,
-            ),
-            batch_size=32,
-            adamw_lr=1e-3,
-            epochs=15,
-            compile=True,
-            about="the same with 57,627,136 parameters; to be trained on a GPU",
-        ),
-        _vqvae,
-        replace(
-            _vqvae,
-            name="mnist-vqvae-plain",
-            model=_plain,
-            about="49 codes of 512 an image, at one scale: for mnist-vq-raster",
-        ),
-        _var,
-        replace(
-            _var,
-            name="mnist-vq-raster",
-            model=VarConfig(MNIST, tokenizer=_plain, order="raster", dropout=0.1),
-            tokenizer="mnist-vqvae-plain",
-            about="the classic prior of a VQ-VAE, code by code; for mnist-var to beat",
-        ),
-        Recipe(
-            "mnist-mar",
-            MARConfig(MNIST),
-            adamw_lr=1e-3,
-            max_seconds=100 * 60,
-            ema=0.1,
-            about="masked patches in a random order, with a diffusion head",
-        ),
-        _ddpm,
-        replace(
-            _ddpm,
-            name="mnist-ddpm-epsilon",
-            model=DDPMConfig(
-                MNIST,
-                schedule="linear",
-                prediction="epsilon",
-                loss_space="epsilon",
-                time_mean=None,
-                num_steps=50,
-            ),
-            about="the objective of the DDPM paper: its noise, its betas",
-        ),
-        Recipe(
-            "mnist-prompt-scratch",
-            PromptedConfig(MNIST, dropout=0.1),
-            dataset="mnist-prompts",
-            batch_size=32,
-            max_seconds=60 * 60,
-            about="from a sentence to a number: prompt, answer and digit in one sequence",
-        ),
-        Recipe(
-            "mnist-prompt-smollm2",
-            ReaderConfig(MNIST),
-            dataset="smollm2-states",
-            batch_size=128,
-            adamw_lr=1e-3,
-            max_seconds=25 * 60,
-            about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw",
-        ),
-        Recipe(
-            "mnist-cnn",
-            ClassifierConfig(MNIST),
-            batch_size=128,
-            adamw_lr=3e-3,
-            epochs=10,
-            decay=0.8,
-            about="the classifier that judges drawn digits",
-        ),
-    )
-}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 
 def find_recipe(name: str) -> Recipe:

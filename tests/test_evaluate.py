@@ -234,7 +234,7 @@ def test_classifier_distorts_in_training_only() -> None:
     assert torch.equal(model(images, labels), model(images, labels))
     wanted = nn.functional.cross_entropy(model.logits(images), labels, reduction="none")
     torch.testing.assert_close(model(images, labels), wanted)
-    assert model.features(images).shape == (20, model.num_features)
+    assert model.features(images).shape == (20, 4 * model.config.width)
 
 
 def test_throughput_counts_operations_and_leaves_the_model_alone() -> None:

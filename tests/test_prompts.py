@@ -19,10 +19,10 @@ from mnist_transformer.prompting.prompts import (
     is_held_out,
     is_out_of_range,
     number_words,
-    parse,
 )
 from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates
 from mnist_transformer.prompting.typos import misspell
+from tools.write_prompts import parse
 
 
 def some(split: str, n: int = 1000, seed: int = 0) -> list[Prompt]:

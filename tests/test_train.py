@@ -39,11 +39,29 @@ from mnist_transformer.utils import trees
 TINY = RECIPE.model
 
 
+def go(out, recipe=RECIPE, **options):
+    """Train on the bars and the CPU; the path of the weights, and the messages."""
+    messages = []
+    usual = {"data": DATASET, "device": "cpu", "report": lambda r: messages.append(r.message or "")}
+    return train(recipe, out, **usual | options), messages
+
+
+def go_and_die(out, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            go(out)
+
+
+def assert_same_weights(path, whole):
+    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run from end to end, and what it reported."""
     out, records = tmp_path_factory.mktemp("whole"), []
-    train(RECIPE, out, data=DATASET, device="cpu", report=records.append)
+    go(out, report=records.append)
     return out, records
 
 
@@ -69,11 +87,9 @@ def test_a_run_leaves_all_its_files(whole):
 
 
 def test_a_finished_run_says_so(whole):
-    out, messages = whole[0], []
+    out = whole[0]
     before = (out / "model.safetensors").stat().st_mtime_ns
-    path = train(
-        RECIPE, out, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
-    )
+    path, messages = go(out)
     assert path == out / "model.safetensors"
     assert path.stat().st_mtime_ns == before
     assert len(messages) == 1
@@ -86,7 +102,7 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
 
     monkeypatch.setattr(recording.Records, "redraw", killed)
     with pytest.raises(Killed):
-        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+        go(tmp_path)
     assert read_info(tmp_path / "model.safetensors").validation_bits_per_dim > 0
 
 
@@ -118,8 +134,7 @@ def test_overfits_one_batch(tmp_path):
     config = replace(TINY, class_drop=0.0)
     recipe = replace(RECIPE, model=config, epochs=120, ema=0.0, adamw_lr=1e-2)
     few = replace(DATASET, train=DATASET.train.part(0, 8))
-    records = []
-    model = checkpoint.load(train(recipe, tmp_path, data=few, device="cpu", report=records.append))
+    model = checkpoint.load(go(tmp_path, recipe, data=few)[0])
     with torch.inference_mode():
         nats = model.nll(few.train.images, few.train.labels).mean()
     # Eight images need no more than ln 8 = 2.1 nats each.
@@ -127,39 +142,27 @@ def test_overfits_one_batch(tmp_path):
 
 
 def test_killed_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        kill_at(patch, step=3)
-        with pytest.raises(Killed):
-            train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    go_and_die(tmp_path, monkeypatch, step=3)
     assert not (tmp_path / "model.safetensors").exists()
-    messages = []
-    train(RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message))
+    path, messages = go(tmp_path)
     assert "going on from step 3" in messages
-    assert_same_bits(
-        weights(tmp_path / "model.safetensors"), weights(whole[0] / "model.safetensors")
-    )
+    assert_same_weights(path, whole)
 
 
 def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        kill_at(patch, step=4)
-        with pytest.raises(Killed):
-            train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    go_and_die(tmp_path, monkeypatch, step=4)
     newest, _ = resume.find_states(tmp_path)
     newest.write_bytes(newest.read_bytes()[:-10])
-    messages = []
-    train(RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message))
-    assert any(m and newest.name in m and "trying the state before" in m for m in messages)
+    path, messages = go(tmp_path)
+    assert any(newest.name in m and "trying the state before" in m for m in messages)
     assert "going on from step 3" in messages
-    assert_same_bits(
-        weights(tmp_path / "model.safetensors"), weights(whole[0] / "model.safetensors")
-    )
+    assert_same_weights(path, whole)
 
 
 def test_nothing_to_fall_back_to(whole, tmp_path):
     (tmp_path / "state-000000003.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"none of the 1 states .* can be read, expected"):
-        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+        go(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -172,29 +175,25 @@ def test_nothing_to_fall_back_to(whole, tmp_path):
     ],
 )
 def test_another_runs_folder_is_refused(whole, changes, named):
-    arguments = {"recipe": RECIPE, "data": DATASET, "device": "cpu", **changes}
     with pytest.raises(ValueError, match=f"holds another run, with {named}"):
-        train(out=whole[0], **arguments)
+        go(whole[0], **changes)
 
 
 def test_a_state_from_before_the_interval_was_a_choice_goes_on(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        kill_at(patch, step=2)
-        with pytest.raises(Killed):
-            train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    go_and_die(tmp_path, monkeypatch, step=2)
     for path in resume.find_states(tmp_path):
         tree = trees.load_state(path)
         assert tree["run"].pop("muon_interval") == 4
         trees.save_state(path, tree)
     with pytest.raises(ValueError, match="with muon_interval 4 and not 1"):
-        train(replace(RECIPE, muon_interval=1), tmp_path, data=DATASET, device="cpu")
-    train(RECIPE, tmp_path, data=DATASET, device="cpu", epochs=1)
+        go(tmp_path, replace(RECIPE, muon_interval=1))
+    go(tmp_path, epochs=1)
 
 
 def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
     checkpoint.save(TINY.build(), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="exists but no state"):
-        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+        go(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,7 @@ def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
 )
 def test_senseless_arguments(tmp_path, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
-        train(**{"recipe": RECIPE, "out": tmp_path, "data": DATASET, **arguments})
+        go(tmp_path, **{"device": None, **arguments})
 
 
 def test_images_of_another_size_are_refused(tmp_path):
@@ -220,7 +219,7 @@ def test_images_of_another_size_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"images are \(1, 8, 8\), the model expects \(1, 12, 12\)"
     ):
-        train(recipe, tmp_path, data=DATASET, device="cpu")
+        go(tmp_path, recipe)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -236,11 +235,8 @@ def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch, bad):
         return losses
 
     monkeypatch.setattr(training._Run, "forward", spoiled)
-    messages = []
-    path = train(
-        RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
-    )
-    assert any(m and m.startswith(f"step 2 skipped: loss {bad}") for m in messages)
+    path, messages = go(tmp_path)
+    assert any(m.startswith(f"step 2 skipped: loss {bad}") for m in messages)
     assert all(torch.equal(a, b) for a, b in zip(seen[2], seen[3], strict=True))
     assert all(tensor.isfinite().all() for tensor in weights(path).values())
 
@@ -251,7 +247,7 @@ def test_a_run_that_diverges_ends(tmp_path, monkeypatch):
         Patch, "loss", lambda self, images, cond: self.before.weight.sum() * torch.nan
     )
     with pytest.raises(ValueError, match="no finite loss and gradient in 2 steps, expected"):
-        train(RECIPE, tmp_path, data=DATASET, device="cpu")
+        go(tmp_path)
 
 
 def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, monkeypatch):
@@ -266,14 +262,11 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, mon
         write(path, content)
 
     monkeypatch.setattr(trees, "write_atomic", full_from_step_2)
-    messages = []
-    path = train(
-        RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
-    )
-    assert any(m and "the one before is kept" in m and "No space left" in m for m in messages)
+    path, messages = go(tmp_path)
+    assert any("the one before is kept" in m and "No space left" in m for m in messages)
     assert resume.find_states(tmp_path) == states
     assert trees.load_state(states[0])["step"] == 1
-    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+    assert_same_weights(path, whole)
 
 
 def test_what_a_killed_run_had_half_written_is_deleted(tmp_path):
@@ -287,7 +280,7 @@ def test_what_a_killed_run_had_half_written_is_deleted(tmp_path):
 
 def test_two_states_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    train(RECIPE, tmp_path, data=DATASET, device="cpu")
+    go(tmp_path)
     assert [p.name for p in resume.find_states(tmp_path)] == [
         "state-000000005.safetensors",
         "state-000000004.safetensors",
@@ -310,23 +303,17 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, 
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, "forward", interrupted)
         with pytest.raises(raised):
-            train(
-                RECIPE,
-                tmp_path,
-                data=DATASET,
-                device="cpu",
-                report=lambda r: messages.append(r.message),
-            )
+            go(tmp_path, report=lambda r: messages.append(r.message))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert "stopped at step 3; the same command goes on from there" in messages
-    path = train(RECIPE, tmp_path, data=DATASET, device="cpu")
-    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+    path = go(tmp_path)[0]
+    assert_same_weights(path, whole)
 
 
 def test_length_in_seconds(tmp_path):
     records = []
     began = time.monotonic()
-    train(RECIPE, tmp_path, data=DATASET, device="cpu", max_seconds=1, report=records.append)
+    go(tmp_path, max_seconds=1, report=records.append)
     assert 1 <= records[-1].seconds <= time.monotonic() - began
     assert records[-1].progress == 1
 
@@ -335,7 +322,7 @@ def test_the_callers_randomness_is_left_alone(tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    train(RECIPE, tmp_path, data=DATASET, device="cpu", epochs=0.5)
+    go(tmp_path, epochs=0.5)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -362,16 +349,13 @@ def test_a_pause_is_no_part_of_the_run(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, "forward", pausing)
-        train(RECIPE, tmp_path, data=DATASET, device="cpu", report=records.append, clock=clock)
+        go(tmp_path, report=records.append, clock=clock)
     assert 0 < records[-1].seconds < 600
 
 
 def test_a_run_may_be_made_longer_on_its_way(tmp_path):
-    train(RECIPE, tmp_path, data=DATASET, device="cpu", epochs=1)
-    messages = []
-    path = train(
-        RECIPE, tmp_path, data=DATASET, device="cpu", report=lambda r: messages.append(r.message)
-    )
+    go(tmp_path, epochs=1)
+    path, messages = go(tmp_path)
     assert "going on from step 3" in messages
     assert read_info(path).steps == 5
 
@@ -392,26 +376,20 @@ def test_compiling_takes_no_time_of_the_run(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_in_an_hour)
     recipe = replace(RECIPE, compile=True)
-    path = train(recipe, tmp_path, data=DATASET, device="cpu", report=records.append, clock=clock)
+    path, _ = go(tmp_path, recipe, report=records.append, clock=clock)
     assert waited
     assert records[-1].seconds < 600
-    assert_same_bits(weights(path), weights(whole[0] / "model.safetensors"))
+    assert_same_weights(path, whole)
 
 
 def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
     """Also of a model whose loss changes its buffers; torch's own kernels, as others round."""
-    plain = train(VQVAE_RECIPE, tmp_path / "plain", data=BRIGHT_BARS, device="cpu")
+    plain, _ = go(tmp_path / "plain", VQVAE_RECIPE, data=BRIGHT_BARS)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    recipe, messages = replace(VQVAE_RECIPE, compile=True), []
-    path = train(recipe, tmp_path / "compiled", data=BRIGHT_BARS, device="cpu")
+    recipe = replace(VQVAE_RECIPE, compile=True)
+    path, _ = go(tmp_path / "compiled", recipe, data=BRIGHT_BARS)
     assert_same_bits(weights(path), weights(plain))
-    train(
-        VQVAE_RECIPE,
-        tmp_path / "compiled",
-        data=BRIGHT_BARS,
-        device="cpu",
-        report=lambda r: messages.append(r.message),
-    )
+    _, messages = go(tmp_path / "compiled", VQVAE_RECIPE, data=BRIGHT_BARS)
     assert "finished" in messages[0]
 
 
@@ -424,4 +402,4 @@ def test_without_a_compiler_there_is_a_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(ValueError, match=r"tiny cannot be compiled here \(No .* found\), expected"):
-        train(replace(RECIPE, compile=True), tmp_path, data=DATASET, device="cpu")
+        go(tmp_path, replace(RECIPE, compile=True))

@@ -30,7 +30,7 @@ from pydantic import BaseModel
 from mnist_transformer.data.prompted import read_prompts
 from mnist_transformer.evaluation.ledger import clean_command
 from mnist_transformer.prompting.grammar import prompts
-from mnist_transformer.prompting.prompts import MAX_BYTES, compute, find_numbers, parse
+from mnist_transformer.prompting.prompts import MAX_BYTES, SIGN, compute, find_numbers, results_of
 from mnist_transformer.utils.terminal import exit_code, say, stages
 
 ADDRESS = re.compile(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?(/[^\s@?]*)?")
@@ -46,6 +46,13 @@ SYSTEM = (
 )
 VOICES = ("a child", "a teacher", "a poet", "someone in a hurry", "a very polite person")
 SIGNS = {"number": "the number {}", "sum": "{} + {}", "difference": "{} - {}", "product": "{} x {}"}
+# Beside a number these change its meaning: without a known phrase, nothing is read.
+CHANGES = re.compile(
+    rf"{SIGN} ?#|# ?{SIGN}(?: |$)|\bx #|# x\b|\b(?:plus|minus|times|add|adding|added|sum|total|"
+    r"subtract|subtracting|subtracted|less|fewer|more|from|away|taken|twice|double|doubled|"
+    r"triple|thrice|multiply|multiplied|product|difference|half|third|quarter|dozen|divided|"
+    r"squared?|cubed?|root|power|percent|hundred|thousand|million|billion|negative|point)\b"
+)
 
 
 class Written(BaseModel):
@@ -83,6 +90,19 @@ def ask(client: openai.OpenAI, model: str, request: str) -> list[Written]:
         raise ConnectionError(f"{client.base_url} failed: {type(error).__name__}") from None
     parsed = completion.choices[0].message.parsed if completion.choices else None
     return parsed.prompts if parsed else []
+
+
+def parse(text: str) -> int | None:
+    """The number that a plainly written request asks for; None where the rules are not sure.
+
+    A single number is the answer if nothing near it changes its meaning. Otherwise the text has
+    to contain phrases of the templates, and all of them have to agree.
+    """
+    marked, numbers = find_numbers(text)
+    answers = results_of(marked, numbers)
+    if not answers and len(numbers) == 1 and not CHANGES.search(marked):
+        answers = {compute("number", numbers)}
+    return answers.pop() if len(answers) == 1 else None
 
 
 def fault(said: Written) -> str | None:

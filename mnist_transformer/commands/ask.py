@@ -1,7 +1,6 @@
 """ask."""
 
 import sys
-from collections.abc import Callable
 from pathlib import PurePath
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from mnist_transformer.commands import common
 from mnist_transformer.options import GUIDED, check_seed
-from mnist_transformer.utils.terminal import complain, say, show
+from mnist_transformer.utils.terminal import complain
 
 
 def ask(
@@ -46,32 +45,20 @@ def ask(
         number = "".join(map(str, digits))
         png = common.picture_file(number, out)
         drawn = asked.draw([text], [digits], range(seed, seed + len(digits)), how)
-        picture = images.grid(drawn, len(digits))
-        notes = {"Description": f"{text} drawn by {PurePath(model).name}, seed {seed}, {how}"}
-        images.save_png(images.enlarge(picture), png, notes)
-        show(picture)
-        say(f"{number}: saved {png}")
+        made = f"{text} drawn by {PurePath(model).name}, seed {seed}, {how}"
+        common.finish(images.grid(drawn, len(digits)), png, made, said=f"{number}: ")
 
     if prompt is not None:
         answer(prompt)
-    else:
-        _answer_lines(answer)
-
-
-def _answer_lines(answer: Callable[[str], None]) -> None:
-    """Answer every line of standard input; a wrong one is told, and the next is read."""
+        return
     mark = "> " if sys.stdin.isatty() else ""
-    while True:
+    while True:  # a line that is wrong is told, and the next is read
         try:
-            line = input(mark)
+            if line := input(mark).strip():
+                answer(line)
         except EOFError:
             return
         except UnicodeDecodeError:
             complain("a line is not UTF-8 text, expected a sentence")
-            continue
-        if not line.strip():
-            continue
-        try:
-            answer(line.strip())
         except ValueError as error:
             complain(str(error))

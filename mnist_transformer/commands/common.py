@@ -1,7 +1,7 @@
 """Parts that several verbs share: their flags, and the files that pictures go to."""
 
 import re
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
@@ -33,22 +33,20 @@ Gif: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str | None, arg(help="Such as cpu, cuda or mps; otherwise the best that is here.")
 ]
-Data: TypeAlias = Annotated[
-    Path | None,
-    arg(
-        help="The folder with the data set's files; otherwise the one that MNIST_TRANSFORMER_DATA "
-        "names, else a cache that a download fills."
-    ),
-]
+_DATA = (
+    "The folder with the data set's files; otherwise the one that MNIST_TRANSFORMER_DATA names, "
+    "else a cache that a download fills."
+)
+Data: TypeAlias = Annotated[Path | None, arg(help=_DATA)]
 
 
 @REGISTRY.primitive_rule
 def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """An option that may be left out is read as its other type is, and shows no "None"."""
-    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
-    if len(kinds) != 1 or NoneType not in get_args(info.type):
+    kind, *rest = [*get_args(info.type), None]
+    if rest != [NoneType, None]:
         return None
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
     assert isinstance(spec, PrimitiveConstructorSpec)
     given, shown = spec.is_instance, spec.str_from_instance
     return replace(
@@ -56,13 +54,6 @@ def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         is_instance=lambda value: value is None or given(value),
         str_from_instance=lambda value: ["none"] if value is None else shown(value),
     )
-
-
-def typed_command() -> str:
-    """The command line, without folders of this machine."""
-    from mnist_transformer.evaluation import ledger
-
-    return ledger.clean_command([PROG, *sys.argv[1:]])
 
 
 def check_picture(out: Path | None) -> None:
@@ -77,31 +68,34 @@ def picture_file(name: str, out: Path | None, gif: bool = False) -> Path:
     Args:
         name: of the PNG where the user chose none, without its suffix.
     """
-    check_picture(out)
-    chosen = out is not None and not out.is_dir()
-    stem = re.sub(r"[^\w.-]+", "-", name)
-    png = out if out is not None and chosen else (out or Path()) / f"{stem}.png"
-    for path in ([] if chosen else [png]) + ([png.with_suffix(".gif")] if gif else []):
-        from mnist_transformer.utils.images import is_ours
+    from mnist_transformer.utils.images import is_ours
 
+    check_picture(out)
+    if out is None or out.is_dir():
+        png = (out or Path()) / (re.sub(r"[^\w.-]+", "-", name) + ".png")
+        unchosen = [png]
+    else:
+        png, unchosen = out, []
+    for path in [*unchosen, png.with_suffix(".gif")] if gif else unchosen:
         if path.exists() and not is_ours(path):
-            raise ValueError(
-                f"{path} exists and was not drawn by {PROG}: name another file with --out"
-            )
+            raise ValueError(f"{path} exists and was not drawn by {PROG}: name another with --out")
     return png
 
 
-def finish(picture: "Image", png: Path, made: str, frames: "list[Image] | None" = None) -> None:
+def finish(
+    picture: "Image", png: Path, made: str, frames: "Sequence[Image]" = (), said: str = ""
+) -> None:
     """Save and show a picture, and save its frames as a GIF where there are any.
 
     Args:
         made: how the picture was made, for whoever opens the file.
+        said: before the name of the file.
     """
     from mnist_transformer.utils import images
 
     images.save_png(images.enlarge(picture), png, {"Description": made})
     show(picture)
-    say(f"saved {png}")
+    say(f"{said}saved {png}")
     if frames:
         images.save_gif(frames, png.with_suffix(".gif"))
         say(f"saved {png.with_suffix('.gif')}")

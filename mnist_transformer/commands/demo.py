@@ -42,12 +42,10 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
 def _free_port(host: str, port: int) -> int:
     if not 0 <= port <= 65535:
         raise ValueError(f"port is {port}, expected 0 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ValueError(f"port {port} is taken: name another with --port") from error
-            raise ValueError(f"cannot serve at {host}:{port}: {error.strerror}") from error
-        return probe.getsockname()[1]
+    try:
+        with socket.create_server((host, port)) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        taken = f"port {port} is taken: name another with --port"
+        other = f"cannot serve at {host}:{port}: {error.strerror}"
+        raise ValueError(taken if error.errno == errno.EADDRINUSE else other) from error

@@ -35,7 +35,7 @@ def draw(
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
-    common.check_picture(out)
+    png = common.picture_file(what, out, gif)
     check_seed(seed, n)
     from mnist_transformer.models import loading
     from mnist_transformer.utils import images
@@ -47,7 +47,6 @@ def draw(
     check_seed(seed, len(labels))
     if gif and len(labels) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} images, got {len(labels)}")
-    png = common.picture_file(what, out, gif)
     drawn, canvases = _draw(drawer, labels, seed, how)
     columns = images.columns_for(len(once), n)
     frames = [images.enlarge(images.grid(canvas, columns)) for canvas in canvases] if gif else []
@@ -61,18 +60,18 @@ def _draw(
     """The finished images, and the canvases of the first batch as they came to be."""
     import torch
 
+    batches = [slice(start, start + MAX_BATCH) for start in range(0, len(labels), MAX_BATCH)]
+    seeds = range(seed, seed + len(labels))
     done: list[Tensor] = []
     canvases: list[Tensor] = []
     num_steps, total = 0, None
     with stages() as report:
-        for start in range(0, len(labels), MAX_BATCH):
-            batch = labels[start : start + MAX_BATCH]
-            for canvas in model.steps(batch, range(seed + start, seed + start + len(batch)), how):
-                if start == 0:
+        for batch in batches:
+            for canvas in model.steps(labels[batch], seeds[batch], how):
+                if not done:
                     canvases.append(canvas)
                 num_steps += 1
                 report("drawing", num_steps, total)
             done.append(canvas)
-            # The first batch tells how many steps a batch takes.
-            total = len(canvases) * -(-len(labels) // MAX_BATCH)
+            total = len(canvases) * len(batches)  # a batch takes as many steps as the first
     return torch.cat(done), canvases

@@ -1,10 +1,11 @@
 """eval."""
 
+import sys
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from mnist_transformer.commands.common import Data, Device, typed_command
+from mnist_transformer.commands.common import PROG, Data, Device
 from mnist_transformer.utils.terminal import say, screen, stages
 
 
@@ -53,7 +54,7 @@ def evaluate(
         exact=None if subject.likelihood is None else subject.likelihood == "exact",
         images_seen=training.images_seen,
         seconds=training.seconds,
-        command=typed_command(),
+        command=ledger.clean_command([PROG, *sys.argv[1:]]),
     )
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):

@@ -53,19 +53,16 @@ def inpaint(
     if mask is not None:
         keep = pictures.read_mask(mask, size, picture.size)
     else:
-        assert hole is not None
-        keep = inpaint.hole(hole, size, seed)
+        keep = inpaint.hole(hole or "", size, seed)
     original, changes = pictures.to_image(picture, size, str(image))
     for change in turned + changes:
         say(f"{image} was {change}")
-    frames, num_canvases = [], 0
+    frames = []
+    canvases = inpaint.complete(drawer, original, keep, n=n, label=wanted, seed=seed, how=how)
     with stages() as report:
-        for canvas in inpaint.complete(
-            drawer, original, keep, n=n, label=wanted, seed=seed, how=how
-        ):
+        for num_canvases, canvas in enumerate(canvases, 1):
             if gif:
                 frames.append(enlarge(inpaint.sheet(original, keep, canvas, columns=10)))
-            num_canvases += 1
             report("drawing", num_canvases, None)
     if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")

@@ -1,6 +1,7 @@
 """list."""
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,12 +45,22 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
     say(f"\n`{PROG} list NAME` says more about a model.")
 
 
-def _details(recipe: "Recipe", row: dict[str, Any] | None, shipped: bool) -> list[tuple[str, str]]:
+def _unweighted(recipe: "Recipe") -> "Model":
+    """The model without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        return recipe.model.build()
+
+
+def _details(
+    recipe: "Recipe", row: dict[str, Any] | None, shipped: bool
+) -> Iterator[tuple[str, str]]:
     """All that there is to say about a model, each thing behind its head."""
     from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
     from mnist_transformer.prompting.asking import reads_prompts
 
-    model, data = _unweighted(recipe), getattr(recipe.model, "data", None)
+    model = _unweighted(recipe)
     abilities = {
         "judges drawn images": isinstance(model, Judge),
         "reads prompts": reads_prompts(model),
@@ -60,46 +71,32 @@ def _details(recipe: "Recipe", row: dict[str, Any] | None, shipped: bool) -> lis
     length = f"{minutes:g} minutes" if minutes else f"{epochs:g} epochs"
     config = {f.name: getattr(recipe.model, f.name) for f in fields(recipe.model)}
     settings = {k: v for k, v in config.items() if v is not None and not is_dataclass(v)}
-    details = [
-        ("model", recipe.name),
-        ("about", recipe.about),
-        ("does", ", ".join(ability for ability, has in abilities.items() if has)),
-        ("size", f"{row['parameters'] if row else model.num_parameters:,} parameters"),
-        ("weights", "shipped" if shipped else "to be trained"),
-        ("train", f"{PROG} train {recipe.name} (takes {length})"),
-        ("data set", recipe.dataset if data is None else f"{recipe.dataset} ({data.licence})"),
-        ("config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())),
-    ]
+    yield "model", recipe.name
+    yield "about", recipe.about
+    yield "does", ", ".join(ability for ability, has in abilities.items() if has)
+    yield "size", f"{row['parameters'] if row else model.num_parameters:,} parameters"
+    yield "weights", "shipped" if shipped else "to be trained"
+    yield "train", f"{PROG} train {recipe.name} (takes {length})"
+    yield "data set", f"{recipe.dataset} ({recipe.model.data.licence})"
+    yield "config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())
     if isinstance(model, GenerativeModel):
-        details.append(("options", ", ".join(sorted(model.honours))))
+        yield "options", ", ".join(sorted(model.honours))
     if row is not None:
-        details.append(("measured", f"{row['date'][:10]} on {row['device']}"))
-        details += [("", figure) for figure in _figures(row)]
-    return details
+        yield "measured", f"{row['date'][:10]} on {row['device']}"
+        yield from (("", figure) for figure in _figures(row))
 
 
-def _unweighted(recipe: "Recipe") -> "Model":
-    """The model without memory for its weights."""
-    import torch
-
-    with torch.device("meta"):
-        model: Model = recipe.model.build()
-    return model
-
-
-def _figures(row: dict[str, Any]) -> list[str]:
+def _figures(row: dict[str, Any]) -> Iterator[str]:
     """The figures of a ledger row in words."""
-    from mnist_transformer.evaluation import tables
+    from mnist_transformer.evaluation.tables import bits, percent, plus_minus
 
-    metrics, found = row["metrics"], []
+    metrics = row["metrics"]
     if "bits_per_dim" in metrics:
-        validation = f"{metrics['bits_per_dim_val']:.3f} validation"
-        found.append(f"bits/dim: {tables.bits(row)} test, {validation}")
+        yield f"bits/dim: {bits(row)} test, {metrics['bits_per_dim_val']:.3f} validation"
     for drawn in metrics.get("drawn", ()):
-        agreement, distance = tables.percent(drawn["agreement"]), tables.plus_minus(drawn["fd_cnn"])
-        found.append(f"guidance {drawn['guidance']:g}: {agreement} % read right, fd_cnn {distance}")
+        agreement, distance = percent(drawn["agreement"]), plus_minus(drawn["fd_cnn"])
+        yield f"guidance {drawn['guidance']:g}: {agreement} % read right, fd_cnn {distance}"
     if "accuracy" in metrics:
-        found.append(f"{100 * metrics['accuracy']:.2f} % of test images read right")
+        yield f"{100 * metrics['accuracy']:.2f} % of test images read right"
     if "reconstruction" in metrics:
-        found.append(f"fd_cnn of reconstructions: {metrics['reconstruction']['fd_cnn']:.3f}")
-    return found
+        yield f"fd_cnn of reconstructions: {metrics['reconstruction']['fd_cnn']:.3f}"

@@ -11,9 +11,7 @@ from mnist_transformer.utils.terminal import say, stages
 
 
 def show(
-    split: Annotated[Positional[str], arg(metavar="SPLIT")] = "train",
-    n: int = 10,
-    seed: int = 0,
+    split: Annotated[Positional[str], arg(metavar="SPLIT")] = "train", n: int = 10, seed: int = 0
 ) -> None:
     """Show prompts of the grammar, each after the number it asks for; "-" is to be refused.
 
@@ -30,12 +28,7 @@ def show(
         say(f"{'-' if prompt.answer is None else prompt.answer:>2}  {prompt.text}")
 
 
-def encode(
-    n: int = 60_000,
-    out: Path | None = None,
-    seed: int = 0,
-    device: Device = None,
-) -> None:
+def encode(n: int = 60_000, out: Path | None = None, seed: int = 0, device: Device = None) -> None:
     """Save SmolLM2's states of training prompts, for `train mnist-prompt-smollm2` to read.
 
     Args:
@@ -43,10 +36,9 @@ def encode(
         out: The folder to write to; otherwise runs/smollm2-states, where training looks for it.
         seed: The same seed takes the same prompts.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}, expected 1 or more")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, expected 0 or more")
+    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
     from mnist_transformer.data import states
     from mnist_transformer.prompting.llm import LAYER, LLM, MODEL
     from mnist_transformer.utils.devices import find_device

@@ -11,10 +11,7 @@ from mnist_transformer.data.spec import DataSpec
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 (N, C, H, W) and their classes int64 (N,).
-
-    ``batch`` is what a model is trained on; a subclass may make something else of a label there.
-    """
+    """Images uint8 (N, C, H, W) and their classes int64 (N,); models are trained on ``batch``."""
 
     images: Tensor
     labels: Tensor
@@ -38,7 +35,7 @@ class Split:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """These images and their conditions, for ``Model.loss``; index int64 (B,).
 
-        What it draws at random comes from torch's generator, which the caller has seeded.
+        Random choices come from torch's generator, which the caller has seeded.
         """
         return self.images[index], self.labels[index]
 
@@ -54,9 +51,6 @@ class Dataset:
 
     def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
         """The data set with every split changed, which ``change`` is given with its name."""
-        return Dataset(
-            change("train", self.train),
-            change("val", self.val),
-            change("test", self.test),
-            self.spec,
-        )
+        names = "train", "val", "test"
+        train, val, test = (change(name, getattr(self, name)) for name in names)
+        return Dataset(train, val, test, self.spec)

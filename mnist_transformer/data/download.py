@@ -11,29 +11,23 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], cache: Path | None = None
     """The file's path in the cache, downloaded (with a progress bar) unless it is there.
 
     Args:
-        name: the file's name, the same at every mirror.
         md5: of the file's bytes; a download or cached file with another one is discarded.
-        mirrors: folder URLs ending in a slash, tried in this order.
+        mirrors: URLs of folders that hold the file, ending in a slash, tried in this order.
         cache: the folder to keep it in; the user's cache folder by default.
 
     Raises:
         OSError: no mirror delivered the file, or the cache cannot be written.
     """
     cache = cache or Path(pooch.os_cache("mnist-transformer"))
+    download = pooch.HTTPDownloader(progressbar=True, timeout=30)
     failures = []
     for mirror in mirrors:
         try:
-            path = pooch.retrieve(
-                mirror + name,
-                known_hash=f"md5:{md5}",
-                fname=name,
-                path=cache,
-                downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-            )
+            path = pooch.retrieve(mirror + name, f"md5:{md5}", name, cache, downloader=download)
         except requests.RequestException as error:
             failures.append(f"{mirror} ({_reason(error)})")
         except ValueError:
-            # pooch's report of a wrong hash; it has deleted what came.
+            # A wrong hash: pooch has deleted the file.
             failures.append(f"{mirror} (it sent a damaged or different file)")
         else:
             return Path(path)

@@ -6,6 +6,7 @@ big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/).
 
 import gzip
 import hashlib
+import math
 import os
 import struct
 import zlib
@@ -38,7 +39,7 @@ NUM_VAL = 5000
 
 
 class IdxFile(NamedTuple):
-    """One official file: its shape and the md5 of its bytes, as they are and gzipped."""
+    """One official file: its shape, and the md5 of its bytes, plain and gzipped."""
 
     name: str
     shape: tuple[int, ...]
@@ -81,85 +82,63 @@ def load(folder: Path | None = None) -> Dataset:
     """
     if folder is None and os.environ.get(FOLDER_VARIABLE):
         folder = Path(os.environ[FOLDER_VARIABLE])
-    train = _split(folder, TRAIN_IMAGES, TRAIN_LABELS)
-    num_train = len(train) - NUM_VAL
-    return Dataset(
-        train=train.part(0, num_train),
-        val=train.part(num_train, len(train)),
-        test=_split(folder, TEST_IMAGES, TEST_LABELS),
-        spec=SPEC,
-    )
-
-
-def read_idx(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The values of an IDX file, gzipped or not.
-
-    Raises:
-        ValueError: the file is truncated, damaged, or holds something other than ``shape``.
-    """
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path} is truncated or damaged ({error})") from error
-    header = _header(shape)
-    expected = f"an IDX file of {' x '.join(map(str, shape))} bytes"
-    if not content.startswith(header[:4]):
-        raise ValueError(f"{path} begins with {content[:4].hex(' ')!r}, expected {expected}")
-    if not content.startswith(header):
-        found = struct.unpack_from(f">{len(shape)}I", content.ljust(len(header), b"\0"), 4)
-        raise ValueError(f"{path} holds {' x '.join(map(str, found))} bytes, expected {expected}")
-    if len(content) != len(header) + np.prod(shape):
-        raise ValueError(
-            f"{path} has {len(content)} bytes, expected {len(header) + np.prod(shape)}: "
-            "it is truncated or damaged"
+    train, test = (
+        Split(
+            torch.from_numpy(_read(folder, images).copy()).unsqueeze(1),
+            torch.from_numpy(_read(folder, labels).astype(np.int64)),
         )
-    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """What an IDX file of bytes in that shape begins with."""
-    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
-
-
-def _split(folder: Path | None, images: IdxFile, labels: IdxFile) -> Split:
-    return Split(
-        torch.from_numpy(_load(folder, images).copy()).unsqueeze(1),
-        torch.from_numpy(_load(folder, labels).astype(np.int64)),
+        for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS))
     )
+    num_train = len(train) - NUM_VAL
+    return Dataset(train.part(0, num_train), train.part(num_train, len(train)), test, SPEC)
 
 
-def _load(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
+def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
+    """The values of a file, verified."""
     if folder is None:
         path = fetch(f"{file.name}.gz", file.md5_gz, MIRRORS)
     else:
-        path = _find(folder, file)
-    hint = f"get {file.name}.gz from {MIRRORS[0]} or {MIRRORS[1]}"
+        path = _find(folder, file.name)
     try:
-        values = read_idx(path, file.shape)
-    except ValueError as error:
-        raise ValueError(f"{error}; {hint}") from error
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        fault = _fault(content, file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        fault = f"is truncated or damaged ({error})"
+    if fault:
+        raise ValueError(f"{path} {fault}; get {file.name}.gz from {' or '.join(MIRRORS)}")
+    return np.frombuffer(content, np.uint8)[-math.prod(file.shape) :].reshape(file.shape)
+
+
+def _fault(content: bytes, file: IdxFile) -> str | None:
+    """The reason why these are not the file's bytes; None if they are."""
+    header = struct.pack(f">BBBB{len(file.shape)}I", 0, 0, 8, len(file.shape), *file.shape)
+    expected = f"expected an IDX file of {' x '.join(map(str, file.shape))} bytes"
+    if not content.startswith(header[:4]):
+        return f"begins with {content[:4].hex(' ')!r}, {expected}"
+    if not content.startswith(header):
+        found = np.frombuffer(content[4 : len(header)].ljust(len(header) - 4, b"\0"), ">u4")
+        return f"holds {' x '.join(map(str, found))} bytes, {expected}"
+    size = len(header) + math.prod(file.shape)
+    if len(content) != size:
+        return f"has {len(content)} bytes, expected {size}: it is truncated or damaged"
     # Fashion-MNIST and others have the same names and shapes: only the content tells.
-    found = hashlib.md5(_header(file.shape) + values.tobytes(), usedforsecurity=False).hexdigest()
-    if found != file.md5:
-        raise ValueError(
-            f"{path} is not MNIST's file: the md5 of its content is {found}, "
-            f"expected {file.md5}; {hint}"
-        )
-    return values
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != file.md5:
+        return f"is not MNIST's file: the md5 of its content is {md5}, expected {file.md5}"
+    return None
 
 
-def _find(folder: Path, file: IdxFile) -> Path:
-    """The file in the folder itself, in its ``mnist`` or in torchvision's ``MNIST/raw``."""
+def _find(folder: Path, name: str) -> Path:
+    """The file in the folder, in its ``mnist`` or in torchvision's ``MNIST/raw``."""
     if not folder.is_dir():
         raise ValueError(f"the data folder {folder} does not exist or is not a folder")
-    names = (f"{file.name}.gz", file.name, file.name.replace("-idx", ".idx"))
     for place in (folder, folder / "mnist", folder / "MNIST" / "raw"):
-        for name in names:
-            if (place / name).is_file():
-                return place / name
+        for path in (place / f"{name}.gz", place / name, place / name.replace("-idx", ".idx")):
+            if path.is_file():
+                return path
     raise ValueError(
-        f"{folder} holds no {names[0]} (nor {names[1]}); "
-        f"get it from {MIRRORS[0]} or {MIRRORS[1]}, or give no folder to have it downloaded"
+        f"{folder} holds no {name}.gz (nor {name}); "
+        f"get it from {' or '.join(MIRRORS)}, or give no folder to have it downloaded"
     )

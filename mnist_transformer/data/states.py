@@ -1,8 +1,7 @@
 """States of a frozen language model for prompts, with their answers: written once, read often.
 
 A file holds the float16 states of all tokens of all prompts, packed, and where each prompt ends.
-An adapter (models/reader.py) trains on them, so that the language model need not run again.
-``mnist-transformer prompts encode`` writes them.
+``mnist-transformer prompts encode`` writes it, and an adapter (models/reader.py) trains on it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ SPEC = mnist.SPEC  # answers are its classes
 FOLDER = Path("runs") / "smollm2-states"
 WRITE = "write them with `mnist-transformer prompts encode`"
 MAX_DIGITS = 2
+BATCH_SIZE = 64  # prompts that are encoded at once
 NUM_PROMPTS, NUM_VAL = 60_000, 2_000
 SOURCE = f"{MODEL}, layer {LAYER}, answers with the ones first"
 
@@ -60,16 +60,12 @@ def encode_prompts(
     *,
     num_prompts: int = NUM_PROMPTS,
     seed: int = 0,
-    batch_size: int = 64,
     report: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
 ) -> None:
-    """Write train.safetensors and val.safetensors into the folder.
+    """Write train.safetensors and val.safetensors into the folder; raises OSError if it cannot.
 
     Args:
         encoder: texts to states (T, F) each: the language model of llm.py up to its LAYER.
-
-    Raises:
-        OSError: they cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     validation = Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False)
@@ -78,8 +74,8 @@ def encode_prompts(
         states = [torch.empty(0)] * len(prompts)
         # By length, so that little of a batch is padding.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].text))
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
+        for first in range(0, len(order), BATCH_SIZE):
+            batch = order[first : first + BATCH_SIZE]
             for index, found in zip(batch, encoder([prompts[i].text for i in batch]), strict=True):
                 states[index] = found.half()
             report(f"{name} prompts", first + len(batch), len(order))
@@ -94,10 +90,7 @@ def encode_prompts(
 
 
 def load(folder: Path | None = None) -> Dataset:
-    """States of prompts for training and validation, which also stands for a test split.
-
-    Args:
-        folder: where ``prompts encode`` wrote them; by default runs/smollm2-states.
+    """States for training and validation, which also stands for a test split.
 
     Raises:
         ValueError: they are missing, damaged, or of another model or layer.

@@ -1,9 +1,8 @@
-"""The record of every measurement: results/ledger.jsonl, one JSON object a line.
+"""The record of every measurement: results/ledger.jsonl, one JSON object per line.
 
-A row: recipe, dataset, commit, date, device, torch, parameters, images_seen, seconds, metrics,
-exact (true: exact likelihood, false: an upper bound, null: none), command. Rows are appended, never
-edited: a model measured again gets another row, and the latest one of each recipe counts. The
-README's tables are made from it (``report.render``), never by hand.
+A row has FIELDS; ``exact`` is true for an exact likelihood, false for an upper bound, null for
+none. Rows are appended, never edited: the latest row of each recipe counts. The tables of the
+docs are made from it.
 """
 
 import json
@@ -19,27 +18,21 @@ from typing import Any
 Row = dict[str, Any]
 
 FIELDS = (
-    "recipe",
-    "dataset",
-    "commit",
-    "date",
-    "device",
-    "torch",
-    "parameters",
-    "images_seen",
-    "seconds",
-    "metrics",
-    "exact",
-    "command",
-)
+    "recipe", "dataset", "commit", "date", "device", "torch",
+    "parameters", "images_seen", "seconds", "metrics", "exact", "command",
+)  # fmt: skip
 FIRST_DATASET = "mnist"  # of rows from before rows named theirs
 _PACKAGE = Path(__file__).parent.parent
 
 
 def results_folder() -> Path:
     """``results`` of the source tree that the package is in, else of the current folder."""
-    root = _PACKAGE.parent
-    return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "results"
+    return (_source_tree() or Path.cwd()) / "results"
+
+
+def _source_tree() -> Path | None:
+    """The folder of the source tree that the package is in; None if it is installed."""
+    return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").exists() else None
 
 
 def describe_device(device: str = "cpu") -> str:
@@ -59,12 +52,12 @@ def describe_device(device: str = "cpu") -> str:
 
 def current_commit() -> str | None:
     """Short name of the source tree's commit, with "-dirty" when files differ from it."""
-    root = _PACKAGE.parent
-    if not (root / "pyproject.toml").exists():
+    tree = _source_tree()
+    if tree is None:
         return None  # installed, maybe below a repository of something else
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    command = ["git", "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None  # a source tree without its history
     return done.stdout.strip() or None
@@ -72,14 +65,12 @@ def current_commit() -> str | None:
 
 def clean_command(arguments: Sequence[str]) -> str:
     """A command line without the places of this machine: absolute paths keep their last part."""
-
-    def clean(argument: str) -> str:
+    cleaned = []
+    for argument in arguments:
         flag, equals, value = argument.rpartition("=")
-        if PurePath(value).is_absolute() or value.startswith("~"):
-            value = PurePath(value).name
-        return flag + equals + value
-
-    return " ".join(clean(argument) for argument in arguments)
+        is_place = PurePath(value).is_absolute() or value.startswith("~")
+        cleaned.append(flag + equals + (PurePath(value).name if is_place else value))
+    return " ".join(cleaned)
 
 
 def make_row(
@@ -97,7 +88,6 @@ def make_row(
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
     Args:
-        dataset: name of the data set that was measured on.
         parameters: number of the model's parameters.
         images_seen, seconds: length of its training; None when unknown.
     """
@@ -148,20 +138,15 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
 
 
 def rows(path: Path | None = None) -> list[Row]:
-    """All rows of a ledger, oldest first.
+    """All rows of a ledger, oldest first; none if there is no such file.
 
-    Without a path: what the package was built with, then this folder's own measurements; in
-    a source tree the one ledger is both.
+    Without a path: the rows that an installed package brings, then those of this folder.
 
     Raises:
         ValueError: a line is not a row.
     """
     if path is None:
-        return _read(_PACKAGE / "ledger.jsonl") + _read(results_folder() / "ledger.jsonl")
-    return _read(path)
-
-
-def _read(path: Path) -> list[Row]:
+        return rows(_PACKAGE / "ledger.jsonl") + rows(results_folder() / "ledger.jsonl")
     if not path.exists():
         return []
     found = []
@@ -170,9 +155,8 @@ def _read(path: Path) -> list[Row]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number} is not JSON, expected a row") from error
-        if isinstance(row, dict):
-            row = {"dataset": FIRST_DATASET, **row}
-        if not isinstance(row, dict) or set(row) != set(FIELDS):
+        row = {"dataset": FIRST_DATASET, **row} if isinstance(row, dict) else {}
+        if set(row) != set(FIELDS):
             raise ValueError(f"{path} line {number} is not a row of {', '.join(FIELDS)}")
         found.append(row)
     return found

@@ -1,4 +1,4 @@
-"""Bits/dim of whole splits: mean of nats / (ln 2 * C * H * W), over all dimensions of an image."""
+"""Bits/dim of whole splits."""
 
 import math
 from functools import partial
@@ -20,16 +20,11 @@ def bits_per_dim(
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean of nats / (ln 2 * C * H * W) over every image of the split, all dimensions counted.
-
-    Args:
-        use_labels: condition on each image's class; else on none (the null class).
+    """Mean of nats / (ln 2 * C * H * W) over every image of the split, given its class or not.
 
     Raises:
         ValueError: the model has no likelihood or the split no images.
     """
-    if model.likelihood is None:
-        raise ValueError(f"{type(model).__name__} has no likelihood to measure bits/dim with")
     if not len(split.images):
         raise ValueError("the split holds no images, expected one or more")
 
@@ -45,11 +40,9 @@ def likelihood_figures(model: Model, dataset: Dataset, report: Progress = quiet)
     """Bits/dim given the class (validation, test) and without it (test), if the model has any."""
     if model.likelihood is None:
         return {}
+    measure = partial(bits_per_dim, model, report=report)
     return {
-        name: bits_per_dim(model, split, use_labels=use_labels, report=report, stage=name)
-        for name, split, use_labels in (
-            ("bits_per_dim_val", dataset.val, True),
-            ("bits_per_dim", dataset.test, True),
-            ("bits_per_dim_null", dataset.test, False),
-        )
+        "bits_per_dim_val": measure(dataset.val, stage="bits_per_dim_val"),
+        "bits_per_dim": measure(dataset.test, stage="bits_per_dim"),
+        "bits_per_dim_null": measure(dataset.test, use_labels=False, stage="bits_per_dim_null"),
     }

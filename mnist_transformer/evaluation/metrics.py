@@ -1,13 +1,12 @@
-"""What is measured on images and their features: pure functions, no model and no file.
+"""Measures of images and their features: pure functions that know no model family and no file.
 
-- Class agreement: how often the judge reads a drawn digit as the class it was drawn for.
+- Class agreement: how often the judge reads a drawn image as the class it was drawn for.
 - fd_cnn, the Frechet distance between two sets of features (arXiv 1706.08500),
   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), on features of this project's own classifier;
   never comparable with a published FID, which uses Inception features.
-- Improved precision and recall (arXiv 1904.06991): the share of one set that lies within the
-  balls around the other set's points, each ball as wide as its k-th nearest neighbour is far.
-- Copy check: how far images are from their nearest training image, in pixels, beside how far
-  held-out images are.
+- Improved precision and recall (arXiv 1904.06991): the share of one set within the balls around
+  the other set's points, each of which reaches to the k-th nearest neighbour of its centre.
+- Copy check: distances, in pixels, of images to their nearest training image.
 
 Shapes: N images or points, F features, C channels, H x W pixels. All in float64 on the CPU,
 except the copy check's distances (float32).
@@ -31,27 +30,21 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 
 def class_agreement(images: Tensor, labels: Tensor, judge: Judge) -> float:
-    """Fraction in [0, 1] of uint8 images (N, C, H, W) that the judge reads as labels (N,).
-
-    The judge is used in evaluation mode, whatever mode it is in.
-    """
+    """Fraction in [0, 1] of uint8 images (N, C, H, W) that the judge reads as labels (N,)."""
     logits_NK = in_batches(judge, judge.logits, images)
     return (logits_NK.argmax(-1) == labels.cpu()).double().mean().item()
 
 
-class _GivenFeatures(nn.Module):
-    """Hands features through to torchmetrics, which would rather extract them itself."""
+class _GivenFeatures(nn.Identity):
+    """For torchmetrics, which would rather extract features itself."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features
-
 
 def fd_cnn(real_NF: Tensor, drawn_NF: Tensor) -> float:
-    """Frechet distance between two sets of features, 0 or more; two points a set or more."""
+    """Frechet distance, 0 or more, between two sets of at least two features each."""
     _check_features(real_NF, drawn_NF, least=2)
     distance = FrechetInceptionDistance(feature=_GivenFeatures(real_NF.shape[1]))
     distance.update(real_NF.double(), real=True)
@@ -70,6 +63,7 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(real_NF: Tensor, drawn_NF: Tensor, num_neighbours: int = 3) -> PrecisionRecall:
     """Improved precision and recall of features (arXiv 1904.06991, equations 1 and 2)."""
     _check_features(real_NF, drawn_NF, least=num_neighbours + 1)
+    real_NF, drawn_NF = real_NF.double(), drawn_NF.double()
     return PrecisionRecall(
         precision=_share_covered(drawn_NF, real_NF, num_neighbours),
         recall=_share_covered(real_NF, drawn_NF, num_neighbours),
@@ -78,22 +72,16 @@ def precision_recall(real_NF: Tensor, drawn_NF: Tensor, num_neighbours: int = 3)
 
 def _share_covered(points_NF: Tensor, centres_NF: Tensor, num_neighbours: int) -> float:
     """Fraction of the points that lie in the ball of at least one of the centres."""
-    points_NF, centres_NF = points_NF.double(), centres_NF.double()
+    own = (torch.cdist(chunk, centres_NF) for chunk in centres_NF.split(500))
     # The nearest neighbour of a centre is itself, at distance 0.
-    radius_N = torch.cat(
-        [
-            torch.cdist(chunk, centres_NF).kthvalue(num_neighbours + 1, dim=1).values
-            for chunk in centres_NF.split(500)
-        ]
-    )
-    covered = [
-        (torch.cdist(chunk, centres_NF) <= radius_N).any(1) for chunk in points_NF.split(500)
-    ]
-    return torch.cat(covered).double().mean().item()
+    radius_N = torch.cat([x.kthvalue(num_neighbours + 1, dim=1).values for x in own])
+    found = (torch.cdist(chunk, centres_NF) for chunk in points_NF.split(500))
+    covered_N = torch.cat([(x <= radius_N).any(1) for x in found])
+    return covered_N.double().mean().item()
 
 
 def _check_features(real_NF: Tensor, drawn_NF: Tensor, least: int) -> None:
-    if real_NF.ndim != 2 or drawn_NF.ndim != 2 or real_NF.shape[1] != drawn_NF.shape[1]:
+    if not real_NF.ndim == drawn_NF.ndim == 2 or real_NF.shape[1] != drawn_NF.shape[1]:
         raise ValueError(
             f"features have shapes {tuple(real_NF.shape)} and {tuple(drawn_NF.shape)}, "
             "expected (N, F) twice with the same F"
@@ -106,7 +94,7 @@ def _check_features(real_NF: Tensor, drawn_NF: Tensor, least: int) -> None:
 
 
 class CopyCheck(NamedTuple):
-    """Are drawn images copies of training images?
+    """Whether drawn images are copies of training images.
 
     Attributes:
         ratio: median distance of the drawn images to their nearest training image over that
@@ -130,38 +118,25 @@ def nearest_distances(
     are 0.9 TFLOP.
     """
     train = train_images.flatten(1).float() / 255
-    half_norm = train.square().sum(1) / 2
-    train_t = train.T.contiguous()
-    nearest = []
-    done = 0
-    for chunk in images.split(250):
-        x = chunk.flatten(1).float() / 255
+    half_norm, train_t = train.square().sum(1) / 2, train.T.contiguous()
+    nearest: list[Tensor] = []
+    for start in range(0, len(images), 250):
+        x = images[start : start + 250].flatten(1).float() / 255
         closest = torch.addmm(-half_norm, x, train_t).max(1).values
         nearest.append((x.square().sum(1) - 2 * closest).clamp_min(0).sqrt())
-        done += len(chunk)
-        report(stage, done, len(images))
+        report(stage, start + len(x), len(images))
     return torch.cat(nearest)
-
-
-def count_exact_copies(images: Tensor, train_images: Tensor) -> int:
-    """Number of uint8 images that equal a training image in every pixel."""
-    known = {image.tobytes() for image in train_images.flatten(1).numpy()}
-    return sum(image.tobytes() in known for image in images.flatten(1).numpy())
 
 
 def copy_check(
     drawn: Tensor, train_images: Tensor, held_out_distances: Tensor, report: Progress = quiet
 ) -> CopyCheck:
-    """Compare the drawn images' nearest-neighbour distances with those of held-out images.
-
-    Args:
-        drawn, train_images: uint8 (N, C, H, W).
-        held_out_distances: ``nearest_distances`` of images that were not trained on, (N,).
-    """
+    """Compare drawn images (N, C, H, W) with held-out ones, by their ``nearest_distances``."""
     distances = nearest_distances(drawn, train_images, report)
     median = held_out_distances.median().item()
+    known = {image.tobytes() for image in train_images.flatten(1).numpy()}
     return CopyCheck(
         ratio=distances.median().item() / median if median else float(distances.median() > 0),
         near=(distances < held_out_distances.quantile(0.01)).double().mean().item(),
-        exact=count_exact_copies(drawn, train_images),
+        exact=sum(image.tobytes() in known for image in drawn.flatten(1).numpy()),
     )

@@ -2,14 +2,14 @@
 
 Likelihood: bits/dim of the whole test and validation sets, over all dimensions. Drawn images:
 class-balanced samples, once per seed, plain and guided, as mean and standard deviation over the
-seeds. They are judged on the features of the shipped judge, beside a floor: as many training
-images in place of the samples. A tokenizer is judged by its reconstructions of real images. Test
-data measures; it never chooses anything.
+seeds. The shipped judge measures them, beside a floor: as many training images in their place.
+A tokenizer is judged by its reconstructions. Test data measures; it never chooses anything.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -41,17 +41,11 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Samples:
-    """The images that a model is judged by.
+    """The images that a model is judged by."""
 
-    Args:
-        num_samples: class-balanced images in a set.
-        seeds: one set is drawn for each.
-        guidances: guidance scales to draw with; a model without guidance is drawn plainly.
-    """
-
-    num_samples: int = 10_000
-    seeds: Sequence[int] = (0, 1, 2)
-    guidances: Sequence[float] = (1.0, 2.0)
+    num_samples: int = 10_000  # class-balanced images in a set
+    seeds: Sequence[int] = (0, 1, 2)  # of which each has its set
+    guidances: Sequence[float] = (1.0, 2.0)  # for a model that has guidance
 
 
 FULL = Samples()
@@ -69,7 +63,7 @@ def evaluate(
 
     Args:
         model: a loaded model, or the name or path of one, as ``load`` takes them.
-        dataset: a data set, or its name; by default the one that the model was trained on.
+        dataset: by default the one that the model was trained on.
         device: for a model that is not loaded yet.
         report: called with (stage, done, total) all along.
 
@@ -97,13 +91,10 @@ def measure(
     judge: Judge | None = None,
     report: Progress = quiet,
 ) -> Metrics:
-    """Measure a model by the protocol.
+    """Measure a loaded model, and with its recipe also the speed of training.
 
     Args:
-        dataset: real images; ``test`` is the reference, ``train`` the floor and the copy check.
-        recipe: its recipe, to measure the speed of training as well.
         judge: the judge of drawn images; the shipped one by default.
-        report: called with (stage, done, total) all along.
 
     Raises:
         ValueError: as in ``check_measurable``, or a missing judge.
@@ -113,13 +104,10 @@ def measure(
         return judge_figures(model, dataset)
     judge = judge or load_judge(dataset.spec)
     if isinstance(model, GenerativeModel):
-        metrics = {
-            **likelihood_figures(model, dataset, report),
-            "images_per_second": {
-                str(size): sampling_speed(model, size, report=report) for size in (1, 256)
-            },
-            **drawing_figures(model, dataset, judge, samples, report),
-        }
+        metrics = likelihood_figures(model, dataset, report)
+        speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
+        metrics["images_per_second"] = speeds
+        metrics |= drawing_figures(model, dataset, judge, samples, report)
     else:
         assert isinstance(model, Tokenizer)
         metrics = tokenizer_figures(model, dataset, judge, samples, report)
@@ -130,7 +118,7 @@ def measure(
 
 
 def check_measurable(model: Model, samples: Samples) -> None:
-    """Raises ValueError for a kind of model that is not measured, or too few samples or seeds."""
+    """Raise ValueError for a kind of model that is not measured, or too few samples or seeds."""
     if not isinstance(model, Judge | GenerativeModel | Tokenizer):
         raise ValueError(
             f"a {type(model).__name__.lower()} neither draws, nor encodes, nor judges: its reading "
@@ -145,11 +133,7 @@ def check_measurable(model: Model, samples: Samples) -> None:
 
 
 def load_judge(spec: DataSpec) -> Judge:
-    """The shipped model whose features and predictions judge a data set's images.
-
-    Raises:
-        ValueError: the data set names none, or its weight file is missing or broken.
-    """
+    """The shipped judge of a data set's images; ValueError if there is none, or it is broken."""
     if spec.judge is None:
         raise ValueError(f"there is no judge of {spec.name}: train a classifier for it first")
     judge = load_model(spec.judge, "cpu")
@@ -168,15 +152,14 @@ def draw_balanced(
     *,
     batch_size: int = 256,
     report: Progress = quiet,
-    stage: str = "draw",
 ) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, C, H, W) and their labels int64 (N,): 0, 1, 2, ... again and again."""
     labels = torch.arange(num_samples) % model.num_classes
     images = []
     for start in range(0, num_samples, batch_size):
-        batch = labels[start : start + batch_size]
-        first = seed * SEEDS_APART + start
+        batch, first = labels[start : start + batch_size], seed * SEEDS_APART + start
         images.append(model.sample(batch, range(first, first + len(batch)), how))
+        stage = f"draw with guidance {how.guidance:g}, seed {seed}"
         report(stage, start + len(batch), num_samples)
     return torch.cat(images), labels
 
@@ -215,21 +198,20 @@ class _Judgement:
 
     def measure(self, sets: Sequence[tuple[Tensor, Tensor]], stage: str) -> Metrics:
         """Mean and standard deviation over the (images, labels) sets, one per seed."""
-        figures: dict[str, list[float]] = {}
-        for done, (images, labels) in enumerate(sets):
+        measured: list[dict[str, float]] = []
+        for images, labels in sets:
             features = in_batches(self.judge, self.judge.features, images)
-            precision, recall = precision_recall(self.reference, features)
-            for name, value in (
-                ("agreement", class_agreement(images, labels, self.judge)),
-                ("fd_cnn", fd_cnn(self.reference, features)),
-                ("precision", precision),
-                ("recall", recall),
-            ):
-                figures.setdefault(name, []).append(value)
-            self.report(stage, done + 1, len(sets))
+            figures = {
+                "agreement": class_agreement(images, labels, self.judge),
+                "fd_cnn": fd_cnn(self.reference, features),
+                **precision_recall(self.reference, features)._asdict(),
+            }
+            measured.append(figures)
+            self.report(stage, len(measured), len(sets))
+        columns = {name: [figures[name] for figures in measured] for name in measured[0]}
         return {
             name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
-            for name, values in figures.items()
+            for name, values in columns.items()
         }
 
 
@@ -244,12 +226,8 @@ def drawing_figures(
     metrics = judgement.floor() | {"drawn": []}
     for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
-        sets = []
-        for seed in samples.seeds:
-            stage = f"draw with guidance {guidance:g}, seed {seed}"
-            sets.append(
-                draw_balanced(model, samples.num_samples, seed, how, report=report, stage=stage)
-            )
+        draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
+        sets = [draw(seed=seed) for seed in samples.seeds]
         copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
         figures = judgement.measure(sets, "judge drawn images")
         metrics["drawn"].append({"guidance": guidance, **figures, "copies": copies._asdict()})
@@ -261,10 +239,9 @@ def tokenizer_figures(
 ) -> Metrics:
     """Losses of coding and decoding real images, and how the codes are used.
 
-    ``reconstruction``: the test set (and ``reconstruction_val`` the validation set) against
-    itself: squared error of pixels in [0, 1], class agreement, fd_cnn, and the model's own
-    ``figures``. ``ceiling``: as ``floor``, training images in the place of samples, but coded and
-    decoded, which no model over these codes can be expected to surpass.
+    ``reconstruction`` compares the test set, and ``reconstruction_val`` the validation set, with
+    itself: squared error of pixels in [0, 1], class agreement, fd_cnn, the model's ``figures``.
+    ``ceiling`` is the floor coded and decoded: models over these codes can hardly surpass it.
     """
     assert isinstance(model, Model)
 

@@ -8,6 +8,7 @@ products, convolutions and attention are counted as they run.
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -33,6 +34,12 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def _timed(device: torch.device, work: Callable[[], object]) -> float:
+    start = now(device)
+    work()
+    return now(device) - start
+
+
 def sampling_speed(
     model: GenerativeModel, batch_size: int, *, repeats: int = 3, report: Progress = quiet
 ) -> float:
@@ -40,9 +47,7 @@ def sampling_speed(
     labels = torch.arange(batch_size) % model.num_classes
     seconds = []
     for repeat in range(repeats + 1):
-        start = now(model.device)
-        model.sample(labels, range(batch_size))
-        seconds.append(now(model.device) - start)
+        seconds.append(_timed(model.device, lambda: model.sample(labels, range(batch_size))))
         report(f"speed at batch {batch_size}", repeat + 1, repeats + 1)
     return batch_size / median(seconds[1:])
 
@@ -55,27 +60,17 @@ def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> 
     """
     device = torch.device(device)
     size = size or (2048 if device.type == "cpu" else 8192)
-    dtypes = {torch.float32, fast_dtype(device)}
-    rates = [(_matmul_rate(size, d, device), str(d).removeprefix("torch.")) for d in dtypes]
+    rates = []
+    for dtype in {torch.float32, fast_dtype(device)}:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = [_timed(device, partial(torch.matmul, a, b)) for _ in range(6)]
+        rates.append((2 * size**3 / min(seconds[1:]), str(dtype).removeprefix("torch.")))
     return max(rates)
 
 
-def _matmul_rate(size: int, dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
-    seconds = []
-    for _ in range(repeats + 1):
-        start = now(device)
-        a @ b
-        seconds.append(now(device) - start)
-    return 2 * size**3 / min(seconds[1:])
-
-
 def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..., int]:
-    """A counter of a fused kernel: ``num_products`` per head, half of each where it is causal.
-
-    The kernels take their arguments in different orders, but give them the same names.
-    """
+    """A counter of a fused kernel: ``num_products`` per head, half of each where it is causal."""
+    # The kernels take their arguments in different orders, but give them the same names.
     names = [argument.name for argument in kernel.default._schema.arguments]
 
     def count(*arguments: Any, **others: Any) -> int:
@@ -90,18 +85,12 @@ def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..
 # torch does not count the kernel for CPUs, and on GPUs takes causal attention for a full one.
 # Forward two products; backward five: the scores again, and the gradients of weights, values,
 # queries and keys.
+_KERNELS = "flash_attention_for_cpu", "flash_attention", "cudnn_attention", "efficient_attention"
 _ATTENTION_FLOPS = {
-    getattr(torch.ops.aten, name): _attention_flops(getattr(torch.ops.aten, name), num_products)
-    for kernel in (
-        "flash_attention_for_cpu",
-        "flash_attention",
-        "cudnn_attention",
-        "efficient_attention",
-    )
-    for name, num_products in (
-        (f"_scaled_dot_product_{kernel}", 2),
-        (f"_scaled_dot_product_{kernel}_backward", 5),
-    )
+    kernel: _attention_flops(kernel, num_products)
+    for name in _KERNELS
+    for suffix, num_products in (("", 2), ("_backward", 5))
+    for kernel in [getattr(torch.ops.aten, f"_scaled_dot_product_{name}{suffix}")]
 }
 
 
@@ -113,10 +102,9 @@ def count_flops(work: Callable[[], object]) -> int:
 
 
 class Throughput(NamedTuple):
-    """Training speed of a model on this machine.
+    """Training speed of a model on this machine: forward, backward and optimizer step.
 
     Attributes:
-        images_per_second: forward, backward and optimizer step.
         flops_per_image: operations of one image's forward and backward pass.
         peak_flops: operations per second of the best large matrix product, in ``peak_dtype``.
         share_of_peak: images_per_second * flops_per_image / peak_flops.
@@ -157,19 +145,14 @@ def throughput(
     model = copy.deepcopy(model).train()
     optimizers = optim.build_optimizers(model, recipe)
     optim.set_rates(optimizers, 0.0)  # the work of a step, and the same weights after it
-    batches = [
-        split.batch(torch.arange(batch_size) + first)
-        for first in range(0, len(split) - batch_size + 1, batch_size)[:num_steps]
-    ]
+    whole = torch.arange(len(split) // batch_size * batch_size)
+    batches = [split.batch(index) for index in whole.split(batch_size)[:num_steps]]
+    num_images = batch_size * len(batches)
 
     def gradients(images: Tensor, labels: Tensor) -> None:
         with fast_autocast(device):
             loss = model(images.to(device), labels.to(device)).mean()
         loss.backward()
-
-    def every_gradient() -> None:
-        for batch in batches:
-            gradients(*batch)
 
     def step(images: Tensor, labels: Tensor) -> None:
         gradients(images, labels)
@@ -178,25 +161,16 @@ def throughput(
             optimizer.step()
             optimizer.zero_grad()
 
-    peaks = [matmul_peak(device, peak_size)]
+    peaks, seconds = [matmul_peak(device, peak_size)], 0.0
     with fork_rng(device):
         step(*batches[0])  # warm-up: buffers, kernels
-        seconds = []
         for done, batch in enumerate(batches):
-            start = now(device)
-            step(*batch)
-            seconds.append(now(device) - start)
+            seconds += _timed(device, partial(step, *batch))
             report("training speed", done + 1, len(batches))
-        flops = count_flops(every_gradient)
+        flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)
     peaks.append(matmul_peak(device, peak_size))
-    peak_flops, peak_dtype = max(peaks)
-    images_per_second = batch_size * len(batches) / sum(seconds)
-    flops_per_image = flops / (batch_size * len(batches))
+    (peak_flops, peak_dtype), images_per_second = max(peaks), num_images / seconds
+    share = images_per_second * flops / num_images / peak_flops
     return Throughput(
-        batch_size,
-        images_per_second,
-        flops_per_image,
-        peak_flops,
-        peak_dtype,
-        images_per_second * flops_per_image / peak_flops,
+        batch_size, images_per_second, flops / num_images, peak_flops, peak_dtype, share
     )

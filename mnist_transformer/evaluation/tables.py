@@ -1,6 +1,7 @@
 """The ledger's figures as markdown tables, one data set at a time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from mnist_transformer.evaluation.ledger import Row
@@ -50,21 +51,17 @@ def figure(*path: str, digits: int, scale: float = 1) -> Cell:
 
 def percent(spread: Mapping[str, float] | None) -> str:
     """A mean and its standard deviation over the seeds, in percent."""
+    return plus_minus(spread, digits=1, scale=100)
+
+
+def plus_minus(spread: Mapping[str, float] | None, digits: int = 3, scale: float = 1) -> str:
     if spread is None:
         return NOTHING
-    return f"{100 * spread['mean']:.1f} ± {100 * spread['sd']:.1f}"
+    return " ± ".join(f"{scale * spread[key]:.{digits}f}" for key in ("mean", "sd"))
 
 
-def plus_minus(spread: Mapping[str, float] | None) -> str:
-    return NOTHING if spread is None else f"{spread['mean']:.3f} ± {spread['sd']:.3f}"
-
-
-def name(row: Row) -> str:
-    return str(row["recipe"])
-
-
-def device(row: Row) -> str:
-    return str(row["device"])
+name: Cell = itemgetter("recipe")
+device: Cell = itemgetter("device")
 
 
 def short(parameters: int) -> str:
@@ -91,15 +88,15 @@ def plain(row: Row) -> dict[str, Any]:
     return next((d for d in row["metrics"].get("drawn", ()) if d["guidance"] == 1), {})
 
 
-def fd_cnn(row: Row) -> str:
-    """Mean fd_cnn of the plain samples."""
-    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
-
-
 def guided(row: Row) -> dict[str, Any]:
     """The figures of the samples with the most guidance."""
     found = (d for d in row["metrics"]["drawn"] if d["guidance"] != 1)
     return max(found, key=lambda d: d["guidance"], default={})
+
+
+def fd_cnn(row: Row) -> str:
+    """Mean fd_cnn of the plain samples."""
+    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
 
 
 def having(rows: Rows, metric: str) -> list[Row]:
@@ -115,17 +112,12 @@ def _pair(figures: Mapping[str, Any]) -> str:
 def results_table(rows: Rows) -> str:
     """Quality of every model that draws, and of as many training images in their place."""
     drawing = having(rows, "drawn")
-    floors = {
-        (r["dataset"], r["metrics"].get("num_samples")): r["metrics"]["floor"] for r in drawing
-    }
-    real: list[Row] = [
-        {
-            "recipe": "training images",
-            "parameters": None,
-            "metrics": {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]},
-        }
-        for (_, num_samples), floor in floors.items()
-    ]
+    real: dict[Any, Row] = {}  # one row for each data set and number of images
+    for row in drawing:
+        num_samples, floor = row["metrics"].get("num_samples"), row["metrics"]["floor"]
+        metrics = {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]}
+        shown = {"recipe": "training images", "parameters": None, "metrics": metrics}
+        real[row["dataset"], num_samples] = shown
     return table(
         [
             ("model", name),
@@ -139,7 +131,7 @@ def results_table(rows: Rows) -> str:
             ("precision / recall, %", lambda row: _pair(plain(row))),
             ("guided: precision / recall, %", lambda row: _pair(guided(row))),
         ],
-        drawing + real,
+        [*drawing, *real.values()],
     )
 
 

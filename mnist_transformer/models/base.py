@@ -17,19 +17,12 @@ from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 
 
 class Model(nn.Module, ABC):
-    """Something that ``train`` can train: a frozen config and a loss an image.
+    """A model that ``train`` can train; ``config``, a frozen dataclass, builds it."""
 
-    Args:
-        config: the family's frozen dataclass; ``config.build()`` makes the model.
-    """
-
-    likelihood: ClassVar[Literal["exact", "bound"] | None] = None
-    """Whether ``nll`` is exact, an upper bound, or not there."""
-    loss_sums_dims: ClassVar[bool] = False
-    """Whether the loss is a sum over all C*H*W dimensions, as nats are; training divides it."""
-    objective_in_eval: bool = True
-    """Whether ``loss`` is the training objective in evaluation mode too."""
-    adamw_modules: ClassVar[tuple[str, ...]] = ()  # whose matrices are no hidden ones, see optim.py
+    likelihood: ClassVar[Literal["exact", "bound"] | None] = None  # of nll
+    loss_sums_dims: ClassVar[bool] = False  # the loss is a sum over C*H*W dimensions, as nats are
+    objective_in_eval: bool = True  # loss is the training objective in evaluation mode too
+    adamw_modules: ClassVar[tuple[str, ...]] = ()  # trained by AdamW instead of Muon
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -49,7 +42,7 @@ class Model(nn.Module, ABC):
         return self.config.image_shape
 
     def check_images(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) on the model's device, with levels that it knows, or ValueError."""
+        """The images on the model's device; ValueError if dtype, shape or levels do not fit."""
         if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape:
             raise ValueError(
                 f"images are {images.dtype} of shape {tuple(images.shape)}, "
@@ -64,24 +57,20 @@ class Model(nn.Module, ABC):
             raise ValueError(f"a pixel is {values.max().item()}, expected below {num_levels}")
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
-        """What else is worth logging at a validation, by name, over all its images."""
+        """Further figures to log at a validation, by name, over all its images."""
         return {}
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """The training objective of each image, float32 (B,); images uint8 (B, C, H, W).
+        """The training objective of each image, float32 (B,).
 
-        What only regularises (dropout, dropped classes, distortions, smoothed labels) acts in
-        training mode alone.
+        Regularisers (dropout, dropped classes, distortions, smoothed labels) act in training only.
         """
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
 
-        Exact or an upper bound, as ``likelihood`` says.
-
-        Raises:
-            ValueError: the model has no likelihood, or images or classes that do not fit it.
+        Raises ValueError: no likelihood, or images or classes that do not fit the model.
         """
         raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
 
@@ -92,7 +81,7 @@ class Model(nn.Module, ABC):
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode that the model was in."""
+    """Evaluation mode inside the context."""
     was_training = model.training
     model.eval()
     try:
@@ -108,11 +97,9 @@ def in_batches(
     batch_size: int = 500,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """``function`` of a model's inputs (N, ...) in batches, in evaluation mode: float64 on the CPU.
+    """``function`` of columns (N, ...) by batches, in evaluation mode: float64 on the CPU.
 
-    Args:
-        function: of a batch of every column, on the model's device.
-        report: called with (done, total) after each batch.
+    ``report`` is called with (done, total) after each batch.
     """
     parts, done = [], 0
     with evaluating(model), torch.inference_mode():
@@ -124,7 +111,7 @@ def in_batches(
 
 
 class Judge(Model):
-    """A model that reads images: its predictions and features judge what others draw."""
+    """A model whose predictions and features judge drawn images."""
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
@@ -138,9 +125,9 @@ class Judge(Model):
 class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
-    honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that do something
+    honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
     draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
-    max_steps: int = 1  # refinement steps of a drawing, in a family that honours num_steps
+    max_steps: int = 1  # of a drawing, in a family that honours num_steps
 
     @property
     def num_classes(self) -> int:
@@ -166,8 +153,8 @@ class GenerativeModel(Model):
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
         Args:
-            cond: one class an image; None draws without a class.
-            seeds: one seed an image; the same seed gives the same image in any batch.
+            cond: one class per image; None draws without a class.
+            seeds: one per image; the same seed gives the same image in any batch.
 
         Raises:
             ValueError: a class, seed, option or mask that this model cannot honour.
@@ -178,8 +165,7 @@ class GenerativeModel(Model):
             raise ValueError(f"guidance is {how.guidance}, expected 1 where no class is given")
         cond = self.check_cond(cond, len(noise))
         used = self.honours if keep is not None else self.honours - NEED_KEEP
-        ignored = how.changed() - used
-        if ignored:
+        if ignored := how.changed() - used:
             raise ValueError(
                 f"{type(self).__name__} does not use {', '.join(sorted(ignored))}; "
                 f"it uses {', '.join(sorted(used)) or 'no options'}"
@@ -223,22 +209,19 @@ class GenerativeModel(Model):
         return labels.to(self.device, torch.int64)
 
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
-        channels, height, width = self.image_shape
-        if keep.images.shape != (num_images, channels, height, width):
+        shape = (num_images, *self.image_shape)
+        mask_shape = (num_images, 1, *shape[2:])
+        if keep.images.shape != shape:
             raise ValueError(
-                f"images to keep have shape {tuple(keep.images.shape)}, "
-                f"expected {(num_images, channels, height, width)}"
+                f"images to keep have shape {tuple(keep.images.shape)}, expected {shape}"
             )
         if keep.images.dtype != torch.uint8 or keep.mask.dtype != torch.bool:
             raise ValueError(
                 f"images to keep are {keep.images.dtype} and their mask {keep.mask.dtype}, "
                 "expected torch.uint8 and torch.bool"
             )
-        if keep.mask.shape != (num_images, 1, height, width):
-            raise ValueError(
-                f"mask has shape {tuple(keep.mask.shape)}, "
-                f"expected {(num_images, 1, height, width)}"
-            )
+        if keep.mask.shape != mask_shape:
+            raise ValueError(f"mask has shape {tuple(keep.mask.shape)}, expected {mask_shape}")
         keep = Keep(keep.images.to(self.device), keep.mask.to(self.device))
         self._check_levels(keep.images.masked_fill(~keep.mask, 0))
         return keep
@@ -249,22 +232,20 @@ class GenerativeModel(Model):
         if not len(noise):
             return
         with evaluating(self):
-            steps = self.sample_steps(cond, noise, how, keep)
-            while True:
-                # Entered anew for each step: a generator must not leave the mode on
-                # in its caller while it waits.
-                with torch.inference_mode():
-                    canvas = next(steps, None)
-                if canvas is None:
-                    return
+            for canvas in _without_gradients(self.sample_steps(cond, noise, how, keep)):
                 if keep is not None:
                     canvas = torch.where(keep.mask, keep.images, canvas)
                 yield canvas.cpu().clone()
 
 
+@torch.inference_mode()  # on within each step alone: a waiting generator leaves its caller's mode
+def _without_gradients(steps: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield from steps
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
-    """A model that writes an image uint8 (C, H, W) as T codes, int64 from 0, and reads it back."""
+    """A model that turns an image uint8 (C, H, W) into T codes, int64 from 0, and back."""
 
     def encode(self, images: Tensor) -> Tensor: ...
 
@@ -275,7 +256,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class UsesTokenizer(Protocol):
-    """A model over the codes of a tokenizer that was trained before, and is part of it, frozen."""
+    """A model over the codes of a tokenizer, which is part of it, frozen."""
 
     def set_tokenizer(self, tokenizer: Model) -> None:
         """Take over a tokenizer's weights; ValueError if it is not the one expected."""

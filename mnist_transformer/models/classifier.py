@@ -1,9 +1,9 @@
-"""A small convolutional classifier: the judge of drawn digits, trained by this project.
+"""A small convolutional classifier: the judge of drawn images.
 
-Its predictions give the class agreement of a generative model; its penultimate activations
-are the feature space of ``fd_cnn``, precision and recall (``evaluate.py``). Trained with small
-random affine distortions (rotation, scale, shear, shift), as in Simard et al., "Best practices
-for convolutional neural networks applied to visual document analysis" (ICDAR 2003).
+Its predictions give the class agreement of a generative model; its penultimate activations are
+the feature space of ``fd_cnn``, precision and recall. Trained with small random affine distortions,
+as in Simard et al., "Best practices for convolutional neural networks applied to visual document
+analysis" (ICDAR 2003).
 
 Shapes: B images, C channels, H x W pixels, F features, K classes.
 """
@@ -21,14 +21,12 @@ from mnist_transformer.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class ClassifierConfig(ModelConfig):
-    """Shape of the network and strength of its training distortions.
+    """Width of the network and strength of its training distortions.
 
     Args:
-        width: channels of the first stage; the later ones have 2 and 4 times as many, and
-            the 4 * width activations of the last one are the features.
+        width: channels of the first stage; there are 4 * width features.
         max_degrees, max_scale, max_shear, max_shift: largest rotation, relative change of
             size, shear and shift (in pixels) of a training image, drawn uniformly.
-        label_smoothing: mass spread over the other classes while training.
     """
 
     width: int = 24
@@ -55,15 +53,13 @@ def random_affine(images: Tensor, config: ClassifierConfig) -> Tensor:
 
     angle = uniform(math.radians(config.max_degrees))
     size = 1 + uniform(config.max_scale, 2)
-    shear = uniform(config.max_shear)
+    slant = torch.eye(2, device=images.device).repeat(num_images, 1, 1)
+    slant[:, 0, 1] = uniform(config.max_shear)
     # affine_grid measures shifts in half images.
     shift = uniform(2 * config.max_shift / config.image_size, 2)
     cos, sin = angle.cos(), angle.sin()
     rotation = torch.stack([cos, -sin, sin, cos], dim=-1).view(num_images, 2, 2)
-    slant = torch.eye(2, device=images.device).repeat(num_images, 1, 1)
-    slant[:, 0, 1] = shear
-    matrix = rotation @ slant * size.unsqueeze(1)
-    theta = torch.cat([matrix, shift.unsqueeze(-1)], dim=-1)
+    theta = torch.cat([rotation @ slant * size.unsqueeze(1), shift.unsqueeze(-1)], dim=-1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
@@ -99,18 +95,9 @@ class Classifier(Judge):
         )
         self.output = nn.Linear(4 * width, config.num_classes)
 
-    @property
-    def num_features(self) -> int:
-        return 4 * self.config.width
-
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Cross-entropy of each image in nats, float32 (B,).
-
-        In training mode the images are distorted at random and the labels smoothed; in
-        evaluation mode it is the plain cross-entropy.
-        """
-        scaled = self._scale(images)
-        smoothing = 0.0
+        """Cross-entropy in nats, float32 (B,); in training of distorted images, smoothed labels."""
+        scaled, smoothing = images.float() / 255, 0.0
         if self.training:
             scaled = random_affine(scaled, self.config)
             smoothing = self.config.label_smoothing
@@ -123,16 +110,11 @@ class Classifier(Judge):
         return {"accuracy": right_B.double().mean().item()}
 
     def logits(self, images: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (B, K) of uint8 images (B, C, H, W)."""
         return self.output(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate activations (B, F), 0 or more, of uint8 images (B, C, H, W)."""
-        return self._features(self._scale(images))
+        """Penultimate activations (B, F), 0 or more."""
+        return self._features(images.float() / 255)
 
     def _features(self, scaled: Tensor) -> Tensor:
         return self.stages(scaled).mean((2, 3))
-
-    @staticmethod
-    def _scale(images: Tensor) -> Tensor:
-        return images.float() / 255

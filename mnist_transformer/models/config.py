@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mnist_transformer.data.spec import DataSpec
+from mnist_transformer.networks.diffusion import Diffusion
+from mnist_transformer.networks.patches import check_patch_size
 from mnist_transformer.networks.transformer import Transformer
+from mnist_transformer.options import Sampling
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,18 @@ class ModelConfig:
         return self.data.background
 
     def check_8_bit(self) -> None:
-        """Raises ValueError unless values have 256 levels, as where pixels are real numbers."""
+        """Raises ValueError unless there are 256 levels, for families of real-valued pixels."""
         if self.num_levels != 256:
             raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
 
 
 @dataclass(frozen=True)
 class BackboneConfig(ModelConfig):
-    """A config with a transformer in it.
+    """A config with a transformer in it; its sizes as in ``Transformer``.
 
     Args:
-        dim, depth, num_heads, mlp_dim: the transformer's sizes, see ``Transformer``.
         positions: a name of ``positions.POSITIONS``. RoPE wants dim / num_heads to be a multiple
             of 2, axial RoPE of 4.
-        dropout: of the transformer's branches and attention weights, in training.
         class_drop: share of training images that are shown without their class.
     """
 
@@ -73,14 +74,8 @@ class BackboneConfig(ModelConfig):
     class_drop: float = 0.1
 
     def transformer(
-        self,
-        num_tokens: int,
-        grid_width: int,
-        *,
-        causal: bool = True,
-        cond_dim: int | None = None,
+        self, num_tokens: int, grid_width: int, *, causal: bool = True, cond_dim: int | None = None
     ) -> Transformer:
-        """The transformer of these sizes; arguments as ``Transformer``'s."""
         return Transformer(
             dim=self.dim,
             depth=self.depth,
@@ -92,4 +87,41 @@ class BackboneConfig(ModelConfig):
             dropout=self.dropout,
             causal=causal,
             cond_dim=cond_dim,
+        )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(BackboneConfig):
+    """A config of diffusion over patches; sampler and num_steps are a drawing's defaults."""
+
+    patch_size: int = 4
+    schedule: str = "flow"
+    prediction: str = "x"
+    loss_space: str = "v"
+    time_mean: float | None = 0.0
+    time_sd: float = 1.0
+    sampler: str = "euler"
+    num_steps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_8_bit()
+        check_patch_size(self.image_size, self.patch_size)
+        Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
+        _ = self.diffusion
+
+    @property
+    def grid(self) -> int:
+        """Patches per row and per column."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patch_pixels(self) -> int:
+        """C * patch_size^2."""
+        return self.channels * self.patch_size**2
+
+    @property
+    def diffusion(self) -> Diffusion:
+        return Diffusion(
+            self.schedule, self.prediction, self.loss_space, self.time_mean, self.time_sd
         )

@@ -13,13 +13,13 @@ Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
 
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.diffusion import (
     NUM_LEVELS,
@@ -29,7 +29,7 @@ from mnist_transformer.networks.diffusion import (
     to_uint8,
 )
 from mnist_transformer.networks.drawing import Noise
-from mnist_transformer.networks.patches import check_patch_size, cut, join
+from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
@@ -39,45 +39,18 @@ NUM_RESAMPLES = 5  # passes of each step around kept pixels; RePaint's own figur
 
 
 @dataclass(frozen=True)
-class DDPMConfig(BackboneConfig):
-    """Sizes of a diffusion model, and how it is trained and drawn with.
+class DDPMConfig(DiffusionConfig):
+    """Sizes of a diffusion model; ``bound_samples``: terms of the bound per image, of 999."""
 
-    Args:
-        schedule, prediction, loss_space, time_mean, time_sd, uniform_share: see
-            ``diffusion.Diffusion``.
-        sampler, num_steps: of drawing, where ``Sampling`` says nothing else.
-        bound_samples: terms of the variational bound evaluated an image, of 999.
-    """
-
-    patch_size: int = 4
     depth: int = 6
-    schedule: str = "flow"
-    prediction: str = "x"
-    loss_space: str = "v"
     time_mean: float | None = 0.8
     time_sd: float = 0.8
     uniform_share: float = 0.2
-    sampler: str = "euler"
-    num_steps: int = 10
     bound_samples: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_8_bit()
-        check_patch_size(self.image_size, self.patch_size)
-        Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
-        _ = self.diffusion
 
     @property
     def diffusion(self) -> Diffusion:
-        return Diffusion(
-            self.schedule,
-            self.prediction,
-            self.loss_space,
-            self.time_mean,
-            self.time_sd,
-            self.uniform_share,
-        )
+        return replace(super().diffusion, uniform_share=self.uniform_share)
 
     def build(self) -> "DDPM":
         return DDPM(self)
@@ -97,16 +70,16 @@ class DDPM(GenerativeModel):
     def __init__(self, config: DDPMConfig) -> None:
         super().__init__(config)
         self.diffusion = config.diffusion
-        grid = config.image_size // config.patch_size
-        num_pixels = config.channels * config.patch_size**2
-        self.embed = nn.Linear(num_pixels, config.dim)
+        self.embed = nn.Linear(config.num_patch_pixels, config.dim)
         # As large as the time's features beside it: the norms' modulation is its only way in.
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=0.5)
         self.time = nn.Sequential(
             nn.Linear(NUM_TIME_FEATURES, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
-        self.transformer = config.transformer(grid**2, grid, causal=False, cond_dim=config.dim)
-        self.output = nn.Linear(config.dim, num_pixels)
+        self.transformer = config.transformer(
+            config.grid**2, config.grid, causal=False, cond_dim=config.dim
+        )
+        self.output = nn.Linear(config.dim, config.num_patch_pixels)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -119,15 +92,13 @@ class DDPM(GenerativeModel):
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
 
-        What is drawn for the estimate follows from the image, so that one image always gets
-        the same figure; over many images the errors of the estimate cancel out.
+        The estimate's random numbers follow from the image, so an image always gets one figure.
         """
         images = self.check_images(images)
         labels = self.check_cond(cond, len(images))
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
         denoise = partial(self._denoise, self.classes(labels))
-        nats = self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
-        return nats
+        return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
 
     def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""
@@ -139,7 +110,7 @@ class DDPM(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """One canvas a step. Around kept pixels every step is made several times (RePaint)."""
+        """One canvas per step. Around kept pixels each step is repeated (RePaint)."""
         low, high = how.guidance_interval
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -151,14 +122,9 @@ class DDPM(GenerativeModel):
 
         normal = partial(noise.normal, *self.image_shape)
         kept = None if keep is None else (to_signed(keep.images), keep.mask)
-        for x in sample(
-            self.diffusion,
-            denoise,
-            normal(),
-            how.num_steps or self.config.num_steps,
-            how.sampler or self.config.sampler,
-            normal,
-            kept,
-            NUM_RESAMPLES,
-        ):
-            yield to_uint8(x)
+        num_steps = how.num_steps or self.config.num_steps
+        sampler = how.sampler or self.config.sampler
+        steps = sample(
+            self.diffusion, denoise, normal(), num_steps, sampler, normal, kept, NUM_RESAMPLES
+        )
+        yield from map(to_uint8, steps)

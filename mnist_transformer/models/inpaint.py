@@ -26,15 +26,16 @@ def hole(name: str, size: int, seed: int = 0) -> Tensor:
     Raises:
         ValueError: an unknown name, or a share outside (0, 1] or of no pixel.
     """
-    keep = torch.ones(1, size, size, dtype=torch.bool)
-    half, quarter = size // 2, size // 4
+    half, quarter, every = size // 2, size // 4, slice(None)
+    inner = slice(quarter, size - quarter)
     places = {
-        "top": (slice(0, half), slice(None)),
-        "bottom": (slice(half, None), slice(None)),
-        "left": (slice(None), slice(0, half)),
-        "right": (slice(None), slice(half, None)),
-        "center": (slice(quarter, size - quarter), slice(quarter, size - quarter)),
+        "top": (slice(half), every),
+        "bottom": (slice(half, None), every),
+        "left": (every, slice(half)),
+        "right": (every, slice(half, None)),
+        "center": (inner, inner),
     }
+    keep = torch.ones(1, size, size, dtype=torch.bool)
     kind, _, share = name.partition(":")
     if name in places:
         keep[0][places[name]] = False
@@ -45,8 +46,7 @@ def hole(name: str, size: int, seed: int = 0) -> Tensor:
             hidden = 0.0
         if not 0 < hidden <= 1:
             raise ValueError(f"hole is {name!r}, expected random:SHARE with a share in (0, 1]")
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(size * size, generator=generator)
+        order = torch.randperm(size * size, generator=torch.Generator().manual_seed(seed))
         keep.view(-1)[order[: round(hidden * size * size)]] = False
         if keep.all():
             raise ValueError(f"hole is {name!r}, which hides no pixel of {size}x{size}")
@@ -59,7 +59,6 @@ def complete(
     model: GenerativeModel,
     image: Tensor,
     keep: Tensor,
-    *,
     n: int,
     label: int | None = None,
     seed: int = 0,
@@ -70,19 +69,16 @@ def complete(
     Args:
         image: uint8 (C, H, W).
         keep: bool (1, H, W).
-        label: the class; None if it is unknown.
+        label: the class, if it is known.
 
     Raises:
         ValueError: as in ``GenerativeModel.steps``, or too many at once.
     """
     if "num_particles" in model.honours and n * how.num_particles > MAX_DRAWINGS:
-        raise ValueError(
-            f"n is {n} with {how.num_particles} particles each, "
-            f"expected at most {MAX_DRAWINGS:,} drawings at once"
-        )
+        expected = f"expected at most {MAX_DRAWINGS:,} drawings at once"
+        raise ValueError(f"n is {n} with {how.num_particles} particles each, {expected}")
     many = Keep(image.expand(n, -1, -1, -1), keep.expand(n, -1, -1, -1))
-    labels = None if label is None else [label] * n
-    return model.steps(labels, range(seed, seed + n), how, many)
+    return model.steps(None if label is None else [label] * n, range(seed, seed + n), how, many)
 
 
 def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 100) -> Tensor:
@@ -91,12 +87,8 @@ def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 10
     Its mean over completions that were drawn without a class estimates p(class | kept pixels).
     The estimate is as good as the completions: they should be drawn at temperature 1 and with
     many particles, and the model without a class should be the mean of the model with each.
-
-    Raises:
-        ValueError: the model has no likelihood.
+    A model without a likelihood raises ValueError.
     """
-    if model.likelihood is None:
-        raise ValueError(f"{type(model).__name__} has no likelihood to infer a class with")
 
     def log_prob(images: Tensor) -> Tensor:
         labels = range(model.num_classes)
@@ -112,10 +104,9 @@ def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
     """
     if model.likelihood != "exact":
         return None
-    posterior = class_posterior(model, images).mean(0)
-    order = posterior.argsort(descending=True)[:3].tolist()
-    names = model.class_names
-    return ", ".join(f"{names[label]} ({posterior[label]:.0%})" for label in order)
+    shares, labels = class_posterior(model, images).mean(0).sort(descending=True)
+    best = zip(labels[:3].tolist(), shares.tolist(), strict=False)
+    return ", ".join(f"{model.class_names[label]} ({share:.0%})" for label, share in best)
 
 
 def sheet(image: Tensor, keep: Tensor, completions: Tensor, columns: int) -> Image.Image:

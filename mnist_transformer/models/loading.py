@@ -19,8 +19,7 @@ def shipped() -> list[str]:
 def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a shipped model, a checkpoint, a training run's folder, or hf://owner/name.
 
-    Raises:
-        ValueError: there is none of that name; the message gives the nearest names.
+    An unknown name raises ValueError with the nearest ones.
     """
     name = os.fspath(name_or_path)
     if name in shipped():
@@ -29,9 +28,7 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
         from mnist_transformer.models import hub
 
         return hub.download(name)
-    path = Path(name)
-    if path.is_dir():
-        path = path / "model.safetensors"
+    path = Path(name, "model.safetensors") if os.path.isdir(name) else Path(name)
     if path.is_file():
         return path
     if path.suffix == ".safetensors" or path.name != name:
@@ -43,11 +40,8 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
             f"{name} is a recipe whose weights are not shipped: "
             f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
         )
-    near = difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped()
-    raise ValueError(
-        f"there is no model {name!r}; nearest: {', '.join(near) or 'none is shipped'} "
-        "(a checkpoint's path will do too)"
-    )
+    near = ", ".join(difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped())
+    raise ValueError(f"there is no model {name!r}; nearest: {near} (or give a checkpoint's path)")
 
 
 def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:
@@ -66,8 +60,7 @@ def load(
         device: such as "cpu" or "cuda:1"; by default the best here: cuda, mps, else cpu.
 
     Raises:
-        ValueError: an unknown name, a damaged or foreign file, a device that is not there,
-            or a model that does not draw.
+        ValueError: an unknown name or device, a damaged file, or a model that does not draw.
     """
     model = load_model(name_or_path, device)
     if not isinstance(model, GenerativeModel):

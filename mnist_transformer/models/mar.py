@@ -2,17 +2,16 @@
 
     p(image | class) = prod_k prod_{i in S_k} p(x_i | x_j, j in S_1 ... S_k-1)
 
-The P patches are drawn in a random order, the set S_k in step k: few at first and more as the
-picture gets clear (cosine schedule, MaskGIT, arXiv 2202.04200). A transformer reads the known
-patches, each seeing every other, and answers for each unknown one with a state z; the *head*, a
-small residual network with adaptive norms, turns noise into the pixels of that patch by diffusion
-given z: tokens stay continuous. Unlike in the paper an unknown token reads and is not read, so
-that its state does not depend on which others are asked for: drawing computes the known patches
-and those of the next set only. Two more things speed up learning: every token is told the known
-pixels in a window around its patch, so that strokes go on across borders, and a *gate* first
-decides whether a patch is blank, as most are, so that the head works on ink only.
+The P patches are drawn in a random order, the set S_k in step k: few at first, then more (cosine
+schedule, MaskGIT, arXiv 2202.04200). A transformer attends to the known patches and predicts a
+state z for each unknown one. The *head*, a small residual network with adaptive norms, turns noise
+into that patch's pixels by diffusion given z: tokens stay continuous. Unlike in the paper, unknown
+tokens attend but are never attended to. So their states do not depend on each other, and drawing
+computes the known patches and those of the next set only. Two more things speed up learning. Each
+token reads the known pixels in a window around its patch, so that strokes go on across borders. A
+*gate* first decides whether a patch is blank, as most are, so that the head works on ink only.
 
-Shapes: B images, P patches, L patches of one step, N patches to draw, K noise draws a patch, I
+Shapes: B images, P patches, L patches of one step, N patches to draw, K noise draws per patch, I
 pixels of a patch, G readings (with guidance 2: class, null class; else 1), D dim, W head width.
 """
 
@@ -26,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
-from mnist_transformer.networks.diffusion import Diffusion, to_signed, to_uint8
+from mnist_transformer.networks.diffusion import to_signed, to_uint8
 from mnist_transformer.networks.diffusion_head import DiffusionHead
 from mnist_transformer.networks.drawing import Noise
-from mnist_transformer.networks.patches import check_patch_size, cut, join
+from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import Normal, sample
 from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
@@ -39,23 +38,19 @@ from mnist_transformer.utils.devices import fast_autocast
 
 
 @dataclass(frozen=True)
-class MARConfig(BackboneConfig):
+class MARConfig(DiffusionConfig):
     """Sizes of a masked autoregressive model, and how it is trained and drawn with.
 
     Args:
-        margin: how many pixels around a patch its token sees directly.
-        blank_gate: decide first whether a patch is blank, where the data set has a background;
-            else the head draws blank ones too.
-        head_width, head_depth, head_mlp_dim: the head's residual blocks.
-        head_steps, sampler: of the head's diffusion; ``Sampling.sampler`` goes first.
-        num_draws: noise draws a masked patch in training.
-        unmasking: how many patches become known with each step, see ``Unmasking``.
+        margin: number of pixels around a patch that its token sees directly.
+        blank_gate: decide first whether a patch is blank, where the data set has a background.
+        head_steps: steps of the head's diffusion.
+        num_draws: noise draws per masked patch in training.
+        unmasking: see ``Unmasking``.
         min_mask_ratio: training masks this share or more; 0.7 in the paper.
-        num_steps: sets S_k of a drawing, where ``Sampling`` says nothing else.
-        schedule, prediction, loss_space, time_mean, time_sd: see ``diffusion.Diffusion``.
+        num_steps: sets S_k of a drawing, by default.
     """
 
-    patch_size: int = 4
     depth: int = 5
     margin: int = 4
     blank_gate: bool = True
@@ -63,39 +58,20 @@ class MARConfig(BackboneConfig):
     head_depth: int = 3
     head_mlp_dim: int = 256
     head_steps: int = 10
-    sampler: str = "euler"
     num_draws: int = 4
     unmasking: str = "cosine"
     min_mask_ratio: float = 0.0
     num_steps: int = 16
-    schedule: str = "flow"
-    prediction: str = "x"
-    loss_space: str = "v"
-    time_mean: float | None = 0.0
-    time_sd: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_8_bit()
-        check_patch_size(self.image_size, self.patch_size)
         if not 0 <= self.min_mask_ratio < 1:
             raise ValueError(
                 f"min_mask_ratio is {self.min_mask_ratio}, expected a number in [0, 1)"
             )
-        Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
-        if self.num_steps > self.num_patches:
-            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.num_patches}")
-        _ = self.diffusion, Unmasking(self.unmasking)
-
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def diffusion(self) -> Diffusion:
-        return Diffusion(
-            self.schedule, self.prediction, self.loss_space, self.time_mean, self.time_sd
-        )
+        if self.num_steps > self.grid**2:
+            raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
+        Unmasking(self.unmasking)  # raises if there is none
 
     def build(self) -> "MAR":
         return MAR(self)
@@ -111,34 +87,25 @@ class MAR(GenerativeModel):
     def __init__(self, config: MARConfig) -> None:
         super().__init__(config)
         self.diffusion, self.unmasking = config.diffusion, Unmasking(config.unmasking)
-        grid = config.image_size // config.patch_size
-        self.num_patches = self.max_steps = config.num_patches  # one a step at least
-        self.num_pixels = config.channels * config.patch_size**2
+        self.num_patches = self.max_steps = config.grid**2  # one per step at least
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
-        self.transformer = config.transformer(self.num_patches, grid, causal=False)
+        self.transformer = config.transformer(self.num_patches, config.grid, causal=False)
         gated = config.blank_gate and config.background is not None
         self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
         self.gate = nn.Linear(config.dim, 1) if gated else None
-        self.head = DiffusionHead(
-            self.num_pixels,
-            config.dim,
-            width=config.head_width,
-            depth=config.head_depth,
-            mlp_dim=config.head_mlp_dim,
-        )
+        sizes = config.head_width, config.head_depth, config.head_mlp_dim
+        self.head = DiffusionHead(config.num_patch_pixels, config.dim, *sizes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Of each masked patch the gate's nats and the head's error a pixel; their sum over P (B,).
+        """Of each masked patch the gate's nats and the head's error per pixel; their sum / P, (B,).
 
-        All masked patches weigh alike, so an image of which little is known weighs most: what a
-        digit looks like is decided there.
+        All masked patches weigh alike, so an image of which little is known weighs most.
         """
         patches_BPI = cut(to_signed(images), self.config.patch_size)
-        masked_BP = self.unmasking.masks(
-            len(images), self.num_patches, self.config.min_mask_ratio
-        ).to(images.device)
+        least = self.config.min_mask_ratio
+        masked_BP = self.unmasking.masks(len(images), self.num_patches, least).to(images.device)
         order_BP = torch.arange(self.num_patches, device=images.device).expand_as(masked_BP)
         states_BPD = self._states(patches_BPI, order_BP, ~masked_BP, cond)
         z_ND, x0_NI = states_BPD[masked_BP], patches_BPI[masked_BP]
@@ -147,16 +114,14 @@ class MAR(GenerativeModel):
         else:
             inked_N = (x0_NI != self.blank).any(-1)
             gate_N = self.gate(z_ND).squeeze(-1).float()
-            losses_N = F.binary_cross_entropy_with_logits(
-                gate_N, inked_N.to(gate_N.dtype), reduction="none"
-            )
+            losses_N = F.binary_cross_entropy_with_logits(gate_N, inked_N.float(), reduction="none")
             errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N])
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)
         return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / self.num_patches
 
     def _head_loss(self, z_ND: Tensor, x0_NI: Tensor) -> Tensor:
-        """(N,), mean over ``num_draws`` times and noises a patch."""
+        """(N,), mean over ``num_draws`` times and noises per patch."""
         modulation, num_draws = self.head.modulation(z_ND), self.config.num_draws
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -169,9 +134,9 @@ class MAR(GenerativeModel):
     def _states(
         self, patches_BPI: Tensor, order_BL: Tensor, known_BL: Tensor, cond: Tensor
     ) -> Tensor:
-        """States (B, L, D) of the patches that ``order`` names; of all others nothing is known.
+        """States (B, L, D) of the patches in ``order``; of all others nothing is known.
 
-        With guidance the patches are read twice: cond is (2B,), and so are the states.
+        With guidance cond is (2B,), and the states are (2B, L, D).
         """
         known_BP = torch.zeros(patches_BPI.shape[:2], device=patches_BPI.device)
         known_BP = known_BP.scatter(1, order_BL, known_BL.float())
@@ -185,7 +150,7 @@ class MAR(GenerativeModel):
         x_BLD = self.embed(windows_BPF.gather(1, index))
         num_readings = len(cond) // len(x_BLD)
         x_BLD = x_BLD.repeat(num_readings, 1, 1) + self.classes(cond)[:, None]
-        # Known tokens are read by all; an unknown one by itself alone.
+        # All attend to known tokens; to an unknown one only itself does.
         itself = torch.eye(order_BL.shape[1], dtype=torch.bool, device=order_BL.device)
         mask_BLL = (known_BL[:, None] | itself).repeat(num_readings, 1, 1)
         at_BL = order_BL.repeat(num_readings, 1)
@@ -194,10 +159,10 @@ class MAR(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """One canvas a step. Patches that are kept whole are known from the start.
+        """One canvas per step. Patches that are kept whole are known from the start.
 
-        A patch that is kept in part is drawn with its kept pixels held fast at every level of
-        noise. Guidance rises over the steps, from near 1 to its full scale at the last.
+        A patch that is kept in part is drawn with its kept pixels fixed at every level of noise.
+        Guidance rises over the steps, from near 1 to its full scale at the last.
         """
         num_steps, size = how.num_steps or self.config.num_steps, self.config.patch_size
         shape = (len(noise), *self.image_shape)
@@ -212,9 +177,8 @@ class MAR(GenerativeModel):
         order_BP = rank_BP.argsort(dim=1, stable=True)
         uniform_BP = noise.uniform(self.num_patches)
         x_1_BPI = self._normal(noise)
-        for step, (first_B, last_B) in enumerate(
-            pairwise(self.unmasking.bounds(whole_BP, num_steps))
-        ):
+        bounds = self.unmasking.bounds(whole_BP, num_steps)
+        for step, (first_B, last_B) in enumerate(pairwise(bounds)):
             order_BL = order_BP[:, : int(last_B.max())]
             place_L = torch.arange(order_BL.shape[1], device=self.device)
             known_BL = place_L < first_B[:, None]
@@ -244,11 +208,9 @@ class MAR(GenerativeModel):
             yield to_uint8(join(patches_BPI, size))
 
     def _normal(self, noise: Noise, chosen_N: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Noise (N, I) for the chosen patches, or (B, P, I).
-
-        Drawn for all: an image's next numbers must not depend on how many were chosen.
-        """
-        x_BPI = noise.normal(self.num_patches, self.num_pixels)
+        """Noise (N, I) for the chosen patches, or (B, P, I)."""
+        # Drawn for all: an image's next numbers must not depend on how many were chosen.
+        x_BPI = noise.normal(self.num_patches, self.config.num_patch_pixels)
         return x_BPI if chosen_N is None else x_BPI[chosen_N]
 
     def _draw(
@@ -270,12 +232,13 @@ class MAR(GenerativeModel):
                 predicted = self.head(x_t[:, None], t, modulation)[:, 0]
             return guide(predicted.float(), scale)
 
+        steps, sampler = self.config.head_steps, how.sampler or self.config.sampler
         *_, x_NI = sample(
             self.diffusion,
             denoise,
             x_1_NI,
-            self.config.head_steps,
-            how.sampler or self.config.sampler,
+            steps,
+            sampler,
             normal,
             keep,
             temperature=how.temperature,

@@ -5,9 +5,9 @@
 A causal transformer reads the class and then the pixels, each grey level a token of its own
 (as in Image GPT, Chen et al., "Generative pretraining from pixels", ICML 2020, without its
 palette of 512 colours). The token at t carries pixel t - 1, stands at the position of pixel t,
-and its state is a softmax over the grey levels of pixel t; token 0 carries the class. Classes
-and levels have vocabularies of their own, so no probability is lost on drawing a class. The last
-pixel is nobody's past, hence T tokens for T pixels and a class.
+and predicts a softmax over the grey levels of pixel t; token 0 carries the class. Classes and
+levels have separate vocabularies, so no probability is lost on drawing a class. No token follows
+the last pixel, hence T tokens for T pixels and a class.
 
 Shapes: B batch, T pixels, V grey levels, D dim; in drawing R rows (K particles an image) and X
 the cache's batch (2R with guidance, else R).
@@ -31,10 +31,7 @@ from mnist_transformer.options import Keep, Sampling
 
 @dataclass(frozen=True)
 class PixelConfig(BackboneConfig):
-    """Sizes of a pixel model.
-
-    The scheme of positions is the best of docs/positions.md.
-    """
+    """Sizes of a pixel model; the scheme of positions is the best of docs/positions.md."""
 
     dim: int = 256
     mlp_dim: int = 1024
@@ -68,7 +65,7 @@ class Pixel(GenerativeModel):
         nn.init.zeros_(self.output.weight)
 
     def logits(self, values_BT: Tensor, cond_B: Tensor) -> Tensor:
-        """Logits (B, T, V) of every pixel, given the class and the pixels before it."""
+        """Logits (B, T, V) of every pixel, given the class and earlier pixels."""
         x_BTD = torch.cat([self.classes(cond_B)[:, None], self.levels(values_BT[:, :-1])], dim=1)
         return self.output(self.transformer(x_BTD))
 
@@ -91,11 +88,7 @@ class Pixel(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """One canvas a row of pixels; K particles an image around kept ones (particles.py).
-
-        A canvas a pixel would be hundreds of copies of the whole batch, and more frames than
-        anybody looks at.
-        """
+        """One canvas per row of pixels; K particles per image around kept ones (particles.py)."""
         width, num_particles = self.config.image_size, how.num_particles if keep else 1
         uniform_RT = noise.uniform(num_particles, self.num_pixels).flatten(0, 1)
         particles = Particles(noise, num_particles, width)
@@ -106,9 +99,8 @@ class Pixel(GenerativeModel):
                 x.flatten(1).repeat_interleave(num_particles, 0)
                 for x in (keep.images.long(), keep.mask)
             )
-        cond_X = with_null(
-            cond.repeat_interleave(num_particles), self.classes.null_class, how.guidance
-        )
+        cond_R = cond.repeat_interleave(num_particles)
+        cond_X = with_null(cond_R, self.classes.null_class, how.guidance)
         num_passes = len(cond_X) // len(rows_R)  # 2 with guidance: class, null class
         cache = KVCache(self.transformer, len(cond_X), device=self.device)
         x_XD = self.classes(cond_X)
@@ -126,7 +118,6 @@ class Pixel(GenerativeModel):
                 if parent_R is not None:
                     pixels_RT, drawn_R = pixels_RT[parent_R], drawn_R[parent_R]
                     cache.select(torch.cat([parent_R + i * len(rows_R) for i in range(num_passes)]))
-                last = t + 1 == self.num_pixels
-                chosen_B = particles.choose() if last else particles.best()
+                chosen_B = particles.choose() if t + 1 == self.num_pixels else particles.best()
                 yield pixels_RT[chosen_B].unflatten(1, self.image_shape)
             x_XD = self.levels(drawn_R).repeat(num_passes, 1)

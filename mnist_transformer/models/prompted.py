@@ -6,18 +6,16 @@
     p(answer, images | prompt) = prod_k p(symbol_k | prompt, symbols < k)
                                * prod_k p(image_k | prompt, answer, digit k)
 
-Every token attends to those before it. The state at ASK predicts the ones, the state at a digit
-the next digit to the left or END. So the model learns when to stop, and when to refuse, from END.
-Behind the answer stands the image of one of its digits, with the tokens, gate and pixel head of
-the patch model. The digits of a number are independent given their classes, so each image
-follows the prompt alone and a sequence stays short. All factors are exact. ``nll`` is that of an
-image, given a prompt and its answer.
+The state at ASK predicts the ones, the state at a digit the next digit to the left or END, from
+which the model learns when to stop and when to refuse. The image of one digit follows, with the
+tokens, gate and pixel head of the patch model. The digits of a number are independent given their
+classes, so a sequence holds one image. All factors are exact. ``nll`` is that of an image, given
+a prompt and its answer.
 
 The answer is a token because the class is worth ln 10 = 2.3 of an image's 400 nats, too little to
-learn sums from. An answer counts ``answer_weight`` times as much as a pixel. In training the
-first prompt of an image asks for it; the others, refusals among them, are only read. With
-probability ``class_drop`` an image stands alone, without class and prompt, as guidance needs it.
-A class without a prompt, as ``draw`` gives it, becomes the shortest prompt: its digit.
+learn sums from. In training the first prompt of an image asks for it; the others, refusals among
+them, are only read. With probability ``class_drop`` an image stands alone, without class and
+prompt, as guidance needs it. A class without a prompt becomes the shortest prompt: its digit.
 
 Shapes: as in patch_law/model.py, and: R prompts per image, Q = R * B prompts (the first B ask for
 the images), T tokens of a text, U tokens of all texts, K symbols, V digits and END.
@@ -44,8 +42,8 @@ class PromptedConfig(PatchConfig):
     """Sizes of a prompted model; classes are digits.
 
     Args:
-        max_digits: how many digits an answer has at most.
-        window: how many bytes a token carries: its own, and those before it.
+        max_digits: the largest number of digits of an answer.
+        window: number of bytes that a token carries: its own, and those before it.
         answer_weight: the weight of an answer's nats in training, where a pixel's is 1.
     """
 
@@ -84,8 +82,8 @@ class Prompted(Patch):
         self.text = nn.Embedding(config.window * (self.vocabulary_size + 1), config.dim)
         nn.init.normal_(self.text.weight, std=0.02)
         self.answer = nn.Linear(config.dim, config.num_classes + 1)
-        nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)
+        for parameter in self.answer.parameters():
+            nn.init.zeros_(parameter)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of the image, and ``answer_weight`` times those of an answer to a prompt (B,)."""
@@ -114,11 +112,7 @@ class Prompted(Patch):
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[str]) -> list[Digits]:
-        """The likeliest digits of each prompt, symbol by symbol; () refuses.
-
-        Raises:
-            ValueError: a prompt that is empty or too long.
-        """
+        """The likeliest digits of each prompt; () refuses. Raises ValueError as ``encode``."""
 
         def logits(prompts: Sequence[str], so_far: list[Digits]) -> Tensor:
             rows = list(map(tokens.encode, prompts, so_far))
@@ -174,18 +168,14 @@ class Prompted(Patch):
         seen_QT = text_QT >= 0
         x = torch.cat([x_QTD[seen_QT], picture.x_MD + class_MD])
         at = torch.cat([at_QT[seen_QT], picture.at_M])
-        lengths = [*seen_QT.sum(1).tolist(), *picture.length_B.tolist()]
-        pieces = torch.arange(len(x), device=x.device).split(lengths)
-        sequences, drawn = list(pieces[: len(text_QT)]), pieces[len(text_QT) :]
-        # An image follows its prompt; one without a class stands alone.
-        for i, alone in enumerate((label_B == self.classes.null_class).tolist()):
-            if alone:
-                sequences.append(drawn[i])
-            else:
-                sequences[i] = torch.cat([sequences[i], drawn[i]])
-        order = torch.cat(sequences)
-        length_B = torch.tensor([len(sequence) for sequence in sequences if len(sequence)])
-        ordered = self.transformer.side_by_side(x[order], at[order], length_B)
+        # An image joins its prompt's sequence; one without a class has a sequence of its own.
+        prompt_Q = torch.arange(len(text_QT), device=x.device)
+        own_B = prompt_Q[: len(images)] + len(text_QT) * (label_B == self.classes.null_class)
+        sequence = torch.cat([prompt_Q, own_B]).repeat_interleave(
+            torch.cat([seen_QT.sum(1), picture.length_B])
+        )
+        order, length = sequence.argsort(stable=True), sequence.bincount()
+        ordered = self.transformer.side_by_side(x[order], at[order], length[length > 0])
         state = torch.empty_like(ordered).index_copy(0, order, ordered)
         state_UD, state_MD = state.split([len(x) - len(class_MD), len(class_MD)])
         return self.nats_of(picture, *self.logits(picture, state_MD)), state_UD
@@ -217,18 +207,15 @@ class Prompted(Patch):
         return row_BT.to(self.device)
 
     def with_null(self, cond: Tensor, guidance: float) -> Tensor:
-        if guidance == 1:
-            return cond
         null = torch.full_like(cond, PAD)
         null[:, 0] = self.classes.null_class
-        return torch.cat([cond, null])
+        return cond if guidance == 1 else torch.cat([cond, null])
 
     def class_vectors(self, cond: Tensor) -> Tensor:
         return self.classes.table(cond[:, 0])
 
     def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
-        text_XT = cond[:, 1:]
-        text_XT = text_XT[:, : int((text_XT >= 0).sum(1).max())]
+        text_XT = cond[:, 1 : 1 + int((cond[:, 1:] >= 0).sum(1).max())]
         seen_XT = text_XT >= 0
         if text_XT.shape[1]:
             x_XTD, at_XT = self._lay_out_text(text_XT)

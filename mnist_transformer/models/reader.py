@@ -3,9 +3,8 @@
     p(answer | prompt) = prod_k p(symbol_k | states of the prompt, symbols < k)
 
 A small causal transformer reads the language model's states, normalised and projected, then ASK
-and the digits so far, ones first, as in prompted.py. A frozen generator draws each digit as a
-class. The adapter passes on a class and not a mixture of class vectors: the generator never saw
-a mixture, and its likelihood stays valid.
+and the digits so far, ones first, as in prompted.py. A frozen generator draws each digit from its
+class, not from a mixture of class vectors, which it never saw.
 
 Training examples are (states, answer) in place of (image, label). States are (B, T, F), with
 zeros before those of a shorter prompt. Answers int64 (B, K) hold digits, END and IGNORED.
@@ -80,8 +79,8 @@ class Reader(Model):
             dropout=config.dropout,
         )
         self.answer = nn.Linear(config.dim, config.num_classes + 1)
-        nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)
+        for parameter in self.answer.parameters():
+            nn.init.zeros_(parameter)
 
     def loss(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """-log p(answer | prompt) in nats (B,)."""
@@ -105,13 +104,13 @@ class Reader(Model):
         seen_BT = torch.cat([(states_BTF != 0).any(-1), torch.ones_like(symbol_BK).bool()], 1)
         last = self.transformer.num_tokens  # so ASK has the same position in all prompts
         at_T = torch.arange(last - x_BTD.shape[1], last, device=x_BTD.device)
-        at_BT, mask = at_T.expand(len(x_BTD), -1), causal_mask_of(seen_BT)
-        state_BTD = self.transformer(x_BTD, at=at_BT, mask=mask)
+        at_BT = at_T.expand(len(x_BTD), -1)
+        state_BTD = self.transformer(x_BTD, at=at_BT, mask=causal_mask_of(seen_BT))
         return self.answer(state_BTD[:, states_BTF.shape[1] :])
 
     @torch.inference_mode()
     def read(self, states_BTF: Tensor) -> list[Digits]:
-        """The likeliest digits of each prompt, symbol by symbol; () refuses."""
+        """The likeliest digits of each prompt; () refuses."""
         size = self.config.max_digits
 
         def logits(states_BTF: Tensor, so_far: list[Digits]) -> Tensor:

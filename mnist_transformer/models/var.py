@@ -2,14 +2,13 @@
 
     p(codes | class) = prod_k p(r_k | r_1 .. r_{k-1}, class),   r_k: all codes of scale k at once
 
-Next-scale prediction, arXiv 2404.02905: the token of a cell of scale k carries what the coarser
-scales, decoded so far, say about that cell; it sees the tokens of all scales up to its own, and
-becomes a softmax over the codes of its scale. So a scale costs one step, and its codes are drawn
-independently of one another. Raster order is the classic prior of the VQ-VAE (arXiv 1711.00937,
-section 3.3, with a transformer for its PixelCNN): every code of the one scale is a step of its
-own, and its token carries the code before it. The two differ in nothing else.
+Next-scale prediction, arXiv 2404.02905: the token of a cell of scale k carries the total of the
+coarser scales at that cell. It attends to all scales up to its own and predicts a softmax over the
+codes of its scale. So a scale costs one step, and its codes are drawn independently. Raster order
+is the classic prior of the VQ-VAE (arXiv 1711.00937, section 3.3, with a transformer for its
+PixelCNN): each code of the one scale is a step, and its token carries the code before it.
 
-The class enters through adaptive norms. The tokenizer is part of the model, frozen. There is no
+The class enters through adaptive norms. The frozen tokenizer is part of the model. There is no
 likelihood of pixels: decoding maps many images to one.
 
 Shapes: B batch, T tokens, S tokens of a step, G cells of the finest scale, C code_dim, D dim, V
@@ -37,12 +36,7 @@ ORDERS = ("scales", "raster")
 
 @dataclass(frozen=True)
 class VarConfig(BackboneConfig):
-    """Sizes of a model over codes.
-
-    Args:
-        tokenizer: the tokenizer's own config.
-        order: "scales", a step a scale; or "raster", a step a code, for one scale only.
-    """
+    """Sizes of a model over codes; order "raster", one step per code, wants one scale."""
 
     tokenizer: VQVAEConfig = field(kw_only=True)
     order: str = "scales"
@@ -102,8 +96,8 @@ class Var(GenerativeModel):
         """Take over a tokenizer's weights; ValueError if it is not the one expected."""
         if not isinstance(tokenizer, VQVAE):
             raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected a VQVAE")
-        theirs, ours = asdict(tokenizer.config), asdict(self.config.tokenizer)
-        for name, value in theirs.items():
+        ours = asdict(self.config.tokenizer)
+        for name, value in asdict(tokenizer.config).items():
             if value != ours[name]:
                 raise ValueError(
                     f"the tokenizer has {name} {value}, the transformer expects {ours[name]}"
@@ -111,28 +105,20 @@ class Var(GenerativeModel):
         self.tokenizer.load_state_dict(tokenizer.state_dict())
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Cross-entropy of the images' codes in nats a code, float32 (B,)."""
-        # Coded anew at each step, which is cheap beside the transformer; always in float32,
-        # so that an image has the same codes wherever it is trained.
+        """Cross-entropy of the images' codes in nats per code, float32 (B,)."""
+        # Encoding is cheap beside the transformer; in float32 an image's codes are the same
+        # wherever it is trained.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             codes_BT = self.tokenizer.encode(images)
             x_BTC = self._inputs(codes_BT)
         cond_BD = self.classes(cond)
         states_BTD = self.transformer(self.embed(x_BTC), mask=self.mask_TT, cond=cond_BD)
-        logits_BTV = torch.cat(
-            [
-                output(states_BSD)
-                for output, states_BSD in zip(
-                    self.outputs, self.tokenizer.by_scale(states_BTD), strict=True
-                )
-            ],
-            dim=1,
-        )
-        nats_BT = F.cross_entropy(logits_BTV.float().mT, codes_BT, reduction="none")
-        return nats_BT.mean(1)
+        scales = zip(self.outputs, self.tokenizer.by_scale(states_BTD), strict=True)
+        logits_BTV = torch.cat([output(states_BSD) for output, states_BSD in scales], dim=1)
+        return F.cross_entropy(logits_BTV.float().mT, codes_BT, reduction="none").mean(1)
 
     def _inputs(self, codes_BT: Tensor) -> Tensor:
-        """What each token carries, from the codes drawn before it only: (B, T, C)."""
+        """Inputs (B, T, C) of the tokens, from earlier codes only."""
         if self.raster:
             vectors_BTC = self.tokenizer.codebook(0).codes[codes_BT]
             return F.pad(vectors_BTC[:, :-1], (0, 0, 1, 0))
@@ -143,12 +129,11 @@ class Var(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """One canvas a scale, sharper and sharper; in raster order one a row of codes.
+        """One canvas per scale, each sharper; in raster order one per row of codes.
 
-        With ``keep``, a cell all of whose pixels are kept takes the code nearest to what is left
-        of the kept image's features there, given the codes drawn so far, at every scale. So a
-        coarse code that has to cover the hole too is drawn freely, and finer ones make up for it
-        where pixels are kept. Features near the hole have seen black in its place.
+        With ``keep``, a cell whose pixels are all kept takes at every scale the code nearest to
+        the kept image's features there, less the codes drawn so far. A coarse code that covers
+        part of the hole is drawn freely; finer ones correct it where pixels are kept.
         """
         uniform_BT = noise.uniform(self.config.tokenizer.num_tokens)
         cond_ND = self.classes(with_null(cond, self.classes.null_class, how.guidance))
@@ -160,8 +145,7 @@ class Var(GenerativeModel):
             level = 0 if self.raster else step
             embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
             states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
-            guidance = self._guidance(how, step)
-            logits = guide(self.outputs[level](states_NSD), guidance)[: len(noise)]
+            logits = guide(self.outputs[level](states_NSD), self._guidance(how, step))[: len(noise)]
             uniform = uniform_BT[:, span].flatten()
             ids_BS = draw_categorical(logits.flatten(0, 1), uniform, how).view(len(noise), -1)
             if kept is not None:
@@ -178,24 +162,18 @@ class Var(GenerativeModel):
             yield self.tokenizer.render(total_BGC)
 
     def _guidance(self, how: Sampling, step: int) -> float:
-        """Overstating the class grows with the scales, as in VAR, but from the first one on.
-
-        Theirs has ten scales and starts with none; here the first of a few decides the class.
-        """
+        # As in VAR it grows with the scales, but not from 0: the first of a few decides the class.
         return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
-        """Where a drawing starts, (1, G, C): nothing; in raster order codes of background."""
+        """A drawing's first total (1, G, C): zero; in raster order codes of background."""
         level = self.config.background or 0
         blank = torch.full((1, *self.image_shape), level, dtype=torch.uint8, device=self.device)
         total_BGC = self.tokenizer.totals(self.tokenizer.encode(blank))[-1]
         return total_BGC if self.raster else torch.zeros_like(total_BGC)
 
     def _kept(self, keep: Keep) -> tuple[Tensor, Tensor]:
-        """Features of the kept image (B, G, C), and 1 where a finest cell is kept whole (B, G, 1).
-
-        Pixels that are not kept are black, whatever the image has there.
-        """
+        """Features (B, G, C), of black in the hole, and 1 in cells kept whole (B, G, 1)."""
         features_BGC = self.tokenizer.features(torch.where(keep.mask, keep.images, 0))
         whole = 1 - F.max_pool2d(1 - keep.mask.float(), STRIDE)
         return features_BGC, whole.flatten(2).mT
@@ -205,8 +183,7 @@ class Var(GenerativeModel):
     ) -> Tensor:
         features_BGC, whole_BG1 = kept
         if self.raster:
-            span = self.spans[step]
-            left_BSC, whole_BS1 = features_BGC[:, span], whole_BG1[:, span]
+            left_BSC, whole_BS1 = (x[:, self.spans[step]] for x in kept)
         else:
             left_BSC = self.tokenizer.pool(features_BGC - total_BGC, step)
             whole_BS1 = self.tokenizer.pool(whole_BG1, step)

@@ -5,11 +5,10 @@
     image ~ decoder(f_K)
 
 With the one scale 7 this is the VQ-VAE of arXiv 1711.00937, with scales 1, 2, 4, 7 the residual
-tokenizer of VAR, arXiv 2404.02905, algorithms 1 and 2: each scale codes what the coarser ones
-have left over. Three things differ from VAR's. Every scale has a codebook of its own: one for
-all would have to be divided between residuals of all sizes, and the coarse scales, with their
-few tokens, would get the least. Features have unit rms, so that they cannot shrink to please
-the quantizer. And the upsampled codes pass through no convolution.
+tokenizer of VAR, arXiv 2404.02905, algorithms 1 and 2: each scale codes the residual of the coarser
+ones. Three things differ from VAR's. Every scale has its own codebook: in a shared one the coarse
+scales, with their few tokens, would get the fewest codes. Features have unit rms, so that they
+cannot shrink to please the quantizer. No convolution follows the upsampled codes.
 
 Shapes: B batch, C code_dim, V codebook_size, G = 7*7 cells of the finest scale, S = s*s cells
 of scale s, T the sum of all S: tokens of an image, coarse to fine, each scale in raster order.
@@ -41,8 +40,7 @@ class VQVAEConfig(ModelConfig):
         commitment: weight of the features' distance to their codes.
         truncate: share of training images that are decoded without their finest scales, so
             that an unfinished drawing looks like a blurred one.
-        decay: of the codebooks' moving averages, a step.
-        dead: a code that is used less than this share of an even use is restarted.
+        decay, dead: see ``Codebook``.
     """
 
     width: int = 96
@@ -125,7 +123,7 @@ class VQVAE(Model):
             Codebook(config.codebook_size, config.code_dim, decay=config.decay, dead=config.dead)
             for _ in config.scales
         )
-        # From the finest scale to another and back by matrices: exact, and cheap on any device.
+        # Matrices from the finest scale to the others and back: exact, and cheap on any device.
         pools, ups = [], []
         for scale in config.scales:
             fine = torch.eye(grid * grid).view(-1, 1, grid, grid)
@@ -136,11 +134,11 @@ class VQVAE(Model):
         self.register_buffer("up_TG", torch.cat(ups), persistent=False)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Squared error of the pixels in [0, 1], and commitment, both as means: float32 (B,).
+        """Mean squared error of the pixels in [0, 1], plus commitment: float32 (B,).
 
         In training mode the codebooks take a step too.
         """
-        x_BCHW = self._scale(images)
+        x_BCHW = images.float() / 255
         f_BGC = self._features(x_BCHW)
         _, totals = self._quantize(f_BGC.detach(), learn=self.training)
         totals_KBGC = torch.stack(totals)
@@ -148,8 +146,8 @@ class VQVAE(Model):
         if self.training:
             coarser = torch.rand(len(images)) < self.config.truncate
             last_B = torch.where(coarser, (torch.rand(len(images)) * last_B).long(), last_B)
-        # The gradient passes the quantizer as if it were not there (straight through), and
-        # every scale's total, not the last alone, draws the features towards it, as in VAR.
+        # The gradient skips the quantizer (straight through), and every scale's total draws the
+        # features towards it, as in VAR.
         shown_BGC = totals_KBGC[last_B.to(f_BGC.device), torch.arange(len(images))]
         through_BGC = f_BGC + (shown_BGC - f_BGC).detach()
         distances_KB = (f_BGC - totals_KBGC).square().mean((2, 3))
@@ -160,36 +158,46 @@ class VQVAE(Model):
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes int64 (B, T), each in [0, V), of uint8 images (B, C, H, W)."""
-        codes_BT, _ = self._quantize(self.features(images), learn=False)
-        return codes_BT
+        return self._quantize(self.features(images), learn=False)[0]
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images uint8 (B, C, H, W) of codes (B, T); ValueError where they are none."""
-        return self.render(self.totals(self._check_codes(codes))[-1])
+        """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
+        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
+        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
+            raise ValueError(
+                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
+                f"expected torch.int64 of shape (B, {num_tokens})"
+            )
+        wrong = codes[(codes < 0) | (codes > largest)]
+        if len(wrong):
+            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
+        return self.render(self.totals(codes.to(self.device))[-1])
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """What is left of images uint8 (B, C, H, W) when they are coded and decoded again."""
+        """Encode and decode."""
         return self.decode(self.encode(images))
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """``code_usage`` of every scale over all these images."""
         codes = in_batches(self, self.encode, images).long()
-        figures = {}
+        figures: dict[str, float] = {}
         for scale, ids in zip(self.config.scales, self.by_scale(codes), strict=True):
-            usage, perplexity = code_usage(ids, self.config.codebook_size)
-            figures[f"usage_{scale}x{scale}"] = usage
-            figures[f"perplexity_{scale}x{scale}"] = perplexity
+            values = code_usage(ids, self.config.codebook_size)
+            figures |= {
+                f"usage_{scale}x{scale}": values[0],
+                f"perplexity_{scale}x{scale}": values[1],
+            }
         return figures
 
     # --- the parts, for a model over the codes ---
 
     def by_scale(self, x_BT: Tensor) -> tuple[Tensor, ...]:
-        """Views (B, S, ...) of a tensor (B, T, ...), coarse to fine."""
+        """Views (B, S, ...) of x (B, T, ...), coarse to fine."""
         return x_BT.split([scale * scale for scale in self.config.scales], dim=1)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the codes approximate: float32 (B, G, C) of uint8 images (B, C, H, W)."""
-        return self._features(self._scale(self.check_images(images)))
+        """Features that the codes approximate: float32 (B, G, C) of uint8 images (B, C, H, W)."""
+        return self._features(self.check_images(images).float() / 255)
 
     def pool(self, x_BGC: Tensor, level: int) -> Tensor:
         """Means over the cells of a scale: (B, S, C)."""
@@ -201,14 +209,14 @@ class VQVAE(Model):
         return codebook
 
     def add(self, total_BGC: Tensor, level: int, ids_BS: Tensor) -> Tensor:
-        """The total of the coarser scales with this one's codes on top."""
+        """The total of the coarser scales plus this one's codes."""
         up_GS = self.by_scale(self.up_TG[None])[level].mT
         return total_BGC + up_GS @ self.codebook(level).codes[ids_BS]
 
     def totals(self, codes_BT: Tensor) -> list[Tensor]:
         """The total (B, G, C) after each scale."""
-        blank = torch.zeros(len(codes_BT), self.config.grid**2, self.config.code_dim)
-        totals = [blank.to(self.device)]
+        shape = len(codes_BT), self.config.grid**2, self.config.code_dim
+        totals = [torch.zeros(shape, device=self.device)]
         for level, ids_BS in enumerate(self.by_scale(codes_BT)):
             totals.append(self.add(totals[-1], level, ids_BS))
         return totals[1:]
@@ -234,21 +242,4 @@ class VQVAE(Model):
         return rms_norm(self.encoder(x_BCHW).flatten(2).mT)
 
     def _decoded(self, total_BGC: Tensor) -> Tensor:
-        maps = total_BGC.mT.unflatten(-1, (self.config.grid, self.config.grid))
-        return self.decoder(maps)
-
-    def _check_codes(self, codes: Tensor) -> Tensor:
-        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
-        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
-            raise ValueError(
-                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
-                f"expected torch.int64 of shape (B, {num_tokens})"
-            )
-        wrong = codes[(codes < 0) | (codes > largest)]
-        if len(wrong):
-            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
-        return codes.to(self.device)
-
-    @staticmethod
-    def _scale(images: Tensor) -> Tensor:
-        return images.float() / 255
+        return self.decoder(total_BGC.mT.unflatten(-1, (self.config.grid, self.config.grid)))

@@ -1,17 +1,14 @@
 """A codebook that learns: k-means that never ends, with dead codes restarted.
 
 n_v and m_v, number and sum of the vectors nearest to code v, are averaged over the training
-steps, and code v = m_v / n_v (arXiv 1711.00937, appendix A.1). The first batch starts it by
-k-means proper. A code that has become rare starts anew at a vector of the batch, as if it had
-its fair share of them (Jukebox, arXiv 2005.00341, section 3.1): at a likely one where codes are
-missing, drawn by its squared distance to the nearest, as k-means++ does. Features move fast at
-the start of a training, so a slow average leaves codes behind and a slow funeral keeps them
-dead: a decay of 0.97 and a tenth of the fair share bury one after some 80 steps.
+steps, and code v = m_v / n_v (arXiv 1711.00937, appendix A.1). K-means on the first batch starts
+it. A code that has become rare is restarted at a vector of the batch, as if it had its fair share
+of them (Jukebox, arXiv 2005.00341, section 3.1). That vector is drawn by its squared distance to
+the nearest code, as in k-means++. Features move fast early in training, so a slow average leaves
+codes behind: a decay of 0.97 and a tenth of the fair share restart one after some 80 steps.
 
-Our own, because it is short and because a residual tokenizer needs what a general one does not
-give: a start at the first training step and not at the first look, a threshold that fits one
-token an image as well as 49, and float32 sums under autocast. All that changes are buffers, so
-states and checkpoints hold it whole.
+Unlike general codebooks it starts at the first training step, has a threshold that fits one token
+per image as well as 49, and sums in float32 under autocast. Buffers hold all of its state.
 
 Shapes: V codes, N vectors, C numbers of a vector.
 """
@@ -37,8 +34,8 @@ class Codebook(nn.Module):
     """V vectors at the means of what is nearest to them.
 
     Args:
-        decay: of the moving averages, a step, in [0, 1); later on it rises, so that they come
-            to span the last tenth of the steps and the codes settle.
+        decay: of the moving averages per step, in [0, 1); it rises until they span the last
+            tenth of the steps, so that the codes settle.
         dead: a code used less than this share of its even part, N / V, is restarted.
     """
 
@@ -97,11 +94,7 @@ class Codebook(nn.Module):
 
 
 def code_usage(ids: Tensor, num_codes: int) -> tuple[float, float]:
-    """Share of the codes used at all, and perplexity: exp(entropy) of how often each one is.
-
-    V codes used evenly have usage 1 and perplexity V, one code alone 1 / V and 1.
-    """
+    """Share of the codes used at all, and perplexity: exp(entropy) of how often each is used."""
     counts_V = ids.flatten().cpu().bincount(minlength=num_codes).double()
-    share_V = counts_V / counts_V.sum()
-    entropy = torch.special.entr(share_V).sum()
+    entropy = torch.special.entr(counts_V / counts_V.sum()).sum()
     return (counts_V > 0).double().mean().item(), entropy.exp().item()

@@ -1,14 +1,14 @@
-"""What a model is told of an image: its class or none, and guidance."""
+"""Classes as vectors, and guidance."""
 
 import torch
 from torch import Tensor, nn
 
 
 class ClassEmbedding(nn.Module):
-    """One learned vector a class, and one for no class at all, the null class ``num_classes``.
+    """One learned vector per class, and one for no class: the null class ``num_classes``.
 
-    In training a class is dropped to the null class with probability ``drop``, so that one model
-    learns both the conditional and the unconditional distribution (arXiv 2207.12598).
+    Training replaces a class by the null class with probability ``drop``, so that one model learns
+    both the conditional and the unconditional distribution (arXiv 2207.12598).
     """
 
     def __init__(self, num_classes: int, dim: int, drop: float, std: float = 0.02) -> None:
@@ -23,7 +23,7 @@ class ClassEmbedding(nn.Module):
         return self.table(self.with_drops(cond_B))
 
     def with_drops(self, cond_B: Tensor) -> Tensor:
-        """The classes, in training some of them replaced by the null class."""
+        """The classes (B,); in training some are replaced by the null class."""
         if self.training and self.drop:
             # Drawn on the CPU, so that one seed gives the same drops on every device.
             dropped = (torch.rand(cond_B.shape) < self.drop).to(cond_B.device)
@@ -39,10 +39,7 @@ def with_null(cond_B: Tensor, null_class: int, guidance: float) -> Tensor:
 
 
 def ramp(guidance: float, step: int, num_steps: int) -> float:
-    """Guidance that grows with the steps, from near 1 to its full scale at the last one.
-
-    From 0 to 1, where it says how much the class counts, it is the same at every step.
-    """
+    """Guidance that grows from near 1 to its full scale at the last step; constant up to 1."""
     return guidance if guidance <= 1 else 1 + (guidance - 1) * (step + 1) / num_steps
 
 
@@ -57,13 +54,8 @@ def guide(output: Tensor, guidance: float) -> Tensor:
 def guidance_free(own: Tensor, null: Tensor, scale: float) -> Tensor:
     """null + (own - null) / scale: outputs to fit to the data so that ``own`` ends up guided.
 
-    What is fitted becomes the conditional output, so that own becomes null + scale *
-    (conditional - null), and drawing needs no second pass. Guidance-free training (arXiv
-    2501.15420) with its beta fixed at 1 / scale.
-
-    Args:
-        own: with the condition.
-        null: without it, held fixed; it learns from the images whose condition is dropped.
-        scale: the guidance to build in, 1 or more.
+    The result learns the conditional output, so ``own`` becomes null + scale * (conditional -
+    null) and drawing needs one pass. Guidance-free training (arXiv 2501.15420) with its beta
+    fixed at 1 / scale. ``null`` is held fixed: it learns from images whose condition is dropped.
     """
     return null.detach().lerp(own, 1 / scale)

@@ -9,8 +9,7 @@ lines of rectified flow (arXiv 2209.03003), alpha noise - sigma x0 where alpha^2
 
     noise error = -(alpha / sigma) x0 error,    v error = -(1 / sigma) x0 error
 
-so what a network predicts and where its error is measured are two choices. How to draw with it
-is in samplers.py.
+so prediction and space of the error are chosen independently. solvers.py draws.
 
 Shapes: N things that are denoised (images, tokens), "..." their own dimensions; t is (N,), or
 (1,) for all of them. Pixels are float32 in [-1, 1].
@@ -50,7 +49,7 @@ class Levels(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What x_t is made of, as the network sees it."""
+    """The network's estimate of what x_t is made of."""
 
     x0: Tensor
     noise: Tensor
@@ -63,12 +62,11 @@ class Diffusion:
     Args:
         schedule: "flow" (alpha = 1 - t, sigma = t), "linear" (DDPM's betas, T = 1,000) or
             "cosine" (alpha = cos(pi t / 2), arXiv 2202.00512).
-        prediction: what the network returns: "x", "epsilon" or "v".
-        loss_space: where its squared error is taken, one of the same.
-        time_mean, time_sd: t of training is logit-normal (arXiv 2403.03206): logit(t) has this
-            mean and standard deviation; without a mean t is uniform.
-        uniform_share: that share of the times of training is uniform all the same.
-        clip: estimates of x0 are clamped to [-clip, clip], where pixels are.
+        prediction, loss_space: output and space of the squared error: "x", "epsilon" or "v".
+        time_mean, time_sd: of logit(t) in training, which is normal (arXiv 2403.03206); without
+            a mean t is uniform.
+        uniform_share: share of training times that are uniform all the same.
+        clip: estimates of x0 are clamped to [-clip, clip].
     """
 
     schedule: str = "flow"
@@ -80,12 +78,8 @@ class Diffusion:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("schedule", SCHEDULES),
-            ("prediction", SPACES),
-            ("loss_space", SPACES),
-        ):
-            value = getattr(self, name)
+        for name in ("schedule", "prediction", "loss_space"):
+            value, known = getattr(self, name), SCHEDULES if name == "schedule" else SPACES
             if value not in known:
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
 
@@ -103,21 +97,15 @@ class Diffusion:
         return Levels(alpha, sigma, alpha, sigma)
 
     def times(self, num_steps: int) -> Tensor:
-        """float32 (num_steps + 1,): from 1 down to 0 in even steps, on the schedule's levels.
-
-        Raises:
-            ValueError: fewer than 1 or more than 1,000 steps.
-        """
+        """float32 (num_steps + 1,), from 1 to 0 on the schedule's levels; 1 to 1,000 steps."""
         if not 1 <= num_steps <= NUM_LEVELS:
             raise ValueError(f"num_steps is {num_steps}, expected 1 to {NUM_LEVELS}")
-        t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
-        return self._on_levels(t).float()
+        return self._on_levels(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)).float()
 
     def draw_times(self, number: int) -> Tensor:
         """float32 (N,) on the CPU: times for training, spread evenly over their distribution.
 
-        One random shift of N even places in a random order: each t by itself is distributed
-        as it should be, and a batch misses no part of the range (arXiv 2107.00630, I.1).
+        N even places get one random shift and a random order (arXiv 2107.00630, I.1).
         """
         u = (torch.randperm(number) + torch.rand(1)) / max(number, 1)
         if self.time_mean is not None:
@@ -144,7 +132,7 @@ class Diffusion:
 
     @staticmethod
     def _gain(space: str, at: Levels) -> Tensor:
-        """How much of an error in x0 is seen in a space; levels kept off 0."""
+        """An error in a space per error in x0; levels are kept off 0."""
         if space == "x":
             return torch.ones_like(at.alpha)
         above = at.alpha.clamp(min=MIN_LEVEL) if space == "epsilon" else 1
@@ -172,10 +160,8 @@ class Diffusion:
             KL(q(x_T | x0) | N(0, 1)) + sum_i (snr_i-1 - snr_i) / 2 |x0 - x0_hat(x_i)|^2
             - log p(x0 | x_1)           (arXiv 2006.11239, equations 5, 8 and 13)
 
-        Args:
-            noise: a generator an image; the same noise gives the same figure.
-            num_samples: terms of the sum that are evaluated an image, drawn with probabilities
-                near to their shares; all of them by default.
+        ``num_samples`` terms of the sum are evaluated per image, drawn with probabilities near to
+        their shares; by default all are.
         """
         lowest = MIN_LEVEL if self.schedule == "flow" else 1 / NUM_LEVELS
         t = torch.linspace(lowest, 1, NUM_LEVELS, dtype=torch.float64).float().to(x0.device)
@@ -186,8 +172,7 @@ class Diffusion:
             index = torch.arange(len(terms), device=x0.device).expand(len(x0), -1)
             weights = terms.expand(len(x0), -1)
         else:
-            # A squared error falls about as the noise-to-signal ratio does, which leaves the
-            # ratio's logarithm; its last step is infinite where alpha ends at 0.
+            # Squared errors fall about as 1 / snr does; the last step of log(snr) may be infinite.
             share = (snr[:-1].log() - snr[1:].log()).clamp(max=0.1)
             share = share / share.sum()
             places = torch.arange(num_samples, device=x0.device) + noise.uniform(1)
@@ -211,10 +196,7 @@ class Diffusion:
 
 
 def discretized_normal(x0: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
-    """Log probability of each of 256 grey levels under N(mean, sd^2) (arXiv 2006.11239, eq. 13).
-
-    A level holds what lies nearer to it than to another, the first and last all that is beyond.
-    """
+    """Log probability of each of 256 grey levels under N(mean, sd^2) (arXiv 2006.11239, eq. 13)."""
     upper = torch.where(x0 > 1 - 1 / 255, math.inf, (x0 - mean + 1 / 255) / sd)
     lower = torch.where(x0 < -1 + 1 / 255, -math.inf, (x0 - mean - 1 / 255) / sd)
     # In the left tail, where the cumulative distribution has its digits.

@@ -13,14 +13,13 @@ NUM_TIME_FEATURES = 32
 
 
 class DiffusionHead(nn.Module):
-    """The network of the diffusion of one patch, given its state: residual MLPs, adaptive norms.
+    """Residual MLPs with adaptive norms: state and time add up in scales, shifts and gates.
 
-    State and time add up in the norms' scales, shifts and gates. The state's part is made once
-    a patch, for all noise draws and all steps (``modulation``).
+    The state's part is computed once per patch, for all noise draws and steps (``modulation``).
     """
 
     def __init__(
-        self, num_pixels: int, state_dim: int, *, width: int, depth: int, mlp_dim: int
+        self, num_pixels: int, state_dim: int, width: int, depth: int, mlp_dim: int
     ) -> None:
         super().__init__()
         self.num_chunks = 3 * depth + 2

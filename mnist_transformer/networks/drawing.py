@@ -12,12 +12,11 @@ from mnist_transformer.options import Sampling, check_seed
 
 
 class Noise:
-    """Randomness with one generator an image, so that image k does not depend on its batch.
+    """Randomness with one generator per image, so that an image does not depend on its batch.
 
     Args:
-        seeds: one integer an image, each in [0, 2**32): torch's generator uses no more bits.
-        device: where the draws are wanted; they are made on the CPU, so every device sees
-            the same ones.
+        seeds: one integer per image, each in [0, 2**32): torch's generator uses no more bits.
+        device: of the results; the CPU draws them, so every device sees the same ones.
     """
 
     def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
@@ -58,20 +57,19 @@ def adjust_logits(logits_BV: Tensor, how: Sampling) -> Tensor:
 
 
 def log_prob(logits_BV: Tensor, value_B: Tensor, how: Sampling) -> Tensor:
-    """Log-probability (B,) of one symbol a row: at the temperature, before top-k and nucleus."""
+    """Log-probability (B,) of one symbol per row: at the temperature, before top-k and nucleus."""
     log_prob_BV = (logits_BV.float() / how.temperature).log_softmax(-1)
     return log_prob_BV.gather(-1, value_B[:, None]).squeeze(-1)
 
 
 def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Tensor:
-    """Draw one symbol a row by inverting the cumulative distribution: int64 (B,).
+    """Draw one symbol per row by inverting the cumulative distribution: int64 (B,).
 
     One uniform number decides one symbol, so the result depends on its own image's seed only.
     """
     cumulative = adjust_logits(logits_BV, how).softmax(-1).cumsum(-1)
-    # Scale by the last entry, since float sums may end just below 1, and stay below it, as this
-    # factor does however it is rounded: the first entry above the threshold is then a symbol of
-    # nonzero probability.
+    # Float sums may end just below 1: scale by the last entry, and stay below it, so that the
+    # first entry above the threshold is a symbol of nonzero probability.
     threshold = uniform_B.clamp(max=1 - 2**-23) * cumulative[:, -1]
     return torch.searchsorted(cumulative, threshold.unsqueeze(-1), right=True).squeeze(-1)
 
@@ -79,14 +77,11 @@ def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Ten
 def draw_from_guesses(
     logits_of: Callable[[Tensor], Tensor], uniform_BI: Tensor, how: Sampling
 ) -> Tensor:
-    """Symbols (B, I) as if drawn one by one, in fewer passes: predictive sampling (arXiv
-    2002.09928).
+    """Symbols (B, I) as if drawn one by one, in fewer passes (arXiv 2002.09928).
 
     All are drawn at once from a guess of all, and again from the result. Those before the first
     wrong guess are right, so a result that no longer changes is the one drawn one by one.
-
-    Args:
-        logits_of: logits (B, I, V) of all symbols, each given those before it in (B, I).
+    ``logits_of`` gives the logits (B, I, V) of all symbols, each given those before it in (B, I).
     """
     guess_BI = torch.zeros_like(uniform_BI, dtype=torch.long)
     while True:

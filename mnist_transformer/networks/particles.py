@@ -1,10 +1,9 @@
 """Drawing around kept pixels: sequential importance resampling (Doucet and Johansen, 2009).
 
-A model that draws in raster order cannot look ahead at the pixels that it must keep. So each
-image is drawn by K particles at once. Each draws free pixels from the model; at a kept pixel its
-weight is multiplied by the probability that the model gave it there. When few particles carry
-most of the weight, new ones are drawn from them by weight, and in the end one of them. As K
-grows that one follows p(free pixels | kept pixels) exactly.
+A model that draws in raster order cannot look ahead at the pixels that it must keep, so K
+particles draw each image. Each draws free pixels from the model; a kept pixel multiplies its
+weight by the probability that the model gave it. When few particles carry most of the weight, new
+ones are drawn from them by weight; in the end one is. As K grows it follows p(free | kept).
 
 Shapes: B images, K particles an image, R = B * K rows, image-major; E resampling times.
 """
@@ -18,13 +17,7 @@ from mnist_transformer.networks.drawing import Noise
 
 
 class Particles:
-    """Weights of B * K particles, and who descends from whom.
-
-    Args:
-        noise: draws E + 1 numbers an image, so that an image does not depend on its batch.
-        num_particles: K.
-        num_times: E, the number of calls of ``resample``.
-    """
+    """Weights of B * K particles; ``num_times`` is E, the number of calls of ``resample``."""
 
     def __init__(self, noise: Noise, num_particles: int, num_times: int) -> None:
         self.num_particles = num_particles
@@ -41,9 +34,9 @@ class Particles:
         return self.log_weight_BK.logsumexp(-1) - math.log(self.num_particles)
 
     def resample(self) -> Tensor | None:
-        """For each row the row that it goes on from (R,), or None where all go on as they are.
+        """For each row its parent row (R,), or None where no image resamples.
 
-        Images resample when their effective number of particles falls below K / 2.
+        An image does when its effective number of particles falls below K / 2.
         """
         uniform_B1 = self._uniform_BE[:, self._time, None]
         self._time += 1
@@ -54,8 +47,7 @@ class Particles:
         own_K = torch.arange(self.num_particles, device=weight_BK.device)
         # Systematic: K equally spaced points, moved by one random number.
         point_BK = (own_K + uniform_B1) / self.num_particles
-        parent_BK = self._pick(weight_BK, point_BK)
-        parent_BK = torch.where(poor_B[:, None], parent_BK, own_K)
+        parent_BK = torch.where(poor_B[:, None], self._pick(weight_BK, point_BK), own_K)
         self.log_weight_BK[poor_B] = self.log_evidence()[poor_B, None]
         return self._rows(parent_BK).flatten()
 
@@ -64,13 +56,12 @@ class Particles:
         return self._rows(self.log_weight_BK.argmax(-1, keepdim=True)).squeeze(-1)
 
     def choose(self) -> Tensor:
-        """One row an image (B,), drawn by weight."""
+        """One row per image (B,), drawn by weight."""
         return self._rows(self._pick(self._weights(), self._uniform_BE[:, -1:])).squeeze(-1)
 
     def _weights(self) -> Tensor:
-        weight_BK = self.log_weight_BK.softmax(-1)
-        # All impossible: nothing to choose by.
-        return weight_BK.nan_to_num(1 / self.num_particles)
+        # NaN where all particles are impossible.
+        return self.log_weight_BK.softmax(-1).nan_to_num(1 / self.num_particles)
 
     def _pick(self, weight_BK: Tensor, point_BN: Tensor) -> Tensor:
         cumulative_BK = weight_BK.cumsum(-1)

@@ -19,7 +19,7 @@ def check_patch_size(image_size: int, patch_size: int) -> None:
 
 
 def cut(images: Tensor, patch_size: int) -> Tensor:
-    """Floating-point images (B, C, E, E) as patches (B, P, I)."""
+    """Patches (B, P, I) of floating-point images (B, C, E, E)."""
     return F.unfold(images, patch_size, stride=patch_size).mT
 
 

@@ -1,12 +1,10 @@
 """Where a token is: seven schemes behind one interface.
 
-A scheme adds a vector to the token (``add``) or rotates queries and keys (``rotate``); what it
-does not do leaves its argument as it is. Two of them do both.
+A scheme adds a vector to the token (``add``), rotates queries and keys (``rotate``), or both.
 
 Shapes: B batch, T tokens, D dim, N heads, K head_dim. ``at`` says where the T tokens are: a slice
-of T consecutive positions, or one position a token, int64 (B, T). Positions lie on a grid in
-raster order: position = row * width + column. ``rotate`` also takes several
-such arguments stacked, (..., B, N, T, K).
+of T consecutive positions, or one position per token, int64 (B, T). Positions lie on a grid in
+raster order: position = row * width + column. ``rotate`` also takes stacks (..., B, N, T, K).
 """
 
 import math
@@ -19,8 +17,8 @@ At = slice | Tensor
 
 
 class Positions(nn.Module):
-    """The interface, and by itself no positions at all: the causal mask is the only signal of
-    them (NoPE, arXiv 2305.19466)."""
+    """The interface, and no positions at all: the causal mask is their only signal (NoPE, arXiv
+    2305.19466)."""
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD
@@ -29,21 +27,25 @@ class Positions(nn.Module):
         return x_BNTK
 
 
-class Learned(Positions):
-    """One learned vector a position."""
+class Added(Positions):
+    """A vector per position, in a table (T, D)."""
 
-    def __init__(self, dim: int, num_tokens: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+    table: Tensor
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
-class Sinusoidal(Positions):
-    """Fixed sines and cosines of the position (arXiv 1706.03762, section 3.5)."""
+class Learned(Added):
+    """One learned vector per position."""
 
-    table: Tensor
+    def __init__(self, dim: int, num_tokens: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+
+
+class Sinusoidal(Added):
+    """Fixed sines and cosines of the position (arXiv 1706.03762, section 3.5)."""
 
     def __init__(self, dim: int, num_tokens: int) -> None:
         super().__init__()
@@ -51,9 +53,6 @@ class Sinusoidal(Positions):
         table = torch.cat([angle_TF.sin(), angle_TF.cos()], dim=-1)
         table = nn.functional.pad(table, (0, dim - table.shape[1]))
         self.register_buffer("table", table, persistent=False)
-
-    def add(self, x_BTD: Tensor, at: At) -> Tensor:
-        return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
 class Rope(Positions):
@@ -76,8 +75,7 @@ class Rope(Positions):
         self.register_buffer("sin", angle_TF.sin(), persistent=False)
 
     def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
-        # One angle a token, the same for all heads: turning along the head axis instead would
-        # give every token of a head the same angle, which cancels in q.k.
+        # One angle per token, for all heads: one per head would cancel in q.k.
         cos, sin = (table[at].unsqueeze(-3).to(x_BNTK) for table in (self.cos, self.sin))
         a, b = x_BNTK.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -96,7 +94,7 @@ class AxialRope(Rope):
 
 
 class LearnedAndRope(Positions):
-    """A learned vector a position, and a RoPE besides: where a token is, and how far off."""
+    """A learned vector per position, and a RoPE: where a token is, and how far off."""
 
     def __init__(self, dim: int, num_tokens: int, rope: Rope) -> None:
         super().__init__()
@@ -109,26 +107,22 @@ class LearnedAndRope(Positions):
         return self.rope.rotate(x_BNTK, at)
 
 
-# How each scheme is made from (dim, head_dim, num_tokens, grid_width), by name.
+# By name: each scheme of D dim, K head_dim, T tokens on a grid W wide.
 POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
-    "learned": lambda dim, head_dim, tokens, width: Learned(dim, tokens),
-    "sinusoidal": lambda dim, head_dim, tokens, width: Sinusoidal(dim, tokens),
-    "rope": lambda dim, head_dim, tokens, width: Rope(head_dim, tokens),
-    "axial_rope": lambda dim, head_dim, tokens, width: AxialRope(head_dim, tokens, width),
-    "learned_rope": lambda dim, head_dim, tokens, width: LearnedAndRope(
-        dim, tokens, Rope(head_dim, tokens)
-    ),
-    "learned_axial_rope": lambda dim, head_dim, tokens, width: LearnedAndRope(
-        dim, tokens, AxialRope(head_dim, tokens, width)
-    ),
-    "none": lambda dim, head_dim, tokens, width: Positions(),
+    "learned": lambda D, K, T, W: Learned(D, T),
+    "sinusoidal": lambda D, K, T, W: Sinusoidal(D, T),
+    "rope": lambda D, K, T, W: Rope(K, T),
+    "axial_rope": lambda D, K, T, W: AxialRope(K, T, W),
+    "learned_rope": lambda D, K, T, W: LearnedAndRope(D, T, Rope(K, T)),
+    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, T, AxialRope(K, T, W)),
+    "none": lambda D, K, T, W: Positions(),
 }
 
 
 def make_positions(
     scheme: str, *, dim: int, head_dim: int, num_tokens: int, grid_width: int
 ) -> Positions:
-    """The scheme by name, for ``num_tokens`` tokens on a grid ``grid_width`` wide."""
+    """The scheme of a name, or ValueError."""
     if scheme not in POSITIONS:
         raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
     return POSITIONS[scheme](dim, head_dim, num_tokens, grid_width)

@@ -2,9 +2,8 @@
 
     dx = x0 d(alpha) + noise d(sigma)
 
-is the way that x_t = alpha_t x0 + sigma_t noise takes when t falls. A sampler makes ``num_steps``
-steps along it, each time with the network's estimates of x0 and noise. Everything random comes
-from ``normal``.
+is the path of x_t = alpha_t x0 + sigma_t noise as t falls. A sampler takes ``num_steps`` steps
+along it, with the network's estimates of x0 and noise. ``normal`` gives all random numbers.
 
 Shapes: N things that are denoised, "..." their own dimensions; t and s are (1,), s below t.
 """
@@ -32,8 +31,8 @@ def ddim_step(
 ) -> Tensor:
     """x_s from x_t: arXiv 2010.02502, equation 12.
 
-    With eta 0 this is Euler's step, x0 and noise held along it; with eta 1 it is DDPM's
-    ancestral step (arXiv 2006.11239, equation 7) with the posterior's variance.
+    Eta 0 is Euler's step, eta 1 DDPM's ancestral one (arXiv 2006.11239, equation 7) with the
+    posterior's variance.
     """
     x0, noise = diffusion.estimate(denoise, x_t, t)
     at_t, at_s = diffusion.levels(t, x_t), diffusion.levels(s, x_t)
@@ -48,9 +47,9 @@ def ddim_step(
 def heun_step(
     diffusion: Diffusion, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, normal: Normal
 ) -> Tensor:
-    """Euler's step, again with the mean of the estimates at both ends (arXiv 2206.00364, 1).
+    """Euler's step, repeated with the mean of the estimates at both ends (arXiv 2206.00364, 1).
 
-    Two evaluations; one in the step to s = 0, where there is no noise to estimate.
+    Two evaluations, but one in the step to s = 0, where there is no noise to estimate.
     """
     here = diffusion.estimate(denoise, x_t, t)
     at_t, at_s = diffusion.levels(t, x_t), diffusion.levels(s, x_t)
@@ -85,12 +84,11 @@ def sample(
     """Yield x_t (N, ...) after every step, from the noise ``x_1``; the last one is a sample.
 
     Args:
-        sampler: a name of ``sampling.SAMPLERS``.
-        normal: noise for the steps that draw some, and for what is kept.
+        sampler: a name of ``STEPS``.
         keep: (x0, mask), both like x_1: where the mask is true, x_t is x0 with the noise of t.
-        num_resamples: with ``keep``, how often every step is made, going back by new noise in
-            between, so that the rest comes to fit what is kept (RePaint, arXiv 2201.09865).
-        temperature: of the noise that is drawn from, x_1 and that of steps.
+        num_resamples: with ``keep``, passes of each step, going back by new noise in between, so
+            that the rest comes to fit what is kept (RePaint, arXiv 2201.09865).
+        temperature: factor of x_1 and of the steps' noise.
     """
 
     def tempered() -> Tensor:

@@ -2,10 +2,10 @@
 
     x = x + Attention(norm(x));  x = x + MLP(norm(x))
 
-RMSNorm (arXiv 1910.07467) without a gain, which the matrix behind it would only repeat; queries
-and keys normalised a head (arXiv 2302.05442); output projections that start at zero, so that
-every block starts as the identity. With ``cond_dim`` a condition (a class, a noise level) sets
-scale, shift and gate of every branch: adaptive norm, arXiv 2212.09748.
+RMSNorm (arXiv 1910.07467) has no gain, which the next matrix would repeat. Queries and keys are
+normalised per head (arXiv 2302.05442). Output projections start at zero, so that every block starts
+as the identity. With ``cond_dim`` a condition (a class, a noise level) sets scale, shift and gate
+of every branch: adaptive norm, arXiv 2212.09748.
 
 Shapes: B batch, T tokens, S keys seen so far, D dim, N heads, K head_dim, C cond_dim.
 """
@@ -34,14 +34,14 @@ class Dropout(nn.Module):
 
 
 class KVCache:
-    """Keys and values of every layer for the tokens seen so far, in buffers made once."""
+    """Keys and values of every layer, in buffers for ``num_tokens``, by default all positions."""
 
     def __init__(
         self,
         model: "Transformer",
         batch_size: int,
         *,
-        num_tokens: int | None = None,  # else as many as the model has positions
+        num_tokens: int | None = None,
         device: torch.device,
     ) -> None:
         shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
@@ -50,14 +50,14 @@ class KVCache:
         self._values = [torch.empty(shape, device=device) for _ in model.blocks]
 
     def extend(self, layer: int, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T new keys and values of one layer; all of that layer's up to now."""
+        """Append T keys and values to a layer; returns all that it has."""
         stop = self.length + k_BNTK.shape[2]
         self._keys[layer][:, :, self.length : stop] = k_BNTK
         self._values[layer][:, :, self.length : stop] = v_BNTK
         return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these sequences of the batch, as many as there are or fewer: int64 (B,)."""
+        """Go on with these sequences of the batch, int64 (B,), not more than there are."""
         for buffers in (self._keys, self._values):
             for layer, buffer in enumerate(buffers):
                 chosen = buffer[:, :, : self.length].index_select(0, rows)
@@ -66,11 +66,7 @@ class KVCache:
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x / rms(x) over the last dimension, in float32.
-
-    torch's own is this formula too, but takes 1.7 times as long forward and backward on a CPU,
-    where there is no fused kernel for it.
-    """
+    """x / rms(x) over the last dimension, in float32: on a CPU 1.7 times as fast as torch's."""
     x = x.float()  # under autocast too: squares of bfloat16 are coarse
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
@@ -103,15 +99,15 @@ class Attention(nn.Module):
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        # Both at once: at one token a step, what counts is how many operations there are.
+        # Both at once: with one token per step the number of operations counts.
         qk = positions.rotate(rms_norm(torch.stack([q_BNTK, k_BNTK])), run.at)
         q_BNTK, k_BNTK = qk.unbind()
         if run.cache is not None:
             k_BNTK, v_BNTK = run.cache.extend(layer, k_BNTK, v_BNTK)
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
-        dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
         qkv, causal = (q_BNTK, k_BNTK, v_BNTK), self.causal
+        dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
         if run.packing is None:
             y_BNTK = attend(*qkv, causal=causal, mask=run.mask, dropout=dropout)
         else:
@@ -169,11 +165,9 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
         if self.modulation is None:
-            attended = self.attention(rms_norm(x_BTD), positions, run, layer)
-            x_BTD = x_BTD + self.dropout(attended)
+            x_BTD = x_BTD + self.dropout(self.attention(rms_norm(x_BTD), positions, run, layer))
             return x_BTD + self.dropout(self.mlp(rms_norm(x_BTD)))
-        # Gates start at one, not at zero as in the paper: the output projections are zero
-        # already, and two zeros in a row would never learn.
+        # Gates start at one, not at zero as in the paper: two zeros in a row would never learn.
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(run.cond)
         attended = self.attention(modulate(rms_norm(x_BTD), shift, scale), positions, run, layer)
         x_BTD = x_BTD + (1 + gate) * self.dropout(attended)
@@ -185,8 +179,8 @@ class Transformer(nn.Module):
     """Embedded tokens (B, T, D) to states (B, T, D).
 
     Args:
-        dim, depth, num_heads: width of a token, number of blocks, heads a block.
-        mlp_dim: hidden width of the MLPs.
+        dim, mlp_dim: width of a token, and of the MLPs' hidden layer.
+        depth: number of blocks.
         num_tokens: the longest sequence, on a grid ``grid_width`` wide in raster order.
         positions: a name of ``positions.POSITIONS``.
         causal: whether a token sees itself and earlier ones only.
@@ -213,11 +207,7 @@ class Transformer(nn.Module):
             Block(dim, num_heads, mlp_dim, dropout, causal, cond_dim) for _ in range(depth)
         )
         self.positions = make_positions(
-            positions,
-            dim=dim,
-            head_dim=dim // num_heads,
-            num_tokens=num_tokens,
-            grid_width=grid_width,
+            positions, dim=dim, head_dim=self.head_dim, num_tokens=num_tokens, grid_width=grid_width
         )
         self.modulation = Modulation(cond_dim, dim, 2) if cond_dim is not None else None
 
@@ -226,7 +216,7 @@ class Transformer(nn.Module):
         x_BTD: Tensor,
         cache: KVCache | None = None,
         *,
-        at: Tensor | None = None,
+        at: At | None = None,
         mask: Tensor | None = None,
         cond: Tensor | None = None,
         packing: Packing | None = None,
@@ -237,17 +227,16 @@ class Transformer(nn.Module):
             at: int64 (B, T), the tokens' positions; else they follow one another.
             mask: bool, broadcasts to (B, N, T, S), true where a token sees another; replaces
                 the causal rule.
-            cond: (B, C), or (B, T, C) for one a token; required with ``cond_dim``.
-            packing: of sequences that lie one behind the other in the T tokens; a token sees
-                those of its own sequence only, and ``mask`` is not asked. Nothing is padded so.
+            cond: (B, C), or (B, T, C) for one per token; required with ``cond_dim``.
+            packing: the T tokens are packed sequences; a token sees its own only. Ignores ``mask``.
         """
-        start = cache.length if cache is not None else 0
+        if at is None:
+            start = cache.length if cache is not None else 0
+            at = slice(start, start + x_BTD.shape[1])
         if cond is not None and cond.ndim == 2:
             cond = cond[:, None]
-        run = Pass(
-            slice(start, start + x_BTD.shape[1]) if at is None else at, mask, cache, cond, packing
-        )
-        x_BTD = self.positions.add(x_BTD, run.at)
+        run = Pass(at, mask, cache, cond, packing)
+        x_BTD = self.positions.add(x_BTD, at)
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, self.positions, run, layer)
         if cache is not None:
@@ -256,5 +245,5 @@ class Transformer(nn.Module):
         return x_BTD if self.modulation is None else modulate(x_BTD, *self.modulation(cond))
 
     def side_by_side(self, x_MD: Tensor, at_M: Tensor, lengths_B: Tensor) -> Tensor:
-        """States (M, D) of the tokens of B sequences, one behind the other, each for itself."""
+        """States (M, D) of all tokens of B packed sequences."""
         return self(x_MD[None], at=at_M[None], packing=Packing.of(lengths_B))[0]

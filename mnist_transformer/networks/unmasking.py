@@ -9,27 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = "cosine", "linear"
 
 
 @dataclass(frozen=True)
 class Unmasking:
-    """The share of tokens that are unknown after a share u of the steps.
-
-    Args:
-        schedule: "cosine", cos(pi u / 2), or "linear", 1 - u.
-
-    Raises:
-        ValueError: another schedule.
-    """
+    """Share of tokens unknown after a share u of the steps: cos(pi u / 2), or 1 - u ("linear")."""
 
     schedule: str
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"unmasking is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
-            )
+            known = ", ".join(SCHEDULES)
+            raise ValueError(f"unmasking is {self.schedule!r}, expected one of {known}")
 
     def unknown_share(self, u: Tensor) -> Tensor:
         return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u
@@ -37,8 +29,7 @@ class Unmasking:
     def masks(self, num_images: int, num_tokens: int, least: float) -> Tensor:
         """Masks of training, bool (B, P) on the CPU, true where unknown: one token or more.
 
-        Args:
-            least: the smallest share that is masked, in [0, 1).
+        ``least`` is the smallest share that is masked, in [0, 1).
         """
         # As with the times of the diffusion, a batch covers all shares of masked tokens.
         u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
@@ -47,18 +38,16 @@ class Unmasking:
         return rank_BP < (share_B1 * num_tokens).ceil().clamp(1, num_tokens)
 
     def bounds(self, known_BP: Tensor, num_steps: int) -> list[Tensor]:
-        """How many tokens are known before each step and at the end: (B,) each.
+        """Numbers of known tokens before each step and at the end, (B,) each.
 
-        Each step makes one token known or more, where there are as many.
-
-        Args:
-            known_BP: bool, the tokens that are known from the start.
+        ``known_BP`` is true for tokens known from the start. Each step makes one or more known,
+        while there are any.
         """
         num_known_B, unknown_B = known_BP.sum(1), (~known_BP).sum(1)
         bounds = []
         for step in range(num_steps + 1):
             share = self.unknown_share(torch.tensor(step / num_steps)).to(unknown_B.device)
-            # The share of a whole number of tokens may come out a rounding error below it.
+            # 1e-4 covers rounding errors of whole numbers.
             drawn_B = unknown_B - (unknown_B * share + 1e-4).floor().long()
             at_least = unknown_B.clamp(max=step)
             at_most = torch.maximum(unknown_B - (num_steps - step), at_least)

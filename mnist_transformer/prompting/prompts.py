@@ -1,16 +1,14 @@
 """Sentences that ask for a number from 0 to 99, and the rules that read their answer.
 
 "Show me 2 + four" asks for a 6. ``grammar.py`` writes such sentences from templates, and a language
-model may write others (tools/write_prompts.py). This file holds what both need: the record, the
-arithmetic, the pairs of operands held out for tests, and ``parse``, which reads plainly written
-requests by rules.
+model may write others (tools/write_prompts.py).
 """
 
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
 
@@ -37,11 +35,11 @@ def number_words(number: int, joint: str = "-") -> str:
     return TENS[tens - 2] + (joint + SMALL[ones] if ones else "")
 
 
-# Phrases that ``parse`` reads in addition to those of the templates.
+# Phrases that the rules read in addition to those of the templates.
 _ALSO_READ = {
-    "sum": ("adding {a} to {b}", "adding {a} and {b}"),
-    "difference": ("subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"),
-    "product": ("multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"),
+    "sum": ["adding {a} to {b}", "adding {a} and {b}"],
+    "difference": ["subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"],
+    "product": ["multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"],
 }
 
 _WORDS = {number_words(n, joint): n for n in range(MAX_NUMBER + 1) for joint in ("-", " ", "")}
@@ -51,15 +49,8 @@ _NUMBER = re.compile(
     r"(?P<value>(?<![a-wyz0-9.])[0-9]+(?:[.,][0-9]+)?(?![a-wyz0-9])"
     rf"|(?<![a-z])(?<![a-z]-)(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z]))|[0-9]+"
 )
-_SIGN = "[-−–+*×·÷/^%]"
-_SIGNS = re.compile(rf"\s*({_SIGN}|=)\s*(?=#)|(?<=#)\s*({_SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
-# What changes the meaning of a number beside it: without a known phrase, nothing is read.
-_CHANGES = re.compile(
-    rf"{_SIGN} ?#|# ?{_SIGN}(?: |$)|\bx #|# x\b|\b(?:plus|minus|times|add|adding|added|sum|total|"
-    r"subtract|subtracting|subtracted|less|fewer|more|from|away|taken|twice|double|doubled|"
-    r"triple|thrice|multiply|multiplied|product|difference|half|third|quarter|dozen|divided|"
-    r"squared?|cubed?|root|power|percent|hundred|thousand|million|billion|negative|point)\b"
-)
+SIGN = "[-−–+*×·÷/^%]"
+_SIGNS = re.compile(rf"\s*({SIGN}|=)\s*(?=#)|(?<=#)\s*({SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
 # A negative number: its sign is written against it, and no other number stands before that.
 _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
@@ -85,7 +76,7 @@ class Prompt:
     @property
     def digits(self) -> tuple[int, ...]:
         """The digits to draw side by side, most significant first; none for a refusal."""
-        return () if self.answer is None else tuple(int(digit) for digit in str(self.answer))
+        return () if self.answer is None else tuple(map(int, str(self.answer)))
 
 
 def compute(operation: str, operands: Sequence[int]) -> int | None:
@@ -98,9 +89,9 @@ def compute(operation: str, operands: Sequence[int]) -> int | None:
 
 
 def is_held_out(operands: Sequence[int]) -> bool:
-    """Whether a pair of operands is kept for the held-out sums: about one pair in eight.
+    """Whether a pair of operands, in either order, is in no training prompt: about one in eight.
 
-    In either order and under every operation, so that 3 + 5 tells nothing of 5 x 3 either.
+    It holds for all operations, so that 3 + 5 tells nothing of 5 x 3 either.
     """
     return len(operands) == 2 and zlib.crc32(repr(sorted(operands)).encode()) % 8 == 0
 
@@ -108,7 +99,7 @@ def is_held_out(operands: Sequence[int]) -> bool:
 def find_numbers(text: str) -> tuple[str, list[int]]:
     """The text in lower case with # for every number, and the numbers.
 
-    A number that is out of range, broken or written with leading zeros is -1.
+    -1 stands for a number that is out of range, broken or written with leading zeros.
     """
     numbers: list[int] = []
 
@@ -120,19 +111,6 @@ def find_numbers(text: str) -> tuple[str, list[int]]:
     return _plain(_NUMBER.sub(note, text)), numbers
 
 
-def parse(text: str) -> int | None:
-    """The number that a plainly written request asks for; None where the rules are not sure.
-
-    A single number is the answer if nothing near it changes its meaning. Otherwise the text has
-    to contain phrases of the templates, and all of them have to agree.
-    """
-    marked, numbers = find_numbers(text)
-    answers = _results(marked, numbers)
-    if not answers and len(numbers) == 1 and not _CHANGES.search(marked):
-        answers = {compute("number", numbers)}
-    return answers.pop() if len(answers) == 1 else None
-
-
 def is_out_of_range(text: str) -> bool:
     """Whether the text has a number, or clearly asks for a result, that is not from 0 to 99."""
     marked, numbers = find_numbers(text)
@@ -140,11 +118,11 @@ def is_out_of_range(text: str) -> bool:
     if -1 in numbers or below_zero or _LARGE.search(marked):
         return True
     # "The difference between" does not say which of the two is the larger one.
-    return "difference" not in marked and _results(marked, numbers) == {None}
+    return "difference" not in marked and results_of(marked, numbers) == {None}
 
 
-def _results(marked: str, numbers: Sequence[int]) -> set[int | None]:
-    """What each phrase of the templates in a marked text comes to; None: out of range."""
+def results_of(marked: str, numbers: Sequence[int]) -> set[int | None]:
+    """The result of every phrase of the templates in a marked text; None: out of range."""
     return {
         compute(operation, [2, *numbers] if len(numbers) < 2 else numbers[::order])
         for phrase, operation, order in _phrases()
@@ -158,16 +136,15 @@ def _plain(marked: str) -> str:
     return " ".join(re.sub(r"[^\w\s#'+*×·÷/^%−–-]", " ", marked).split())
 
 
-@lru_cache(maxsize=1)
+@cache
 def _phrases() -> list[tuple[str, str, int]]:
     """(phrase with # for numbers, operation, order of its operands: 1, or -1 for reversed)."""
     phrases = []
-    for operation in OPERATIONS:
-        templates = [*_ALSO_READ[operation]]
-        for source in (TRAIN, HELD_OUT):
-            templates += source.phrases[operation] + source.sentences[operation]
-        for template in templates:
-            order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1
-            marked = _plain(template.lower().replace("{a}", "#").replace("{b}", "#"))
-            phrases.append((f" {marked} ", operation, order))
+    halves = TRAIN.phrases, TRAIN.sentences, HELD_OUT.phrases, HELD_OUT.sentences
+    for templates_of in (_ALSO_READ, *halves):
+        for operation, templates in templates_of.items():
+            for template in templates:
+                order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1
+                marked = _plain(re.sub("{[ab]}", "#", template))
+                phrases.append((f" {marked.lower()} ", operation, order))
     return phrases

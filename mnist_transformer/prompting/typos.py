@@ -3,7 +3,7 @@
 import random
 import re
 from dataclasses import astuple
-from functools import lru_cache
+from functools import cache
 
 from mnist_transformer.prompting.prompts import SMALL, TENS
 from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
@@ -17,16 +17,15 @@ _KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 def misspell(rng: random.Random, text: str) -> str:
-    """The text with one slip in a word of four letters or more.
+    """The text with one slip in a word of four letters or more, if it has such a word.
 
-    The text stays as it is if it has no such word, or if the dice gave a slip that could mean
-    another word: eighty without its y, four without its u.
+    A slip that could mean another word is not made: eighty without its y, four without its u.
     """
     found = list(re.finditer(r"[A-Za-z]{4,}", text))
     if not found:
         return text
     match = rng.choice(found)
-    word = match.group()
+    word = match[0]
     slip = rng.choice(_slips(word.lower()))
     if _meanings().get(slip, set()) - {word.lower()}:
         return text
@@ -35,10 +34,7 @@ def misspell(rng: random.Random, text: str) -> str:
 
 
 def _slips(word: str) -> list[str]:
-    """All words one slip away: a letter left out, doubled, swapped with the next, or missed.
-
-    The first letter stays.
-    """
+    """Words with a letter after the first left out, doubled, swapped with the next, or missed."""
     slips = []
     for i in range(1, len(word)):
         before, letter, after = word[:i], word[i], word[i + 1 :]
@@ -51,11 +47,11 @@ def _slips(word: str) -> list[str]:
     return slips
 
 
-@lru_cache(maxsize=1)
+@cache
 def _meanings() -> dict[str, set[str]]:
     """The words that a spelling may mean, of the templates' words and misspelt key words."""
-    vocabulary = re.findall("[a-z]+", repr([astuple(TRAIN), astuple(HELD_OUT)]).lower())
-    meanings = {word: {word} for word in vocabulary}
+    templates = repr([astuple(TRAIN), astuple(HELD_OUT)]).lower()
+    meanings = {word: {word} for word in re.findall("[a-z]+", templates)}
     for word in (*SMALL, *TENS, *_KEY_WORDS):
         for typed in (word, *_slips(word)):
             meanings.setdefault(typed, set()).add(word)

@@ -1,4 +1,4 @@
-"""Which images a training step uses, and the seeds of everything that is drawn at random.
+"""The images of each training step, and the seeds of everything drawn at random.
 
 Both are functions of the run's seed and the step alone, so a run can go on from any step.
 """
@@ -14,12 +14,11 @@ def mix(*numbers: int) -> int:
 
 
 class Batches:
-    """Which images step s uses: the run's permutations one after another, cut to batches."""
+    """The images of step s: the run's permutations one after another, cut to batches."""
 
     def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> Tensor:
         """int64 (batch_size,)."""

@@ -11,10 +11,9 @@ Curve = tuple[tuple[float, int, float], ...]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A training run in figures; None stands for all that a checkpoint does not tell.
+    """A training run in figures; None for all that a checkpoint does not tell.
 
     Args:
-        recipe, dataset: names of both.
         images_seen: training images, counted with repetition.
         seconds: duration with validation and saving, without pauses.
         torch: the version of torch.
@@ -55,9 +54,10 @@ class RunInfo:
 
 
 def read_info(weights: Path) -> RunInfo:
-    """The training of a checkpoint's model; ValueError as from ``checkpoint.read_notes``.
+    """The training of a checkpoint's model; the file's name stands for a recipe not noted.
 
-    The file's name stands for a recipe that is not noted.
+    Raises:
+        ValueError: as ``checkpoint.read_notes``.
     """
     from mnist_transformer.models import checkpoint
 

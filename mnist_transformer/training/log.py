@@ -1,13 +1,14 @@
 """The measurements of a training run: records, validation, metrics.jsonl, and their plot.
 
 Each line of metrics.jsonl is a JSON object with ``kind`` "train" or "validation", the place in
-the run (``step``, ``images``, ``seconds``) and what was measured there. Its ``loss`` is the
-training objective in both kinds; ``bits_per_dim`` is the likelihood of validation images.
+the run (``step``, ``images``, ``seconds``) and its measurements. ``loss`` is the training
+objective in both kinds; ``bits_per_dim`` is the likelihood of validation images.
 """
 
 import json
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from mnist_transformer.utils.images import figure_png
 
 VALIDATION_BATCH = 250
 LOSS_IMAGES = 1_000  # have their loss measured too where there is a likelihood
-# The plot's quantities, each with the kinds of lines that hold it and its unit; and its x axes.
-PANELS = [
-    ("loss", ("train", "validation"), "loss per image"),
-    ("bits_per_dim", ("validation",), "bits/dim of validation images"),
-]
+# The plot's quantities, each with the kinds of lines that it is taken from and its unit.
+PANELS = {
+    "loss": (("train", "validation"), "loss per image"),
+    "bits_per_dim": (("validation",), "bits/dim of validation images"),
+}
 STYLES = {"train": "C0-", "validation": "C1o-"}
 AXES = [("seconds", 1 / 60, "minutes"), ("images", 1e-3, "thousand training images")]
 
@@ -35,16 +36,14 @@ class Record:
     """One report of a training run.
 
     Args:
-        step: steps made.
         images: training images seen, counted with repetition.
-        seconds: duration of the run so far, validation and saving included; what a killed
-            run did after its last save, and the time until it was started again, are not.
+        seconds: duration of the run, with validation and saving; without the steps that a
+            killed run lost, and without the time until it was started again.
         progress: from 0 to 1.
         loss: the training objective per image, mean over the last steps.
         bits_per_dim: likelihood at the last validation; None before it, or if there is none.
-        images_per_second: of the steps alone, over the last ones.
+        images_per_second: of the last steps alone.
         seconds_left: at the pace so far; None before the first step.
-        message: to be shown to the user once.
     """
 
     step: int
@@ -95,24 +94,22 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
             if model.objective_in_eval and (not nats or int(batch[0]) < LOSS_IMAGES):
                 losses.append(model.loss(images, cond).cpu())
         figures = model.figures(*split.batch(index))
-    bits = _mean(nats) / (math.log(2) * split.images[0].numel()) if nats else None
-    return Validation(_mean(losses) if losses else None, bits, len(split), figures)
+    loss, mean_nats = _mean(losses), _mean(nats)
+    bits = None if mean_nats is None else mean_nats / (math.log(2) * split.images[0].numel())
+    return Validation(loss, bits, len(split), figures)
 
 
-def _mean(batches: list[Tensor]) -> float:
-    return float(torch.cat(batches).double().mean())  # on the CPU: Apple's GPU has no float64
+def _mean(batches: list[Tensor]) -> float | None:
+    # On the CPU: Apple's GPU has no float64.
+    return float(torch.cat(batches).double().mean()) if batches else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without what a killed run left half written; [] if none."""
-    if not path.exists():
-        return []
+    """The lines of a metrics.jsonl, without one that a killed run left half written; [] if none."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
     return lines
 
 
@@ -121,10 +118,11 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
     lines = list(lines)
-    rows = [x for x in PANELS if any(line.get(x[0]) is not None for line in lines)] or PANELS[:1]
-    figure = Figure(figsize=(10, 4 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(AXES), squeeze=False)
-    for (name, kinds, label), row in zip(rows, panels, strict=True):
+    names = [x for x in PANELS if any(line.get(x) is not None for line in lines)] or ["loss"]
+    figure = Figure(figsize=(10, 4 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), len(AXES), squeeze=False)
+    for name, row in zip(names, panels, strict=True):
+        kinds, label = PANELS[name]
         for axes, (place, scale, unit) in zip(row, AXES, strict=True):
             shown: list[float] = []
             for kind in kinds:
@@ -135,9 +133,8 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
                 shown += filter(math.isfinite, values)
                 axes.plot(at, values, STYLES[kind], label=kind, lw=1, ms=3)
                 if kind == "validation":
-                    axes.annotate(
-                        f"{values[-1]:.4g}", (at[-1], values[-1]), ha="right", va="bottom"
-                    )
+                    end = at[-1], values[-1]
+                    axes.annotate(f"{values[-1]:.4g}", end, ha="right", va="bottom")
             if shown:
                 # The first minute would squash all the rest.
                 low, typical = min(shown), sorted(shown)[len(shown) // 2]

@@ -1,16 +1,14 @@
 """The only training loop: on Hugging Face accelerate, for every model with a ``loss``.
 
 Step s of a run is a function of the weights, the seed and s alone: its images come from
-permutations drawn from (seed, epoch), and torch's random generator is seeded with (seed, s,
-rank) before it. So a run that was killed goes on from its last state as if nothing had
-happened, bit for bit where its length is given in epochs; where it is given in seconds, the
-learning rates follow the clock.
+permutations drawn from (seed, epoch), and (seed, s, rank) seeds torch's random generator. So a
+killed run goes on from its last state as if nothing had happened: bit for bit where its length
+is given in epochs; where it is given in seconds, the learning rates follow the clock.
 
-Under ``accelerate launch --multi_gpu --num_processes N`` the images of a step are divided evenly
-over the processes, so that the mean of their gradients is the gradient of one process with the
-whole batch. What a model draws at random inside its loss is drawn by each process for itself.
-On CPUs this needs ACCELERATE_USE_CPU=1 in the environment: accelerate's own ``--cpu`` starts
-one process, unless under MPI.
+Under ``accelerate launch --multi_gpu --num_processes N`` the processes share the images of a
+step evenly, so the mean of their gradients is the gradient of the whole batch. Random numbers
+inside the loss differ between processes. On CPUs this needs ACCELERATE_USE_CPU=1 in the
+environment: accelerate's own ``--cpu`` starts one process, unless under MPI.
 """
 
 import math
@@ -29,9 +27,9 @@ from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.batches import Batches, mix
-from mnist_transformer.training.clock import Clock, Timer
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
+from mnist_transformer.training.runtime import Clock, Timer
 from mnist_transformer.utils.devices import fork_rng
 
 SAVE_SECONDS = 60.0
@@ -59,9 +57,8 @@ def train(
             metrics.jsonl, loss.png, samples.png and tensorboard/ while it runs.
         data: the dataset's folder (see ``load_dataset``), or a dataset itself.
         device: such as "cpu", "cuda:1", "mps"; without it the best there is.
-        max_seconds, epochs: length, in place of the recipe's; validation and saving count
-            as seconds of the run; a pause (Ctrl-Z), compiling and the measurements after its
-            last step do not.
+        max_seconds, epochs: length, in place of the recipe's. Validation and saving count as
+            seconds; pauses (Ctrl-Z), compiling and the measurements after the last step do not.
         batch_size: images per step over all processes, in place of the recipe's.
         lr: AdamW's peak rate in place of the recipe's; Muon's changes by the same factor.
         report: called in the main process, at most every half second and for messages.
@@ -127,14 +124,13 @@ class _Run:
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {model.image_shape}")
-        # What sums over pixels is trained per dimension, so that the gradient's norm, and with
-        # it ``clip``, means the same whatever the size of the images.
+        # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.batches = Batches(len(self.data), recipe.batch_size, seed)
-        self.state = resume.RunState.start(recipe, len(self.data), model)
-        self.records = Records(out, self.state, dataset, accelerator, clock, seed, report)
+        self.state = resume.RunState(recipe, len(self.data), model)
         self.identity = resume.identity(recipe, model, seed, len(self.data))
-        tree, messages = resume.load_newest(out, self.identity)
+        self.records = Records(out, self.state, dataset, accelerator, clock, seed, report)
+        tree = resume.load_newest(out, self.identity, self.records.tell)
         if tree is not None:
             self.state.load_tree(tree)
             clock.set(self.state.seconds)
@@ -142,15 +138,13 @@ class _Run:
             raise ValueError(
                 f"{self.weights_path} exists but no state to go on from, expected a new folder"
             )
-        for message in messages:
-            self.records.tell(message)
 
     def skip_pause(self) -> None:
         """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
         self.clock.set(min(self.clock.read(), self.state.seconds))
 
     def start(self) -> None:
-        """Set up what only a run with something left to do needs."""
+        """Prepare the first step."""
         if self.state.step:
             self.records.tell(f"going on from step {self.state.step:,}")
         self.parallel = self.accelerator.prepare(self.state.model)
@@ -181,17 +175,17 @@ class _Run:
 
     def loop(self, stop: runtime.Stop) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit when told to stop."""
-        recipe, accelerator = self.recipe, self.accelerator
+        recipe, accelerator, clock = self.recipe, self.accelerator, self.clock
         state, records = self.state, self.records
         saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
         while state.progress < 1:
-            begun = self.clock.now()
+            begun = clock.now()
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
             optim.set_rates(state.optimizers, factor)
             loss = self.forward().mean()
             accelerator.backward(loss * self.scale)
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
-            mine = float(loss.detach()), self.clock.read(), stop.signal is not None
+            mine = float(loss.detach()), clock.read(), stop.signal is not None
             mean, state.seconds, stopped = runtime.agree(accelerator, *mine)
             if math.isfinite(mean) and math.isfinite(norm):
                 state.update()
@@ -200,14 +194,14 @@ class _Run:
             else:
                 records.tell(f"step {state.step:,} skipped: loss {mean}, gradient norm {norm}")
                 num_skipped += 1
-                if num_skipped >= MAX_SKIPPED:
-                    raise ValueError(
-                        f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some: "
-                        "training diverged, try a lower lr"
-                    )
+            if num_skipped >= MAX_SKIPPED:
+                raise ValueError(
+                    f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some: "
+                    "training diverged, try a lower lr"
+                )
             state.model.zero_grad()
             state.step += 1
-            records.durations.append(self.clock.now() - begun)
+            records.durations.append(clock.now() - begun)
             if accelerator.is_main_process:
                 if saving.due(state.seconds) or stopped or state.progress >= 1:
                     try:
@@ -231,9 +225,9 @@ class _Run:
     def finish(self) -> None:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
-            records, model = self.records, self.state.averaged
-            validation = records.validate()
-            checkpoint.save(model, self.weights_path, **records.info(validation).to_notes())
+            records = self.records
+            notes = records.info(records.validate()).to_notes()
+            checkpoint.save(self.state.averaged, self.weights_path, **notes)
             records.redraw()  # after the weights: samples can take minutes
             records.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

@@ -25,8 +25,8 @@ from mnist_transformer.utils.devices import fast_dtype
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-ADAMW_BETAS = (0.9, 0.95)
-ADAMW_EPS = 1e-12  # losses are in nats per dimension, so gradients are small
+# Losses are in nats per dimension, so gradients are small, hence the small epsilon.
+ADAMW: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-12, "weight_decay": 0.0, "fused": True}
 
 
 def orthogonalise(x_NRC: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ class Muon(torch.optim.Muon):
     torch's own step goes matrix by matrix and always through bfloat16, which a CPU without
     bfloat16 instructions emulates hundreds of times slower than float32.
 
-    The momentum turns over in some 20 steps, its orthogonal form hardly faster, yet on a CPU
-    finding that form takes a third of a step. So the matrices take turns: each is updated in one
-    step of ``interval``, by as many times the rate, and gathers momentum in all of them.
+    Orthogonalising takes a third of a step on a CPU, yet its result changes slowly. So the
+    matrices take turns: each is updated in one step of ``interval``, by as many times the rate,
+    and gathers momentum in all of them.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, interval: int) -> None:
@@ -80,50 +80,44 @@ class Muon(torch.optim.Muon):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            grads = [p.grad for p in params]
             for p in params:
                 if not self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                    self.state[p]["step"] = torch.zeros(())
+                    self.state[p] |= {
+                        "momentum_buffer": torch.zeros_like(p),
+                        "step": torch.zeros(()),
+                    }
                 self.state[p]["step"] += 1
+            grads = [p.grad for p in params]
             buffers = [self.state[p]["momentum_buffer"] for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
-            due = [
-                (p, update)
-                for turn, (p, update) in enumerate(zip(params, updates, strict=True))
-                if (self.state[p]["step"] + turn) % self.interval == 0
-            ]
-            self._apply(due, group["lr"] * self.interval)
+            alike: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for turn, (p, update) in enumerate(zip(params, updates, strict=True)):
+                if (self.state[p]["step"] + turn) % self.interval == 0:
+                    wide = update.mT if p.shape[0] > p.shape[1] else update
+                    alike[p.device, wide.shape].append((p, wide))
+            for (device, _), pairs in alike.items():
+                stacked = torch.stack([wide for _, wide in pairs]).to(fast_dtype(device))
+                for (p, _), x_RC in zip(pairs, orthogonalise(stacked), strict=True):
+                    rows, columns = p.shape
+                    x = x_RC.mT if rows > columns else x_RC
+                    rate = group["lr"] * self.interval * math.sqrt(max(1, rows / columns))
+                    p.add_(x.to(p.dtype), alpha=-rate)
         return None
-
-    @staticmethod
-    def _apply(due: list[tuple[Tensor, Tensor]], lr: float) -> None:
-        alike: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for p, update in due:
-            wide = update.mT if p.shape[0] > p.shape[1] else update
-            alike[p.device, wide.shape].append((p, wide))
-        for (device, _), pairs in alike.items():
-            stacked = torch.stack([wide for _, wide in pairs]).to(fast_dtype(device))
-            for (p, _), x_RC in zip(pairs, orthogonalise(stacked), strict=True):
-                rows, columns = p.shape
-                x = x_RC.mT if rows > columns else x_RC
-                p.add_(x.to(p.dtype), alpha=-lr * math.sqrt(max(1, rows / columns)))
 
 
 def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters as (hidden matrices, the rest).
 
-    A hidden matrix is the weight of an ``nn.Linear``, outside the modules that the model
-    names in ``adamw_modules``, a tuple of name prefixes such as ("embed", "head.output"):
-    inputs and outputs do not profit from orthogonal updates.
+    A hidden matrix is the weight of an ``nn.Linear`` outside the model's ``adamw_modules``,
+    name prefixes such as ("embed", "head.output"): inputs and outputs do not profit from
+    orthogonal updates.
     """
-    excluded = model.adamw_modules
+    excluded = tuple(f"{prefix}." for prefix in model.adamw_modules)
     hidden_ids = {
         id(module.weight)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in excluded)
+        if isinstance(module, nn.Linear) and not f"{name}.".startswith(excluded)
     }
     trainable = [p for p in model.parameters() if p.requires_grad]
     hidden = [p for p in trainable if id(p) in hidden_ids]
@@ -137,17 +131,7 @@ def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer
     if hidden:
         optimizers.append(Muon(hidden, recipe.muon_lr, recipe.muon_interval))
     if rest:
-        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in rest)
-        optimizers.append(
-            torch.optim.AdamW(
-                rest,
-                lr=recipe.adamw_lr,
-                betas=ADAMW_BETAS,
-                eps=ADAMW_EPS,
-                weight_decay=0.0,
-                fused=fused,
-            )
-        )
+        optimizers.append(torch.optim.AdamW(rest, lr=recipe.adamw_lr, **ADAMW))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -171,19 +155,12 @@ def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> Non
 class EMA:
     """Average of a model's weights over about the last ``horizon`` of the updates made so far.
 
-    The decay at update t is 1 - 1 / (1 + horizon t), so the average neither clings to the
-    start of a long run nor forgets at once in a short one; a power function of t, as in
-    arXiv 2312.02696.
-
-    Args:
-        model: copied as it is now; buffers follow the model, unaveraged.
-        horizon: fraction of the updates so far, above 0.
+    The decay at update t is 1 - 1 / (1 + horizon t), which suits short and long runs alike
+    (arXiv 2312.02696). The model is copied; its buffers are followed, not averaged.
     """
 
     def __init__(self, model: Model, horizon: float) -> None:
-        assert horizon > 0
-        self.horizon = horizon
-        self.num_updates = 0
+        self.horizon, self.num_updates = horizon, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -191,7 +168,6 @@ class EMA:
         """Take in the weights of a model of the same make."""
         weight = 1 / (1 + self.horizon * self.num_updates)
         self.num_updates += 1
-        averages: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
+        torch._foreach_lerp_([*self.model.parameters()], [*model.parameters()], weight)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

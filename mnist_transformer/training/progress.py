@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
-from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import BarColumn, TextColumn
 
 from mnist_transformer.training.log import Record
 from mnist_transformer.utils.terminal import LINE_SECONDS, bars, complain, errors
@@ -15,20 +16,15 @@ from mnist_transformer.utils.terminal import LINE_SECONDS, bars, complain, error
 def training(name: str) -> Iterator[Callable[[Record], None]]:
     """A function of the records of a training run: a bar, or lines without a terminal."""
     last_line = -math.inf
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}"),
-    )
-    with bars(*columns) as progress:
-        bar: TaskID | None = None
+    words = "{task.percentage:>3.0f}% {task.fields[figures]}"
+    with bars(TextColumn("{task.description}"), BarColumn(), TextColumn(words)) as progress:
+        # Shown by its first record, because only one of several processes reports.
+        bar = progress.add_task(name, total=1.0, figures="", visible=False)
 
         def report(record: Record) -> None:
-            nonlocal bar, last_line
-            if bar is None:  # made here: only one of several processes reports
-                bar = progress.add_task(name, total=1.0, figures="")
+            nonlocal last_line
             figures = describe(record)
-            progress.update(bar, completed=record.progress, figures=figures)
+            progress.update(bar, completed=record.progress, figures=figures, visible=True)
             if record.message:
                 complain(record.message)
             elif not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
@@ -46,8 +42,5 @@ def describe(record: Record) -> str:
     if record.images_per_second:
         parts.append(f"{record.images_per_second:.0f} images/s")
     if record.seconds_left is not None:
-        minutes, seconds = divmod(round(record.seconds_left), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        parts.append(f"{clock} left")
+        parts.append(f"{timedelta(seconds=round(record.seconds_left))} left")
     return " · ".join(parts)

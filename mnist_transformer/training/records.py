@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from mnist_transformer.data import Dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.batches import mix
-from mnist_transformer.training.clock import Clock, Timer
 from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, Validation, plot_losses, read_metrics, validate
+from mnist_transformer.training.runtime import Clock, Timer
 from mnist_transformer.training.state import RunState
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import grid, save_png
@@ -64,7 +64,7 @@ class Records:
 
     def record(self, message: str | None = None) -> Record:
         state, losses, durations = self.state, self.losses, self.durations
-        left = state.seconds / state.progress - state.seconds if state.progress else None
+        left = max(0.0, state.seconds / state.progress - state.seconds) if state.progress else None
         return Record(
             step=state.step,
             images=state.images_seen,
@@ -73,7 +73,7 @@ class Records:
             loss=sum(losses) / len(losses) if losses else math.nan,
             bits_per_dim=self.bits_per_dim,
             images_per_second=state.recipe.batch_size * len(durations) / (sum(durations) or 1.0),
-            seconds_left=None if left is None else max(0.0, left),
+            seconds_left=left,
             message=message,
         )
 
@@ -89,7 +89,14 @@ class Records:
             if self.reporting.due(seconds):
                 self.report(self.record())
             if self.logging.due(seconds):
-                self._log_training()
+                record, group = self.record(), self.state.optimizers[0].param_groups[0]
+                measured = {
+                    "loss": record.loss,
+                    "progress": round(record.progress, 5),
+                    "images_per_second": round(record.images_per_second, 2),
+                    "lr_factor": round(group["lr"] / group["peak_lr"], 4),
+                }
+                self._log("train", measured)
             if self.state.progress < 1 and self.validating.due(seconds):
                 self.validate(VALIDATE_IMAGES)
                 self.redraw()
@@ -104,7 +111,7 @@ class Records:
         with self.accelerator.autocast():
             found = validate(self.state.averaged, part, mix(self.seed, 3))
         self.bits_per_dim = found.bits_per_dim
-        self.report(self.record(f"validation: {found}"))
+        self.tell(f"validation: {found}")
         measured = {"loss": found.loss, "bits_per_dim": found.bits_per_dim}
         self._log("validation", measured | {"num_images": found.num_images} | found.figures)
         return found
@@ -121,43 +128,34 @@ class Records:
 
     def info(self, validation: Validation) -> RunInfo:
         """The metadata of the run, given the validation on the whole split."""
-        recipe, bits = self.state.recipe, validation.bits_per_dim
+        state, bits = self.state, validation.bits_per_dim
+        measured = "loss" if bits is None else "bits_per_dim"
         found = [x for x in self.lines if x["kind"] == "validation"]
-        values = [x["loss"] if x["bits_per_dim"] is None else x["bits_per_dim"] for x in found]
         return RunInfo(
-            recipe=recipe.name,
+            recipe=state.recipe.name,
             dataset=self.dataset.spec.name,
-            images_seen=self.state.images_seen,
-            steps=self.state.step,
-            seconds=round(self.state.seconds, 1),
+            images_seen=state.images_seen,
+            steps=state.step,
+            seconds=round(state.seconds, 1),
             seed=self.seed,
             torch=torch.__version__,
             validation=str(validation),
             validation_bits_per_dim=None if bits is None else round(bits, 6),
-            curve=tuple(
-                (x["seconds"], x["images"], round(value, 5))
-                for x, value in zip(found, values, strict=True)
-            ),
+            curve=tuple((x["seconds"], x["images"], round(x[measured], 5)) for x in found),
         )
 
-    def _log_training(self) -> None:
-        record, group = self.record(), self.state.optimizers[0].param_groups[0]
-        measured = {
-            "loss": record.loss,
-            "progress": round(record.progress, 5),
-            "images_per_second": round(record.images_per_second, 2),
-            "lr_factor": round(group["lr"] / group["peak_lr"], 4),
-        }
-        self._log("train", measured)
-
     def _log(self, kind: str, measured: Mapping[str, float | None]) -> None:
-        step, images = self.state.step, self.state.images_seen
-        place = {"step": step, "images": images, "seconds": round(self.state.seconds, 2)}
+        state = self.state
+        place = {
+            "step": state.step,
+            "images": state.images_seen,
+            "seconds": round(state.seconds, 2),
+        }
         self.lines.append({"kind": kind, **place, **measured})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
         known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
-        self.accelerator.log(known, step=step)
+        self.accelerator.log(known, step=state.step)
 
     def _between_validations(self) -> float:
         """Seconds, by the length of the run; of one in epochs as far as its progress tells."""

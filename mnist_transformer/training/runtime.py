@@ -1,7 +1,6 @@
-"""The ground of a run: its recipe, tokenizer, device, precision, processes and stop signals.
+"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals.
 
-accelerate chooses the processes; this module chooses device and precision, and says in one
-sentence if either is wrong.
+accelerate chooses the processes; this module chooses device and precision.
 """
 
 import math
@@ -24,6 +23,34 @@ from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.utils.devices import fast_dtype, find_device
+
+
+class Clock:
+    """Seconds of a run, without pauses and the time between its parts; ``now`` never goes back."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now, self._zero = now, now()
+
+    def read(self) -> float:
+        return self.now() - self._zero
+
+    def set(self, seconds: float) -> None:
+        """Make this moment so many seconds of the run."""
+        self._zero = self.now() - seconds
+
+
+@dataclass
+class Timer:
+    """Is due every so many seconds of the run, counted from ``last``."""
+
+    every: float
+    last: float
+
+    def due(self, seconds: float) -> bool:
+        if seconds - self.last < self.every:
+            return False
+        self.last = seconds
+        return True
 
 
 def override(
@@ -69,7 +96,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
             f"recipe {recipe.name} names the tokenizer {name}, "
             f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
         )
-    if name is None:
+    if name is None or not isinstance(model, UsesTokenizer):
         return
     path = runs / name / "model.safetensors"
     if not path.is_file():
@@ -80,16 +107,11 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
                 f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
                 f"in {runs}: train it first with `mnist-transformer train {name}`"
             ) from error
-    assert isinstance(model, UsesTokenizer)
     model.set_tokenizer(checkpoint.load(path))
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:
-    """An accelerator for a device, in bf16 where that is fast there.
-
-    Args:
-        out: folder in which the tracker makes tensorboard/.
-        device: as in ``find_device``; under a launcher "cpu" or None.
+    """An accelerator for a device, in bf16 where that is fast there; logs to out/tensorboard.
 
     Raises:
         ValueError: the device is unknown or not here, or a launcher gives each process its own.
@@ -123,9 +145,8 @@ class Stop:
 
     def exception(self) -> BaseException:
         """The exception that ends a run once its state is saved."""
-        if self.signal == signal.SIGTERM:
-            return SystemExit(128 + signal.SIGTERM)
-        return KeyboardInterrupt()
+        terminated = self.signal == signal.SIGTERM
+        return SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt()
 
 
 @contextmanager

@@ -5,11 +5,10 @@ holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belo
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
@@ -30,7 +29,6 @@ class RunState:
     """Everything that changes from step to step in a run of ``recipe`` over ``num_train`` images.
 
     Args:
-        ema: averaged weights; None where the recipe averages none.
         step: number of steps made.
         seconds: duration of the run when the last step was made.
     """
@@ -38,16 +36,12 @@ class RunState:
     recipe: Recipe
     num_train: int
     model: Model
-    optimizers: list[torch.optim.Optimizer]
-    ema: EMA | None
     step: int = 0
     seconds: float = 0.0
 
-    @classmethod
-    def start(cls, recipe: Recipe, num_train: int, model: Model) -> "RunState":
-        """The state before the first step."""
-        ema = EMA(model, recipe.ema) if recipe.ema else None
-        return cls(recipe, num_train, model, build_optimizers(model, recipe), ema)
+    def __post_init__(self) -> None:
+        self.optimizers = build_optimizers(self.model, self.recipe)
+        self.ema = EMA(self.model, self.recipe.ema) if self.recipe.ema else None
 
     @property
     def images_seen(self) -> int:
@@ -64,7 +58,7 @@ class RunState:
 
     @property
     def averaged(self) -> Model:
-        """The weights that the run is about: averaged where the recipe says so."""
+        """The model that is validated and kept: with averaged weights if the recipe says so."""
         return self.ema.model if self.ema else self.model
 
     def update(self) -> None:
@@ -77,13 +71,13 @@ class RunState:
     def to_tree(self) -> dict[str, Any]:
         """For ``trees.save_state``; learning rates are left out, as the recipe has them."""
         states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
+        ema = self.ema
         return {
             "step": self.step,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "optimizers": [{str(key): value for key, value in x.items()} for x in states],
-            "ema": self.ema
-            and {"num_updates": self.ema.num_updates, "model": self.ema.model.state_dict()},
+            "ema": ema and {"num_updates": ema.num_updates, "model": ema.model.state_dict()},
         }
 
     def load_tree(self, tree: dict[str, Any]) -> None:
@@ -102,10 +96,14 @@ class RunState:
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
     """What makes two runs the same one, as JSON has it."""
     values = asdict(recipe)
-    config = values.pop("model")
-    values |= {f"model.{name}": value for name, value in config.items()}
+    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
     values |= {"family": checkpoint.family_of(model), "seed": seed, "num_train": num_train}
     return dict(json.loads(json.dumps(values)))
+
+
+def find_states(folder: Path) -> list[Path]:
+    """The states in a folder, newest first."""
+    return sorted(folder.glob("state-*.safetensors"), reverse=True)
 
 
 def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
@@ -114,46 +112,40 @@ def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
     trees.save_state(path, {"run": run, **state.to_tree()})
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
-    kept = [path for path in states if _step_of(path) <= state.step][:NUM_KEPT]
-    for path in states:
-        if path not in kept:
-            path.unlink()
+    kept = [found for found in states if found <= path][:NUM_KEPT]
+    for dropped in set(states) - set(kept):
+        dropped.unlink()
 
 
-def load_newest(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest readable state of a run, None in a fresh folder; and what to tell the user.
+def load_newest(
+    folder: Path, run: dict[str, Any], tell: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The newest readable state of a run, None in a fresh folder; ``tell`` of unreadable ones.
 
     Raises:
         ValueError: the folder is another run's, or nothing in it can be read.
     """
-    problems = []
     states = find_states(folder)
     for path in states:
         try:
             tree = trees.load_state(path)
         except ValueError as error:
-            problems.append(f"{error}; trying the state before")
+            tell(f"{error}; trying the state before")
             continue
         theirs = EARLIER | tree["run"]
-        fixed = sorted((run | theirs).keys() - FREE_FIELDS)
-        different = [k for k in fixed if run.get(k) != theirs.get(k)]
-        if different:
-            name = different[0]
-            raise ValueError(
-                f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
-                f"{run.get(name)!r}; expected the same recipe, options and seed, or another folder"
-            )
-        return tree, problems
+        for name in sorted((run | theirs).keys() - FREE_FIELDS):
+            if run.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
+                    f"{run.get(name)!r}; expected the same recipe, options and seed, or another "
+                    "folder"
+                )
+        return tree
     if states:
         raise ValueError(
             f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
         )
-    return None, []
-
-
-def find_states(folder: Path) -> list[Path]:
-    """The states in a folder, newest first."""
-    return sorted(folder.glob("state-*.safetensors"), key=_step_of, reverse=True)
+    return None
 
 
 def drop_leftovers(folder: Path) -> None:
@@ -161,7 +153,3 @@ def drop_leftovers(folder: Path) -> None:
     for kind in ("safetensors", "png", "jsonl"):
         for path in folder.glob(f".*.{kind}.*"):
             path.unlink()
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("state-"))

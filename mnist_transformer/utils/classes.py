@@ -17,10 +17,9 @@ def class_of(name: str, names: Sequence[str]) -> int:
 def classes_of(text: str, names: Sequence[str]) -> list[int]:
     """The labels that a text asks for: the digits of a number, or names joined by commas.
 
-    Raises:
-        ValueError: the text names no class of these.
+    A text that names no class raises ValueError.
     """
-    if not all(name in DIGITS for name in names):
+    if not set(names) <= set(DIGITS):
         return [class_of(name.strip(), names) for name in text.split(",")]
     if not (text.isascii() and text.isdigit()):
         raise ValueError(

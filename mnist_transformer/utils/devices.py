@@ -13,8 +13,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 def find_device(name: str | None = None) -> torch.device:
     """The device of a name, such as "cuda:1"; without one the best here: cuda, mps, else cpu.
 
-    Raises:
-        ValueError: it is unknown or not here.
+    A device that is unknown or not here raises ValueError.
     """
     if name is None:
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -33,14 +32,12 @@ def to_device(model: AnyModule, device: str | None = None) -> AnyModule:
 
 def fast_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 where the device multiplies it in hardware, else float32."""
-    kind = torch.device(device).type
+    kind, fast = torch.device(device).type, False
     if kind == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif kind == "cpu":
         # Without these instructions a bf16 matmul is emulated, hundreds of times slower.
         fast = torch.cpu._is_avx512_bf16_supported()
-    else:
-        fast = False
     return torch.bfloat16 if fast else torch.float32
 
 

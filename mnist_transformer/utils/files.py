@@ -1,7 +1,6 @@
 """Files written in one go, so that a kill or a full disk never leaves half of one."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 
@@ -14,10 +13,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened, hence not synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,29 +25,27 @@ FRAME_MS, LAST_FRAME_MS = 60, 2000
 def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
     """Images uint8 (B, C, H, W) row by row in one picture, ``gap`` black pixels between them.
 
-    With no gap digits stand side by side and read as a number.
-
     Raises:
         ValueError: no images, another shape or type, or fewer than one column.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+    fits = images.ndim == 4 and images.shape[1] in (1, 3) and len(images)
+    if not fits or str(images.dtype) != "torch.uint8":
         raise ValueError(
-            f"images have shape {tuple(images.shape)}, expected (B, C, H, W) with one image "
-            "or more of 1 or 3 channels"
+            f"images are {images.dtype} of shape {tuple(images.shape)}, "
+            "expected torch.uint8 of shape (B, C, H, W) with B of 1 or more and C of 1 or 3"
         )
-    if str(images.dtype) != "torch.uint8":
-        raise ValueError(f"images are {images.dtype}, expected torch.uint8")
     if columns < 1 or gap < 0:
         raise ValueError(f"got {columns} columns and a gap of {gap}, expected 1 and 0 or more")
     num, channels, height, width = images.shape
     columns = min(columns, num)
     rows = -(-num // columns)
-    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    width, height = width + gap, height + gap
+    size = (columns * width - gap, rows * height - gap)
     picture = Image.new("L" if channels == 1 else "RGB", size)
     for index, image_HWC in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
         row, column = divmod(index, columns)
         tile = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
-        picture.paste(tile, (column * (width + gap), row * (height + gap)))
+        picture.paste(tile, (column * width, row * height))
     return picture
 
 
@@ -67,17 +65,12 @@ def figure_png(figure: "Figure") -> bytes:
 
 def enlarge(picture: Image.Image, scale: int | None = None) -> Image.Image:
     """Every pixel as a square of ``scale`` pixels; by default enough to see a digit well."""
-    if scale is None:
-        scale = max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
+    scale = scale or max(1, min(MAX_SCALE, LONG_SIDE // max(picture.size)))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None = None) -> None:
-    """Write a PNG file, making its folder; notes become text fields of the file.
-
-    Raises:
-        OSError: the folder or file cannot be written.
-    """
+    """Write a PNG file, making its folder; notes become text fields. Raises OSError."""
     info = PngImagePlugin.PngInfo()
     for key, value in {"Software": SOFTWARE, **(notes or {})}.items():
         # Half of a surrogate pair, as a terminal may send it, is no character.
@@ -88,29 +81,17 @@ def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None =
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write frames of one size as an endless GIF that rests on the last one.
+    """Write frames of one size as an endless GIF that rests on the last one; raises OSError.
 
     Of many frames an even selection is shown, the first and the last among them.
-
-    Raises:
-        ValueError: no frames.
-        OSError: the folder or file cannot be written.
     """
-    if not frames:
-        raise ValueError("a GIF needs one frame or more, got none")
     shown = min(len(frames), MAX_FRAMES)
     step = (len(frames) - 1) / max(1, shown - 1)
     chosen = [frames[len(frames) - 1 - round(k * step)] for k in reversed(range(shown))]
     content = io.BytesIO()
-    chosen[0].save(
-        content,
-        "GIF",
-        save_all=True,
-        append_images=chosen[1:],
-        duration=[FRAME_MS] * (shown - 1) + [LAST_FRAME_MS],
-        loop=0,
-        comment=SOFTWARE.encode(),
-    )
+    times = [FRAME_MS] * (shown - 1) + [LAST_FRAME_MS]
+    options = {"append_images": chosen[1:], "duration": times, "comment": SOFTWARE.encode()}
+    chosen[0].save(content, "GIF", save_all=True, loop=0, **options)
     _write(path, content)
 
 
@@ -119,7 +100,7 @@ def is_ours(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             mark = picture.info.get("Software", picture.info.get("comment"))
-    except (UnidentifiedImageError, OSError):
+    except OSError:  # such as no picture
         return False
     return mark in (SOFTWARE, SOFTWARE.encode())
 

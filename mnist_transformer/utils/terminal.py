@@ -1,4 +1,4 @@
-"""The output of the command line: sentences, pictures, progress bars, a training run.
+"""The output of the command line: sentences, pictures, progress bars.
 
 Results go to standard output. Progress and complaints go to standard error, with bars only where
 that is a terminal.
@@ -47,27 +47,24 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
     except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        complain(f"{program}: {place}{error.strerror or error}")
-        return 2
-    except ValueError as error:
-        complain(f"{program}: {error}")
-        return 2
     except KeyboardInterrupt:
         return 130
+    except (OSError, ValueError) as error:
+        place = getattr(error, "filename", None)
+        reason = getattr(error, "strerror", None) or error
+        complain(f"{program}: {place}: {reason}" if place else f"{program}: {reason}")
+        return 2
     return 0
 
 
 def show(picture: "Image") -> None:
     """Draw a picture, as finely as the terminal can; nothing where the output is not a terminal."""
-    if not screen.is_terminal:
-        return
-    # Importing it asks the terminal what it can show.
-    from textual_image.renderable import Image as TerminalImage
+    if screen.is_terminal:
+        # Importing it asks the terminal what it can show.
+        from textual_image.renderable import Image as TerminalImage
 
-    # A pixel a column: half blocks then show every pixel as a square.
-    screen.print(TerminalImage(picture, width=min(picture.width, screen.width), height="auto"))
+        # A pixel a column: half blocks then show every pixel as a square.
+        screen.print(TerminalImage(picture, width=min(picture.width, screen.width), height="auto"))
 
 
 @contextmanager
@@ -75,13 +72,10 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
     """A function of (stage, done, total or None): a bar per stage, or lines without a terminal."""
     tasks: dict[str, TaskID] = {}
     last_line = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    with bars(*columns) as progress:
+    left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+    with bars(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left
+    ) as progress:
 
         def report(stage: str, done: int, total: int | None) -> None:
             nonlocal last_line

@@ -1,13 +1,14 @@
 """Safetensors files that can be trusted: verified, written atomically, no pickle anywhere.
 
-A file holds tensors and a header of strings, with a checksum. A tree is dicts and lists over
-tensors and JSON scalars, such as the state of a training run.
+A file holds tensors and a header of strings, with a checksum. A tree is dicts (keys: str) and
+lists over tensors and JSON scalars, such as the state of a training run.
 """
 
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,7 @@ _LEAF = "tensor:"
 
 
 def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
-    """Write a tree of dicts (keys: str) and lists over tensors and JSON scalars, atomically.
-
-    Raises:
-        OSError: the disk is full, the folder cannot be written, and the like.
-    """
+    """Write a tree, atomically; raises OSError."""
     tensors: dict[str, Tensor] = {}
 
     def pull(node: Any, place: str) -> Any:
@@ -44,18 +41,13 @@ def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
         assert not (isinstance(node, str) and node.startswith(_LEAF)), node
         return node
 
-    skeleton = pull(tree, "")
-    write(Path(path), tensors, {"tree": json.dumps(skeleton)}, KIND)
+    skeleton = json.dumps(pull(tree, ""))
+    write(Path(path), tensors, {"tree": skeleton}, KIND)
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Undo ``save_state``, tensors on the CPU bit for bit; tuples have become lists.
-
-    Raises:
-        ValueError: the file is missing, damaged or no state.
-    """
-    path = Path(path)
-    tensors, metadata = read(path, KIND)
+    """Undo ``save_state``, tensors on the CPU bit for bit, tuples as lists; errors as ``read``."""
+    tensors, metadata = read(Path(path), KIND)
 
     def put(node: Any) -> Any:
         if isinstance(node, str) and node.startswith(_LEAF):
@@ -64,32 +56,22 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             return {key: put(value) for key, value in node.items()}
         return [put(value) for value in node] if isinstance(node, list) else node
 
-    tree: dict[str, Any] = put(header(metadata, "tree", path))
-    return tree
+    return put(header(metadata, "tree", Path(path)))
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], kind: str) -> None:
     """Write a file of this kind, atomically; raises OSError."""
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    own = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
+    own = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()}
     metadata = {"format": f"mnist-transformer {kind} 2", **metadata}
     write_atomic(path, to_bytes(own, {**metadata, CHECKSUM: str(checksum(own, metadata))}))
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file of this kind, verified.
-
-    Raises:
-        ValueError: the file is missing, damaged, or of another kind.
-    """
+    """Tensors and metadata of a file, verified; ValueError: missing, damaged or of another kind."""
     metadata = read_metadata(path, kind)
-    try:
-        with safe_open(str(path), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+    with _open(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     covered = None if is_format_1(metadata) else metadata
     if metadata.get(CHECKSUM) != str(checksum(tensors, covered)):
         raise ValueError(f"{path} is damaged: its content does not have the expected checksum")
@@ -98,11 +80,8 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def read_metadata(path: Path, kind: str) -> dict[str, str]:
     """The metadata of a file of this kind, tensors unread; errors as in ``read``."""
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+    with _open(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
     if metadata.get("format") not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
         raise ValueError(
             f"{path} is of format {metadata.get('format')!r}, "
@@ -126,12 +105,15 @@ def header(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
     return values
 
 
-def unreadable(path: Path, error: Exception) -> ValueError:
-    if not path.exists():
-        return ValueError(f"{path} does not exist, expected a safetensors file of this package")
-    return ValueError(
-        f"{path} cannot be read, expected a whole safetensors file of this package ({error})"
-    )
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(str(path), "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        wrong = "cannot be read" if path.exists() else "does not exist"
+        expected = "expected a whole safetensors file of this package"
+        raise ValueError(f"{path} {wrong}, {expected} ({error})") from error
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> int:

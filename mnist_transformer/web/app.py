@@ -25,16 +25,10 @@ ABOUT = "Small transformers that draw handwritten digits, here on this machine."
 
 
 def build(models: Mapping[str, Path]) -> gr.Blocks:
-    """The page over checkpoints by name, as far as they draw.
-
-    Raises:
-        ValueError: none of the models can draw.
-    """
-    filled = shelf.fill(models)
-    with gr.Blocks(
-        title="MNIST Transformer", analytics_enabled=False, delete_cache=(600, 3600)
-    ) as page:
-        gr.Markdown(f"# MNIST Transformer\n{ABOUT}")
+    """The page over checkpoints by name, as far as they draw; ValueError if none does."""
+    filled, title = shelf.fill(models), "MNIST Transformer"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(f"# {title}\n{ABOUT}")
         with gr.Tab("Draw"):
             draw_tab.build(filled)
         with gr.Tab("Erase and restore"):

@@ -9,7 +9,7 @@ import gradio as gr
 from mnist_transformer.options import GUIDED
 from mnist_transformer.prompting.asking import Asked
 from mnist_transformer.prompting.prompts import SCOPE
-from mnist_transformer.web.dials import MAX_SEED, dials, for_model, read, whole
+from mnist_transformer.web.dials import MAX_SEED, dials, for_model, number, read
 from mnist_transformer.web.shelf import Drawing, buttons, picture, shown, together, wire
 
 EXAMPLES = ["Show me 2 + four", "twice 21", "Draw me a horse"]
@@ -29,32 +29,28 @@ def build(asked: Mapping[str, Asked]) -> None:
             with gr.Row(elem_classes="pictures"):
                 pictures = [picture(name, "drawn") for name in asked]
 
-    triggers = [start.click, text.submit]
-    wire(triggers, cancel, partial(answer, asked), [text, seed, *knobs], [notes, *pictures])
+    inputs = [text, seed, *knobs]
+    wire([start.click, text.submit], cancel, partial(answer, asked), inputs, [notes, *pictures])
 
 
 def answer(asked: Mapping[str, Asked], text: str, seed: float | None, *values: Any) -> Drawing:
-    """The number that every model reads, and its picture, over and over while they are drawn.
+    """The number that every model reads, and its picture, over and over; none where it refuses.
 
-    A model that refuses has no picture.
-
-    Raises:
-        ValueError: the text is empty or too long, or a number is empty or out of its range.
+    An empty or too long text, and a number out of its range, raise ValueError.
     """
-    first = whole("seed", seed, 0, MAX_SEED)
+    first = number("seed", seed, 0, MAX_SEED)
     wanted = read(values)
     streams, remarks, answers = [], [], []
     for name, one in asked.items():
-        how, ignored = for_model(one.drawer, wanted)
+        how, remark = for_model(one.drawer, wanted, "It")
         digits = one.answer(text.strip())
         answers.append(digits)
-        remark = f"{name} reads {''.join(map(str, digits))}." if digits else f"{name} refuses."
-        remarks.append(f"{remark} It does not use {', '.join(ignored)}." if ignored else remark)
+        read_as = f"reads {''.join(map(str, digits))}" if digits else "refuses"
+        remarks.append(f"{name} {read_as}. {remark}".strip())
         seeds = range(first, first + len(digits))
         streams.append(one.steps([text.strip()], [digits], seeds, how))
     if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
-    note = " ".join(remarks)
-    yield note, [None] * len(streams)
+    yield " ".join(remarks), [None] * len(streams)
     for canvases in together(streams):
-        yield note, shown(canvases)
+        yield " ".join(remarks), shown(canvases)

@@ -15,6 +15,14 @@ from mnist_transformer.options import NEED_KEEP, OPTIONS, PLAIN, Dial, Sampling
 MAX_SEED = 2**31
 
 
+# An interval has two dials, every other option one.
+_DIALS: list[tuple[Field, str]] = [
+    (option, option.metadata["dial"].label + part)
+    for option in OPTIONS
+    for part in ((" from", " to") if isinstance(option.default, tuple) else ("",))
+]
+
+
 def dials(
     models: Sequence[GenerativeModel], keeping: bool = False, start: Sampling = PLAIN
 ) -> list[gr.Component]:
@@ -24,25 +32,17 @@ def dials(
         keeping: whether pixels are kept.
         start: where the dials stand at first.
     """
-    components = []
-    for option in OPTIONS:
-        fit, value = _fit(option, models, keeping), getattr(start, option.name)
-        values = value if isinstance(value, tuple) else (value,)
-        for label, one in zip(_labels(option), values, strict=True):
-            components.append(_dial(option.metadata["dial"], label, one, fit))
-    return components
+    made = []
+    for option, label in _DIALS:
+        value = getattr(start, option.name)
+        value = value[label.endswith(" to")] if isinstance(value, tuple) else value
+        made.append(_dial(option.metadata["dial"], label, value, _fit(option, models, keeping)))
+    return made
 
 
 def refit(models: Sequence[GenerativeModel], keeping: bool = False) -> list[dict[str, Any]]:
     """Updates of all dials for other models."""
-    fits = [(option, _fit(option, models, keeping)) for option in OPTIONS]
-    return [gr.update(**fit) for option, fit in fits for _ in _labels(option)]
-
-
-def _labels(option: Field) -> list[str]:
-    """The labels of an option's dials, one for each of its numbers."""
-    label = option.metadata["dial"].label
-    return [f"{label} from", f"{label} to"] if isinstance(option.default, tuple) else [label]
+    return [gr.update(**_fit(option, models, keeping)) for option, _ in _DIALS]
 
 
 def _fit(option: Field, models: Sequence[GenerativeModel], keeping: bool) -> dict[str, Any]:
@@ -50,8 +50,7 @@ def _fit(option: Field, models: Sequence[GenerativeModel], keeping: bool) -> dic
     users = [model for model in models if option.name in model.honours]
     fit: dict[str, Any] = {"visible": bool(users) and (keeping or option.name not in NEED_KEEP)}
     if option.name == "num_steps":  # that all of the models can take
-        high = option.metadata["dial"].high
-        fit["maximum"] = min([high, *(model.max_steps for model in users)])
+        fit["maximum"] = min([option.metadata["dial"].high, *(m.max_steps for m in users)])
     return fit
 
 
@@ -64,41 +63,34 @@ def _dial(dial: Dial, label: str, value: Any, fit: dict[str, Any]) -> gr.Compone
 
 
 def read(values: Sequence[Any]) -> Sampling:
-    """The options that all dials stand for.
-
-    Raises:
-        ValueError: a value is empty or out of its dial's range.
-    """
-    rest = iter(values)
-    given: dict[str, Any] = {}
-    for option in OPTIONS:
-        found = [_read(option.metadata["dial"], label, next(rest)) for label in _labels(option)]
-        given[option.name] = tuple(found) if len(found) > 1 else found[0]
+    """The options that all dials stand for; ValueError for one that is empty or out of range."""
+    found: dict[str, list[Any]] = {}
+    for (option, label), value in zip(_DIALS, values, strict=True):
+        found.setdefault(option.name, []).append(_read(option.metadata["dial"], label, value))
+    given: dict[str, Any] = {k: tuple(x) if len(x) > 1 else x[0] for k, x in found.items()}
     return Sampling(**given)
 
 
 def _read(dial: Dial, label: str, value: Any) -> Any:
     if dial.choices:
         return None if value == dial.none else value
-    if dial.step == 1:
-        value = whole(label.lower(), value, dial.low, dial.high)
-    elif value is None or not dial.low <= value <= dial.high:
-        raise ValueError(
-            f"{label.lower()} is {value}, expected a number from {dial.low:g} to {dial.high:g}"
-        )
+    value = number(label.lower(), value, dial.low, dial.high, dial.step)
     return None if dial.none and value == dial.low else value
 
 
-def for_model(model: GenerativeModel, wanted: Sampling) -> tuple[Sampling, list[str]]:
-    """The options that a model honours, and the labels of the changed ones that it does not."""
+def for_model(model: GenerativeModel, wanted: Sampling, who: str) -> tuple[Sampling, str]:
+    """The options that a model honours; and a sentence about the changed ones that it does not."""
     changed = wanted.changed()
     used = {name: getattr(wanted, name) for name in changed & model.honours}
     labels = [o.metadata["dial"].label for o in OPTIONS if o.name in changed - model.honours]
-    return Sampling(**used), [label.lower() for label in labels]
+    note = f"{who} does not use {', '.join(labels).lower()}." if labels else ""
+    return Sampling(**used), note
 
 
-def whole(name: str, value: float | None, low: float, high: float) -> int:
-    """The number of a field, or ValueError where it is empty or out of its range."""
-    if value is None or not low <= value <= high or value != int(value):
-        raise ValueError(f"{name} is {value}, expected a whole number from {low} to {high}")
-    return int(value)
+def number(name: str, value: float | None, low: float, high: float, step: float = 1) -> Any:
+    """A field's number, an int where ``step`` is 1; ValueError if it is empty or out of range."""
+    whole = step == 1
+    if value is None or not low <= value <= high or (whole and value != int(value)):
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} is {value}, expected a {kind} from {low} to {high}")
+    return int(value) if whole else value

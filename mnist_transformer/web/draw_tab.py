@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnist_transformer.utils.classes import classes_of
 from mnist_transformer.utils.images import columns_for
-from mnist_transformer.web.dials import MAX_SEED, dials, for_model, read, whole
+from mnist_transformer.web.dials import MAX_SEED, dials, for_model, number, read
 from mnist_transformer.web.shelf import Drawing, Shelf, buttons, picture, shown, together, wire
 
 MAX_CLASSES, MAX_TIMES = 8, 9
@@ -19,9 +19,8 @@ def build(shelf: Shelf) -> None:
     """Add the tab's parts to the page."""
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
-            text = gr.Textbox(
-                "7", label="Draw", info="a digit or a number", max_lines=1, elem_id="digits"
-            )
+            info = "a digit or a number"
+            text = gr.Textbox("7", label="Draw", info=info, max_lines=1, elem_id="digits")
             times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times")
             start, cancel = buttons("Draw")
             seed = gr.Number(0, label="Seed")
@@ -31,21 +30,17 @@ def build(shelf: Shelf) -> None:
                 pictures = [picture(name, "drawn") for name in shelf.models]
             notes = gr.Markdown()
 
-    triggers = [start.click, text.submit]
     inputs = [text, times, seed, *knobs]
-    wire(triggers, cancel, partial(draw, shelf), inputs, [notes, *pictures])
+    wire([start.click, text.submit], cancel, partial(draw, shelf), inputs, [notes, *pictures])
 
 
 def draw(shelf: Shelf, text: str, times: float | None, seed: float | None, *values: Any) -> Drawing:
-    """A note and a picture per model, over and over while they are drawn.
+    """A note and a picture per model, over and over; none where a model lacks the class.
 
-    A model without a class of these names has no picture.
-
-    Raises:
-        ValueError: no class of any model, or too many; a number that is empty or out of its range.
+    A class of no model, too many, and a number out of its range raise ValueError.
     """
-    times = whole("how many times", times, 1, MAX_TIMES)
-    first = whole("seed", seed, 0, MAX_SEED)
+    num_times = number("how many times", times, 1, MAX_TIMES)
+    first = number("seed", seed, 0, MAX_SEED)
     wanted = read(values)
     streams: list[Iterator[Tensor]] = []
     remarks, labels, reason = [], [], None
@@ -59,11 +54,11 @@ def draw(shelf: Shelf, text: str, times: float | None, seed: float | None, *valu
             continue
         if len(labels) > MAX_CLASSES:
             raise ValueError(f"{len(labels)} classes are asked for, expected 1 to {MAX_CLASSES}")
-        how, ignored = for_model(model, wanted)
-        streams.append(model.steps(labels * times, range(first, first + len(labels) * times), how))
-        if ignored:
-            remarks.append(f"{name} does not use {', '.join(ignored)}.")
+        how, remark = for_model(model, wanted, name)
+        seeds = range(first, first + len(labels) * num_times)
+        streams.append(model.steps(labels * num_times, seeds, how))
+        remarks.append(remark)
     if reason and not labels:
         raise reason
     for canvases in together(streams):
-        yield " ".join(remarks), shown(canvases, columns_for(len(labels), times))
+        yield " ".join(filter(None, remarks)), shown(canvases, columns_for(len(labels), num_times))

@@ -9,7 +9,7 @@ from PIL import Image
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.training.log import plot_losses
-from mnist_transformer.web.shelf import Shelf
+from mnist_transformer.web.shelf import Shelf, picture
 
 
 def build(shelf: Shelf) -> None:
@@ -26,25 +26,16 @@ def build(shelf: Shelf) -> None:
     for name, row in rows.items():
         if row["metrics"].get("curve"):
             gr.Markdown(f"### Training of {name}")
-            gr.Image(
-                loss_plot(row, ledger.results_folder() / name),
-                show_label=False,
-                interactive=False,
-                format="png",
-                buttons=["download"],
-                elem_classes="plot",
-            )
+            picture(None, "plot", loss_plot(row, ledger.results_folder() / name))
 
 
 def loss_plot(row: Row, folder: Path) -> Image.Image:
     """The run's plot where there is a source tree, else one of the row's validation curve."""
-    path = folder / "loss.png"
-    if path.exists():
-        content = path.read_bytes()
-    else:
-        unit = "bits_per_dim" if "bits_per_dim" in row["metrics"] else "loss"
-        content = plot_losses(
-            {"kind": "validation", "seconds": seconds, "images": number, unit: value}
-            for seconds, number, value in row["metrics"]["curve"]
-        )
+    if (path := folder / "loss.png").exists():
+        return Image.open(path).convert("RGB")
+    unit = "bits_per_dim" if "bits_per_dim" in row["metrics"] else "loss"
+    content = plot_losses(
+        {"kind": "validation", "seconds": seconds, "images": number, unit: value}
+        for seconds, number, value in row["metrics"]["curve"]
+    )
     return Image.open(io.BytesIO(content)).convert("RGB")

@@ -18,16 +18,8 @@ from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
-from mnist_transformer.web.dials import MAX_SEED, dials, for_model, read, refit, whole
-from mnist_transformer.web.shelf import (
-    Drawing,
-    Shelf,
-    buttons,
-    picture,
-    shown_to_visitor,
-    together,
-    wire,
-)
+from mnist_transformer.web.dials import MAX_SEED, dials, for_model, number, read, refit
+from mnist_transformer.web.shelf import Drawing, Shelf, buttons, picture, together, visited, wire
 
 PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -61,24 +53,22 @@ def build(shelf: Shelf) -> None:
                 elem_id="pad",
             )
             upload = gr.UploadButton("Upload a picture", elem_id="upload")
-            hole = gr.Radio(
-                [PAINTED, *inpaint.HOLES[:-1]], value=PAINTED, label="Erase", elem_id="hole"
-            )
+            parts = [PAINTED, *inpaint.HOLES[:-1]]
+            hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
             # One that can also say which digit it may be, where there is one.
-            exact = [n for n, model in shelf.models.items() if model.likelihood == "exact"]
-            default = [*exact, *shelf.models][0]
-            names = shelf.models[default].class_names
+            default = max(shelf.models, key=lambda name: shelf.models[name].likelihood == "exact")
+            model = shelf.models[default]
             chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
-            label = gr.Dropdown([UNKNOWN, *names], value=UNKNOWN, label="It is a")
+            label = gr.Dropdown([UNKNOWN, *model.class_names], value=UNKNOWN, label="It is a")
             start, cancel = buttons("Restore")
             seed = gr.Number(0, label="Seed")
-            knobs = dials([shelf.models[default]], keeping=True)
+            knobs = dials([model], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
     sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
     def show(path: str) -> Image.Image:
-        with shown_to_visitor():
+        with visited():
             return read_upload(Path(path))
 
     def fit(chosen: str) -> list[dict[str, Any]]:
@@ -94,11 +84,7 @@ def build(shelf: Shelf) -> None:
 
 
 def read_upload(path: Path) -> Image.Image:
-    """An uploaded picture as the pad shows it: black ink on white paper, as large as the pad.
-
-    Raises:
-        ValueError: the file is too large or is not a picture.
-    """
+    """An uploaded picture as the pad shows it, black on white; ValueError for another file."""
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.name} is larger than {MAX_BYTES // 10**6} MB")
     try:
@@ -109,11 +95,7 @@ def read_upload(path: Path) -> Image.Image:
 
 
 def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
-    """The pad's digit uint8 (1, size, size), and bool of the same shape: where it is not red.
-
-    Raises:
-        ValueError: nothing is drawn.
-    """
+    """The pad's digit uint8 (1, size, size), and bool of the same shape: where it is not red."""
     if pad is None or pad["composite"] is None:
         raise ValueError("the pad is blank, expected a digit")
     levels = np.array(pictures.laid_on("white", pad["composite"])).astype(int)
@@ -134,8 +116,7 @@ def restore(
 ) -> Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
-    Raises:
-        ValueError: an empty pad, no hole, or a number that is empty or out of its range.
+    An empty pad, no hole, and a number out of its range raise ValueError.
     """
     model = models[chosen]
     size = model.image_shape[-1]
@@ -145,16 +126,13 @@ def restore(
     if keep.all():
         raise ValueError("nothing is erased: paint over a part in red or choose one")
     known = None if label == UNKNOWN else class_of(label, model.class_names)
-    first = whole("seed", seed, 0, MAX_SEED)
-    how, ignored = for_model(model, read(values))
-    note = f"This model does not use {', '.join(ignored)}. " if ignored else ""
-    canvases = inpaint.complete(
-        model, image, keep, n=NUM_COMPLETIONS, label=known, seed=first, how=how
-    )
-    for (canvas,) in together([canvases]):
+    first = number("seed", seed, 0, MAX_SEED)
+    how, note = for_model(model, read(values), "This model")
+    drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
+    for (canvas,) in together([drawn]):
         assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, [sheet]
     assert canvas is not None
     if known is None and (guess := inpaint.likeliest(model, canvas)):
-        yield f"{note}It may be a {guess}", [sheet]
+        yield f"{note} It may be a {guess}".strip(), [sheet]

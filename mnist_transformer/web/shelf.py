@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -19,7 +19,6 @@ from mnist_transformer.models.loading import load_model
 from mnist_transformer.prompting import asking
 from mnist_transformer.utils import images
 
-QUEUE = "models"
 NUM_RUNNING = 2  # drawings of the queue at a time
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 
@@ -32,16 +31,12 @@ class Shelf:
     """Models that draw and that can be asked, by name; a sentence about each that won't load."""
 
     models: dict[str, GenerativeModel]
-    asked: dict[str, asking.Asked] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
+    asked: dict[str, asking.Asked]
+    complaints: list[str]
 
 
 def fill(paths: Mapping[str, Path]) -> Shelf:
-    """Load the models now, so that the first picture need not wait for them.
-
-    Raises:
-        ValueError: none of the models can draw.
-    """
+    """Load the models now, so that the first picture need not wait; ValueError if none draws."""
     models, asked, complaints = {}, {}, []
     for name, path in paths.items():
         try:
@@ -59,8 +54,8 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
 
 
 @contextmanager
-def shown_to_visitor() -> Iterator[None]:
-    """A mistake is a sentence on the page."""
+def visited() -> Iterator[None]:
+    """A context of a visitor's request: a mistake is a sentence on the page."""
     try:
         yield
     except ValueError as error:
@@ -87,7 +82,7 @@ def wire(
     """Any trigger queues ``run``; its pictures are shown as they are drawn, until ``cancel``."""
 
     def stream(*values: object) -> Iterator[list[object]]:
-        with shown_to_visitor():
+        with visited():
             for note, pictures in run(*values):
                 for drawn in filter(None, pictures):
                     # gradio names a file by its content and writes it in place: two visitors
@@ -95,34 +90,21 @@ def wire(
                     drawn.info["drawing"] = uuid.uuid4().hex
                 yield [note, *pictures]
 
-    event = gr.on(
-        triggers,
-        stream,
-        inputs,
-        outputs,
-        concurrency_id=QUEUE,
-        concurrency_limit=NUM_RUNNING,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
+    event = gr.on(triggers, stream, inputs, outputs, **limit, **quiet)
     cancel.click(None, cancels=[event], api_visibility="private")
 
 
-def picture(label: str, kind: str) -> gr.Image:
-    """A place for a drawing that a model makes; ``kind`` is its class in app.CSS."""
-    return gr.Image(
-        label=label, interactive=False, format="png", buttons=["download"], elem_classes=kind
-    )
+def picture(label: str | None, kind: str, value: Image.Image | None = None) -> gr.Image:
+    """A place for a picture; ``kind`` is its class in app.CSS."""
+    look = {"show_label": label is not None, "buttons": ["download"], "elem_classes": kind}
+    return gr.Image(value, label=label, interactive=False, format="png", **look)
 
 
-def shown(
-    canvases: Iterable[Tensor | None], columns: int | None = None
-) -> list[Image.Image | None]:
+def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Image | None]:
     """A picture per model, for ``picture``: by default one row; none where nothing is drawn yet."""
-    return [
-        None if canvas is None else images.enlarge(images.grid(canvas, columns or len(canvas)))
-        for canvas in canvases
-    ]
+    return [None if x is None else images.enlarge(images.grid(x, columns)) for x in canvases]
 
 
 def together(streams: Iterable[Iterator[Canvas]]) -> Iterator[list[Canvas | None]]:
