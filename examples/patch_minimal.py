@@ -140,8 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{time.monotonic() - start:4.0f} s  {bits:.3f} bits/dim of a training batch")
     print(f"{options.seconds:4.0f} s  {bits_per_dim(model, *held_out):.3f} bits/dim, {step} steps")
 
-    digits = model.draw(torch.arange(CLASSES).repeat(5))  # five rows of 0 to 9
-    rows = digits.view(5, CLASSES, EDGE, EDGE).transpose(1, 2).reshape(5 * EDGE, CLASSES * EDGE)
+    digits = model.draw(torch.arange(CLASSES).repeat(3))  # three rows of 0 to 9
+    rows = digits.view(3, CLASSES, EDGE, EDGE).transpose(1, 2).reshape(3 * EDGE, CLASSES * EDGE)
     Image.fromarray(rows.numpy()).save(options.out)
     print(f"drew {options.out}")
 
