@@ -8,7 +8,8 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
-from mnist_transformer.models.patch_law.model import PatchConfig
+from mnist_transformer.models.patch.model import PatchConfig
+from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
@@ -54,7 +55,7 @@ class Recipe:
     about: str = ""
 
 
-_patch = PatchConfig(MNIST, corner=True, law=True, built_in_guidance=1.7)
+_patch = LawConfig(MNIST, corner=True, law=True, built_in_guidance=1.7)
 _vqvae = VQVAEConfig(MNIST)
 _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
@@ -73,10 +74,14 @@ _TABLE = (
            about="the same with a seventh of the parameters"),
     # Without the law: attention finds some of it where each pixel is a token of its own.
     Recipe("mnist-patch-1x1",
-           PatchConfig(MNIST, patch_size=1, dim=128, depth=4, mlp_dim=512, gate_width=64,
-                       positions="learned_axial_rope", corner=True),
+           LawConfig(MNIST, patch_size=1, dim=128, depth=4, mlp_dim=512, gate_width=64,
+                     positions="learned_axial_rope", corner=True),
            batch_size=16, max_seconds=150 * 60,
            about="a patch a pixel, without the law of grey levels"),
+    Recipe("mnist-patch-general",
+           PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
+           batch_size=16, max_seconds=150 * 60,
+           about="patch by patch; knows nothing of MNIST"),
     # 4,000 real digits that a package carries: to try training with no MNIST at hand.
     Recipe("mnist-patch-5k", _patch, dataset="mnist-5k", batch_size=16, max_seconds=10 * 60,
            about="the same on 4,000 images"),

@@ -25,6 +25,7 @@ from experiments import (
     inpainting,
     level_law,
     mar,
+    patch_general,
     patching,
     pixel_sizes,
     positions,
@@ -55,10 +56,10 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
         *(diffusion, diffusion_steps, inpainting, level_law, mar),
-        *(patching, pixel_sizes, positions, prompting, smallest),
+        *(patch_general, patching, pixel_sizes, positions, prompting, smallest),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
-    for module in (mar, patching, smallest):
+    for module in (mar, patch_general, patching, smallest):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size, repeats=3: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
 
@@ -183,6 +184,21 @@ def test_patching(small_world: Path) -> None:
     *_, masked, independent = run_twice(script, small_world)
     assert masked["parameters"] == independent["parameters"]
     assert independent["exact"] is True
+
+
+def test_patch_general(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = {"dim": 8, "depth": 1, "num_heads": 2, "gate_width": 8, "head_width": 8}
+    monkeypatch.setitem(patch_general.SIZES, 8, tiny)
+
+    def script() -> None:
+        patch_general.main(
+            patch_sizes=(4, 7), dims=(8,), seeds=(0,), max_seconds=0.2, num_samples=20
+        )
+
+    rows = run_twice(script, small_world)
+    assert [row["metrics"]["settings"]["patch"] for row in rows] == [4, 7]
+    with pytest.raises(ValueError, match="dim is 9, expected one of 96, 128"):
+        patch_general.main(dims=(9,))
 
 
 def test_bad_input_is_one_sentence(
