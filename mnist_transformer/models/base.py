@@ -232,14 +232,14 @@ class GenerativeModel(Model):
         if not len(noise):
             return
         with evaluating(self):
-            for canvas in _without_gradients(self.sample_steps(cond, noise, how, keep)):
+            for canvas in torch.inference_mode()(_each)(self.sample_steps(cond, noise, how, keep)):
                 if keep is not None:
                     canvas = torch.where(keep.mask, keep.images, canvas)
                 yield canvas.cpu().clone()
 
 
-@torch.inference_mode()  # on within each step alone: a waiting generator leaves its caller's mode
-def _without_gradients(steps: Iterator[Tensor]) -> Iterator[Tensor]:
+def _each(steps: Iterator[Tensor]) -> Iterator[Tensor]:
+    # As a generator of its own: inference mode is on within a step, not while the caller has one.
     yield from steps
 
 

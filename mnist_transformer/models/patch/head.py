@@ -109,7 +109,8 @@ class Window(nn.Module):
     """
 
     index: Tensor
-    seen: Tensor
+    seen: Tensor  # slots and offsets by each value in turn, beginning at ``first``
+    first_I: Tensor
 
     def __init__(self, around: Neighbourhood, width: int) -> None:
         super().__init__()
@@ -124,9 +125,9 @@ class Window(nn.Module):
         index = np.full((len(slots), len(own)), len(unique))  # one too far: unseen
         index[slot, value] = offset = offset.ravel()
         self.register_buffer("index", torch.tensor(index), persistent=False)  # (S, I)
-        seen = np.stack([slot, offset])  # by each value in turn, beginning at ``first``
-        self.register_buffer("seen", torch.tensor(seen), persistent=False)
+        self.register_buffer("seen", torch.tensor(np.stack([slot, offset])), persistent=False)
         self.first = np.searchsorted(value, np.arange(len(own) + 1)).tolist()
+        self.register_buffer("first_I", torch.tensor(self.first), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Sums (N, I * W) for whole patches, from the features (N, S * E) of all slots."""
@@ -139,7 +140,7 @@ class Window(nn.Module):
         features @ weight, with a row per offset and level: fast, but its gradient is not."""
         slot, offset = self.seen[:, self.first[start] : self.first[stop]]
         rows = offset * (len(table) // len(self.weight)) + values_NS[:, slot]
-        first = torch.tensor(self.first[start:stop], device=rows.device) - self.first[start]
+        first = self.first_I[start:stop] - self.first[start]
         first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1] + first
         sums = F.embedding_bag(rows.flatten(), table, first.flatten(), mode="sum")
         return sums.unflatten(0, first.shape)

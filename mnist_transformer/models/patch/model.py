@@ -114,8 +114,7 @@ class Patch(GenerativeModel):
         """Exact negative log-likelihood in nats (B,), over all values."""
         images = self.check_images(images)
         with evaluating(self):
-            nats_BHW = self.pixel_nats(images, self.check_cond(cond, len(images)))
-        return nats_BHW.flatten(1).sum(-1)
+            return self.pixel_nats(images, self.check_cond(cond, len(images))).flatten(1).sum(-1)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
