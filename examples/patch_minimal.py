@@ -50,7 +50,7 @@ def join(patches_BPI: Tensor) -> Tensor:
 
 
 def features(values: Tensor) -> Tensor:
-    """What the network is told of pixels (...): whether there is ink, and how much (..., F)."""
+    """Features (..., F) of pixels (...): whether there is ink, and how much."""
     return torch.stack([(values > 0).float(), values / (LEVELS - 1)], dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint tells of its training: typed, from the first ones too."""
+"""A checkpoint tells of its training: typed, from the first ones too."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the patch model promises beyond the contract: blank patches, colours, batches, drawing."""
+"""The patch model promises beyond the contract: blank patches, colours, batches, drawing."""
 
 from dataclasses import dataclass, field, replace
 

@@ -1,4 +1,4 @@
-"""What the patch model with the law promises beyond the contract: blank patches, batches."""
+"""The patch model with the law promises beyond the contract: blank patches, batches."""
 
 from dataclasses import replace
 

@@ -94,7 +94,7 @@ class RunState:
 
 
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
-    """What makes two runs the same one, as JSON has it."""
+    """The values that identify a run, as JSON."""
     values = asdict(recipe)
     values |= {f"model.{name}": value for name, value in values.pop("model").items()}
     values |= {"family": checkpoint.family_of(model), "seed": seed, "num_train": num_train}

@@ -1,4 +1,4 @@
-"""What a patch model sees around a patch, and the two heads that predict from it.
+"""The neighbourhood that a patch model sees, and the two heads that predict from it.
 
 A patch's values are drawn in raster order, those of one pixel channel by channel (R, G, B). The
 *gate* predicts whether a patch is all background. The *value head* predicts each value from the
