@@ -1,4 +1,4 @@
-"""The patch model promises beyond the contract: blank patches, colours, batches, drawing."""
+"""Promises of the patch model beyond the contract: blank patches, colours, batches, drawing."""
 
 from dataclasses import dataclass, field, replace
 

@@ -1,4 +1,4 @@
-"""The patch model with the law promises beyond the contract: blank patches, batches."""
+"""Promises of the patch model with the law beyond the contract: blank patches, batches."""
 
 from dataclasses import replace
 
