@@ -1,4 +1,4 @@
-"""What is each trick of the old flagship worth, at equal time?
+"""An ablation of the old flagship's tricks, at equal time.
 
     python -m experiments.patch_tricks
 
