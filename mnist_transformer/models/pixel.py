@@ -13,7 +13,7 @@ Shapes: B batch, T pixels, V grey levels, D dim; in drawing R rows (K particles 
 the cache's batch (2R with guidance, else R).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -70,8 +70,9 @@ class Pixel(GenerativeModel):
         return self.output(self.transformer(x_BTD))
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (B,)."""
         return self.pixel_nats(images, cond).flatten(1).sum(-1)
+
+    nats = loss
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W)."""
@@ -79,11 +80,6 @@ class Pixel(GenerativeModel):
         logits_BTV = self.logits(values_BT, cond).float()
         nats = F.cross_entropy(logits_BTV.flatten(0, 1), values_BT.flatten(), reduction="none")
         return nats.view_as(images[:, 0])
-
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
-        """Exact negative log-likelihood in nats (B,), over all pixels."""
-        images = self.check_images(images)
-        return self.loss(images, self.check_cond(cond, len(images)))
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

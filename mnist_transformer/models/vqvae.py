@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.base import Model, check_tensor, in_batches
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
@@ -162,12 +162,8 @@ class VQVAE(Model):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
-        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
-        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
-            raise ValueError(
-                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
-                f"expected torch.int64 of shape (B, {num_tokens})"
-            )
+        check_tensor("codes", codes, torch.int64, (len(codes), self.config.num_tokens))
+        largest = self.config.codebook_size - 1
         wrong = codes[(codes < 0) | (codes > largest)]
         if len(wrong):
             raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")

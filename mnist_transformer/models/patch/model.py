@@ -12,7 +12,7 @@ and a blank one none. Without a background there is no gate.
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -110,11 +110,8 @@ class Patch(GenerativeModel):
         packed = self.decoder.lay_out(images)
         return self.decoder.nats(packed, *self.logits(packed, cond))
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
-        """Exact negative log-likelihood in nats (B,), over all values."""
-        images = self.check_images(images)
-        with evaluating(self):
-            return self.pixel_nats(images, self.check_cond(cond, len(images))).flatten(1).sum(-1)
+    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
