@@ -125,5 +125,3 @@ def _angles(position_T: Tensor, num_frequencies: int, base: float) -> Tensor:
     """position * base^(-i / num_frequencies): (T, num_frequencies)."""
     i = torch.arange(num_frequencies) / max(num_frequencies, 1)
     return position_T[:, None].float() * torch.exp(-math.log(base) * i)
-
-
