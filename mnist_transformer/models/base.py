@@ -24,6 +24,12 @@ def check_tensor(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...
         )
 
 
+def check_below(name: str, x: Tensor, limit: int) -> None:
+    """Raises ValueError for a number that is not in [0, limit)."""
+    if len(wrong := x[(x < 0) | (x >= limit)]):
+        raise ValueError(f"{name} {wrong[0].item()} is unknown, expected 0 to {limit - 1}")
+
+
 class Model(nn.Module, ABC):
     """A model that ``train`` can train; ``config``, a frozen dataclass, builds it."""
 
@@ -56,9 +62,8 @@ class Model(nn.Module, ABC):
     def check_images(self, images: Tensor) -> Tensor:
         """The images on the model's device; ValueError if dtype, shape or levels do not fit."""
         check_tensor("images", images, torch.uint8, (len(images), *self.image_shape))
-        num_levels = self.config.num_levels
-        if num_levels < 256 and images.numel() and images.max().item() >= num_levels:
-            raise ValueError(f"a pixel is {images.max().item()}, expected below {num_levels}")
+        if self.config.num_levels < 256:
+            check_below("pixel", images, self.config.num_levels)
         return images.to(self.device)
 
     def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
@@ -67,17 +72,11 @@ class Model(nn.Module, ABC):
             return torch.full((num_images,), self.num_classes, device=self.device)
         labels = torch.as_tensor(cond)
         if labels.shape != (num_images,):
-            raise ValueError(
-                f"got classes of shape {tuple(labels.shape)} for {num_images} seeds, "
-                "expected one class a seed"
-            )
+            expected = f"for {num_images} seeds, expected one class a seed"
+            raise ValueError(f"got classes of shape {tuple(labels.shape)} {expected}")
         if num_images and (labels.is_floating_point() or labels.dtype == torch.bool):
             raise ValueError(f"classes are {labels.dtype}, expected integers")
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-        if len(wrong):
-            raise ValueError(
-                f"class {wrong[0].item()} is unknown, expected 0 to {self.num_classes - 1}"
-            )
+        check_below("class", labels, self.num_classes)
         return labels.to(self.device, torch.int64)
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
@@ -86,10 +85,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """The training objective of each image, float32 (B,).
-
-        Regularisers (dropout, dropped classes, distortions, smoothed labels) act in training only.
-        """
+        """The training objective (B,), float32; regularisers act in training mode only."""
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.

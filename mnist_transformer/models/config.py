@@ -56,13 +56,12 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class BackboneConfig(ModelConfig):
+class TransformerConfig(ModelConfig):
     """A config with a transformer in it; its sizes as in ``Transformer``.
 
     Args:
         positions: a name of ``positions.POSITIONS``. RoPE wants dim / num_heads to be a multiple
             of 2, axial RoPE of 4.
-        class_drop: share of training images that are shown without their class.
     """
 
     dim: int = 192
@@ -71,7 +70,6 @@ class BackboneConfig(ModelConfig):
     mlp_dim: int = 768
     positions: str = "learned"
     dropout: float = 0.0
-    class_drop: float = 0.1
 
     def transformer(
         self, num_tokens: int, grid_width: int, *, causal: bool = True, cond_dim: int | None = None
@@ -88,6 +86,13 @@ class BackboneConfig(ModelConfig):
             causal=causal,
             cond_dim=cond_dim,
         )
+
+
+@dataclass(frozen=True)
+class BackboneConfig(TransformerConfig):
+    """``class_drop``: share of training images that are shown without their class."""
+
+    class_drop: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model, check_tensor, in_batches
+from mnist_transformer.models.base import Model, check_below, check_tensor, in_batches
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
@@ -163,10 +163,7 @@ class VQVAE(Model):
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
         check_tensor("codes", codes, torch.int64, (len(codes), self.config.num_tokens))
-        largest = self.config.codebook_size - 1
-        wrong = codes[(codes < 0) | (codes > largest)]
-        if len(wrong):
-            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
+        check_below("code", codes, self.config.codebook_size)
         return self.render(self.totals(codes.to(self.device))[-1])
 
     def reconstruct(self, images: Tensor) -> Tensor:
