@@ -16,8 +16,8 @@ codebook_size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,8 @@ class Var(GenerativeModel):
         scales, num_tokens = config.tokenizer.scales, config.tokenizer.num_tokens
         self.raster = config.order == "raster"
         sizes = [1] * num_tokens if self.raster else [scale * scale for scale in scales]
-        ends = accumulate(sizes)
-        self.spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
+        self.spans = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
+        step_T = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
@@ -96,12 +95,9 @@ class Var(GenerativeModel):
         """Take over a tokenizer's weights; ValueError if it is not the one expected."""
         if not isinstance(tokenizer, VQVAE):
             raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected a VQVAE")
-        ours = asdict(self.config.tokenizer)
-        for name, value in asdict(tokenizer.config).items():
-            if value != ours[name]:
-                raise ValueError(
-                    f"the tokenizer has {name} {value}, the transformer expects {ours[name]}"
-                )
+        for name, got in vars(tokenizer.config).items():
+            if got != (ours := getattr(self.config.tokenizer, name)):
+                raise ValueError(f"the tokenizer has {name} {got}, the transformer expects {ours}")
         self.tokenizer.load_state_dict(tokenizer.state_dict())
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -145,7 +141,10 @@ class Var(GenerativeModel):
             level = 0 if self.raster else step
             embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
             states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
-            logits = guide(self.outputs[level](states_NSD), self._guidance(how, step))[: len(noise)]
+            # As in VAR it grows with the scales, but not from 0: the first of a few decides the
+            # class.
+            scale = how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
+            logits = guide(self.outputs[level](states_NSD), scale)[: len(noise)]
             uniform = uniform_BT[:, span].flatten()
             ids_BS = draw_categorical(logits.flatten(0, 1), uniform, how).view(len(noise), -1)
             if kept is not None:
@@ -160,10 +159,6 @@ class Var(GenerativeModel):
                 if step + 1 < len(self.spans):
                     x_BSC = self.tokenizer.pool(total_BGC, level + 1)
             yield self.tokenizer.render(total_BGC)
-
-    def _guidance(self, how: Sampling, step: int) -> float:
-        # As in VAR it grows with the scales, but not from 0: the first of a few decides the class.
-        return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
         """A drawing's first total (1, G, C): zero; in raster order codes of background."""

@@ -59,10 +59,8 @@ class VQVAEConfig(ModelConfig):
         object.__setattr__(self, "scales", tuple(self.scales))  # JSON has no tuples
         if not 0 <= self.truncate <= 1:
             raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")
-        if self.image_size < STRIDE or self.image_size % STRIDE:
-            raise ValueError(
-                f"image_size is {self.image_size}, expected a multiple of {STRIDE} above 0"
-            )
+        if self.image_size % STRIDE:
+            raise ValueError(f"image_size is {self.image_size}, expected a multiple of {STRIDE}")
         ascending = self.scales == tuple(sorted({s for s in self.scales if s > 0}))
         if not ascending or self.scales[-1:] != (self.grid,):
             raise ValueError(
@@ -167,7 +165,6 @@ class VQVAE(Model):
         return self.render(self.totals(codes.to(self.device))[-1])
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Encode and decode."""
         return self.decode(self.encode(images))
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
@@ -175,11 +172,8 @@ class VQVAE(Model):
         codes = in_batches(self, self.encode, images).long()
         figures: dict[str, float] = {}
         for scale, ids in zip(self.config.scales, self.by_scale(codes), strict=True):
-            values = code_usage(ids, self.config.codebook_size)
-            figures |= {
-                f"usage_{scale}x{scale}": values[0],
-                f"perplexity_{scale}x{scale}": values[1],
-            }
+            usage, perplexity = code_usage(ids, self.config.codebook_size)
+            figures |= {f"usage_{scale}x{scale}": usage, f"perplexity_{scale}x{scale}": perplexity}
         return figures
 
     # --- the parts, for a model over the codes ---
