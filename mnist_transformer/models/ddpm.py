@@ -120,9 +120,6 @@ class DDPM(GenerativeModel):
 
         normal = partial(noise.normal, *self.image_shape)
         kept = None if keep is None else (to_signed(keep.images), keep.mask)
-        num_steps = how.num_steps or self.config.num_steps
-        sampler = how.sampler or self.config.sampler
-        steps = sample(
-            self.diffusion, denoise, normal(), num_steps, sampler, normal, kept, NUM_RESAMPLES
-        )
-        yield from map(to_uint8, steps)
+        steps, sampler = how.num_steps or self.config.num_steps, how.sampler or self.config.sampler
+        options = normal(), steps, sampler, normal, kept, NUM_RESAMPLES
+        yield from map(to_uint8, sample(self.diffusion, denoise, *options))

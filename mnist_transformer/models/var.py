@@ -141,10 +141,7 @@ class Var(GenerativeModel):
             level = 0 if self.raster else step
             embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
             states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
-            # As in VAR it grows with the scales, but not from 0: the first of a few decides the
-            # class.
-            scale = how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
-            logits = guide(self.outputs[level](states_NSD), scale)[: len(noise)]
+            logits = guide(self.outputs[level](states_NSD), self._guidance(how, step))[: len(noise)]
             uniform = uniform_BT[:, span].flatten()
             ids_BS = draw_categorical(logits.flatten(0, 1), uniform, how).view(len(noise), -1)
             if kept is not None:
@@ -159,6 +156,10 @@ class Var(GenerativeModel):
                 if step + 1 < len(self.spans):
                     x_BSC = self.tokenizer.pool(total_BGC, level + 1)
             yield self.tokenizer.render(total_BGC)
+
+    def _guidance(self, how: Sampling, step: int) -> float:
+        # As in VAR it grows with the scales, but not from 0: the first of a few decides the class.
+        return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
         """A drawing's first total (1, G, C): zero; in raster order codes of background."""
