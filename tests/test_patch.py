@@ -215,7 +215,7 @@ def test_built_in_guidance_is_a_share_of_the_way_from_the_null_class_in_training
     expected = guided.decoder.nats(packed, *between).flatten(1).sum(1)
     guided.train()
     for block in guided.transformer.blocks:  # all else is as in training
-        block.attention.dropout = block.dropout.probability = 0.0
+        block.attention.dropout = block.probability = 0.0
     loss = guided.loss(images, labels)
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()

@@ -105,6 +105,7 @@ class DiffusionConfig(BackboneConfig):
     loss_space: str = "v"
     time_mean: float | None = 0.0
     time_sd: float = 1.0
+    uniform_share: float = 0.0
     sampler: str = "euler"
     num_steps: int = 10
 
@@ -127,6 +128,5 @@ class DiffusionConfig(BackboneConfig):
 
     @property
     def diffusion(self) -> Diffusion:
-        return Diffusion(
-            self.schedule, self.prediction, self.loss_space, self.time_mean, self.time_sd
-        )
+        times = self.time_mean, self.time_sd, self.uniform_share
+        return Diffusion(self.schedule, self.prediction, self.loss_space, *times)

@@ -13,7 +13,7 @@ Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -21,13 +21,7 @@ from torch import Tensor, nn
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.networks.diffusion import (
-    NUM_LEVELS,
-    Diffusion,
-    time_features,
-    to_signed,
-    to_uint8,
-)
+from mnist_transformer.networks.diffusion import NUM_LEVELS, time_features, to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
@@ -47,10 +41,6 @@ class DDPMConfig(DiffusionConfig):
     time_sd: float = 0.8
     uniform_share: float = 0.2
     bound_samples: int = 8
-
-    @property
-    def diffusion(self) -> Diffusion:
-        return replace(super().diffusion, uniform_share=self.uniform_share)
 
     def build(self) -> "DDPM":
         return DDPM(self)
