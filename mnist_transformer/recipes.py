@@ -14,7 +14,7 @@ from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
-from mnist_transformer.utils.names import check_name
+from mnist_transformer.utils.checks import check_name
 
 
 @dataclass(frozen=True)

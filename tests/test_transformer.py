@@ -6,7 +6,7 @@ from helpers import DIM, NUM_TOKENS, make_transformer
 from torch.nn import functional as F
 
 from mnist_transformer.networks.attention import attend, plain_attention
-from mnist_transformer.networks.positions import POSITIONS, Rope, make_positions
+from mnist_transformer.networks.positions import POSITIONS, Rope
 from mnist_transformer.networks.transformer import KVCache, Transformer, rms_norm
 
 
@@ -181,7 +181,7 @@ def test_condition_modulates_every_token_and_starts_as_nothing():
 
 def test_unknown_scheme_and_odd_sizes_are_refused():
     with pytest.raises(ValueError, match="'alibi', expected one of learned"):
-        make_positions("alibi", dim=8, head_dim=4, num_tokens=4, grid_width=2)
+        make_transformer("alibi")
     with pytest.raises(ValueError, match="head_dim is 6, expected a multiple of 4"):
         Rope(6, 4, grid_width=2)
     with pytest.raises(ValueError, match="dim is 30, expected a multiple of num_heads 4"):

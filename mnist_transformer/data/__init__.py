@@ -10,7 +10,7 @@ from types import ModuleType
 
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.spec import DataSpec
-from mnist_transformer.utils.names import check_name
+from mnist_transformer.utils.checks import check_name
 
 __all__ = ["DATASETS", "DataSpec", "Dataset", "Split", "load_dataset", "spec_of"]
 

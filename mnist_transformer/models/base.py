@@ -14,20 +14,7 @@ from torch import Tensor, nn
 
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
-
-
-def check_tensor(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Raises ValueError for another dtype or shape."""
-    if x.dtype != dtype or x.shape != shape:
-        raise ValueError(
-            f"{name} are {x.dtype} of shape {tuple(x.shape)}, expected {dtype} of shape {shape}"
-        )
-
-
-def check_below(name: str, x: Tensor, limit: int) -> None:
-    """Raises ValueError for a number that is not in [0, limit)."""
-    if len(wrong := x[(x < 0) | (x >= limit)]):
-        raise ValueError(f"{name} {wrong[0].item()} is unknown, expected 0 to {limit - 1}")
+from mnist_transformer.utils.checks import check_below, check_tensor
 
 
 class Model(nn.Module, ABC):
@@ -174,12 +161,8 @@ class GenerativeModel(Model):
     ) -> Iterator[Tensor]:
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
-        Args:
-            cond: one class per image; None draws without a class.
-            seeds: one per image; the same seed gives the same image in any batch.
-
-        Raises:
-            ValueError: a class, seed, option or mask that this model cannot honour.
+        There is one class and one seed per image; None draws without a class. The same seed gives
+        the same image in any batch. What the model cannot honour raises ValueError.
         """
         how = how or Sampling()
         noise = Noise(seeds, self.device)

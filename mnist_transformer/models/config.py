@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.networks.diffusion import Diffusion
@@ -14,11 +15,15 @@ from mnist_transformer.options import Sampling
 class ModelConfig:
     """A family's config starts with the data set, which gives shape, levels and classes."""
 
+    real_valued: ClassVar[bool] = False  # pixels are real numbers, which 256 levels stand for
+
     data: DataSpec
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):  # out of a checkpoint's JSON
             object.__setattr__(self, "data", DataSpec.from_json(self.data))
+        if self.real_valued and self.num_levels != 256:
+            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -44,15 +49,6 @@ class ModelConfig:
     @property
     def num_classes(self) -> int:
         return self.data.num_classes
-
-    @property
-    def background(self) -> int | None:
-        return self.data.background
-
-    def check_8_bit(self) -> None:
-        """Raises ValueError unless there are 256 levels, for families of real-valued pixels."""
-        if self.num_levels != 256:
-            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
 
 
 @dataclass(frozen=True)
@@ -99,6 +95,8 @@ class BackboneConfig(TransformerConfig):
 class DiffusionConfig(BackboneConfig):
     """A config of diffusion over patches; sampler and num_steps are a drawing's defaults."""
 
+    real_valued = True
+
     patch_size: int = 4
     schedule: str = "flow"
     prediction: str = "x"
@@ -111,7 +109,6 @@ class DiffusionConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_8_bit()
         check_patch_size(self.image_size, self.patch_size)
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
         _ = self.diffusion

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.utils.checks import check_name
 from mnist_transformer.utils.devices import to_device
-from mnist_transformer.utils.names import check_name
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 

@@ -34,6 +34,7 @@ from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
 from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.checks import check_share
 from mnist_transformer.utils.devices import fast_autocast
 
 
@@ -65,8 +66,7 @@ class MARConfig(DiffusionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= (least := self.min_mask_ratio) < 1:
-            raise ValueError(f"min_mask_ratio is {least}, expected a number in [0, 1)")
+        check_share("min_mask_ratio", self.min_mask_ratio)
         if self.num_steps > self.grid**2:
             raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
         Unmasking(self.unmasking)  # raises if there is none
@@ -90,8 +90,8 @@ class MAR(GenerativeModel):
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
         self.transformer = config.transformer(self.num_patches, config.grid, causal=False)
-        gated = config.blank_gate and config.background is not None
-        self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
+        gated = config.blank_gate and config.data.background is not None
+        self.blank = 2 * (config.data.background or 0) / 255 - 1  # as a signed pixel
         self.gate = nn.Linear(config.dim, 1) if gated else None
         sizes = config.head_width, config.head_depth, config.head_mlp_dim
         self.head = DiffusionHead(config.num_patch_pixels, config.dim, *sizes)

@@ -30,6 +30,7 @@ from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp,
 from mnist_transformer.networks.drawing import Noise, draw_categorical
 from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.checks import check_choice
 
 ORDERS = ("scales", "raster")
 
@@ -46,8 +47,7 @@ class VarConfig(BackboneConfig):
         super().__post_init__()
         if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
             object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
-        if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
+        check_choice("order", self.order, ORDERS)
         if self.order == "raster" and len(self.tokenizer.scales) > 1:
             raise ValueError(
                 f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
@@ -92,7 +92,6 @@ class Var(GenerativeModel):
         return self
 
     def set_tokenizer(self, tokenizer: Model) -> None:
-        """Take over a tokenizer's weights; ValueError if it is not the one expected."""
         if not isinstance(tokenizer, VQVAE):
             raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected a VQVAE")
         for name, got in vars(tokenizer.config).items():
@@ -163,7 +162,7 @@ class Var(GenerativeModel):
 
     def _blank(self) -> Tensor:
         """A drawing's first total (1, G, C): zero; in raster order codes of background."""
-        level = self.config.background or 0
+        level = self.config.data.background or 0
         blank = torch.full((1, *self.image_shape), level, dtype=torch.uint8, device=self.device)
         total_BGC = self.tokenizer.totals(self.tokenizer.encode(blank))[-1]
         return total_BGC if self.raster else torch.zeros_like(total_BGC)

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import Model, check_below, check_tensor, in_batches
+from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
+from mnist_transformer.utils.checks import check_below, check_tensor
 
 STRIDE = 4  # pixels of a finest cell, in height and width
 
@@ -43,6 +44,8 @@ class VQVAEConfig(ModelConfig):
         decay, dead: see ``Codebook``.
     """
 
+    real_valued = True
+
     width: int = 96
     depth: int = 2
     scales: tuple[int, ...] = (1, 2, 4, 7)
@@ -55,7 +58,6 @@ class VQVAEConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_8_bit()
         object.__setattr__(self, "scales", tuple(self.scales))  # JSON has no tuples
         if not 0 <= self.truncate <= 1:
             raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.utils.checks import check_choice
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t (N, ...), t (N,) or (1,) -> (N, ...)
 
@@ -71,10 +72,9 @@ class Diffusion:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("schedule", "prediction", "loss_space"):
-            value, known = getattr(self, name), SCHEDULES if name == "schedule" else SPACES
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("prediction", self.prediction, SPACES)
+        check_choice("loss_space", self.loss_space, SPACES)
 
     def levels(self, t: Tensor, like: Tensor) -> Levels:
         """The levels at times t, each shaped to multiply ``like`` (N, ...)."""

@@ -112,15 +112,6 @@ POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
 }
 
 
-def make_positions(
-    scheme: str, *, dim: int, head_dim: int, num_tokens: int, grid_width: int
-) -> Positions:
-    """The scheme of a name, or ValueError."""
-    if scheme not in POSITIONS:
-        raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
-    return POSITIONS[scheme](dim, head_dim, num_tokens, grid_width)
-
-
 def _angles(position_T: Tensor, num_frequencies: int, base: float) -> Tensor:
     """position * base^(-i / num_frequencies): (T, num_frequencies)."""
     i = torch.arange(num_frequencies) / max(num_frequencies, 1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mnist_transformer.utils.names import check_name
+from mnist_transformer.utils.checks import check_name
 
 DIGITS = tuple("0123456789")
 
