@@ -1,6 +1,5 @@
 """Everything this project ever trained, by name: one aligned table of frozen recipes."""
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +9,12 @@ from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
+from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.pixel import PixelConfig
-from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.utils.checks import check_name
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,5 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 def find_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises ValueError where there is none, with the nearest names."""
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    check_name("recipe", name, RECIPES)
     return RECIPES[name]

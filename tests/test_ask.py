@@ -13,7 +13,7 @@ from PIL import Image
 from mnist_transformer import cli
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.prompted import PromptedConfig
+from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.prompting import asking, llm
 
