@@ -44,7 +44,8 @@ def ask(
             raise ValueError(f"{text!r} asks for nothing that I can draw: {SCOPE}")
         number = "".join(map(str, digits))
         png = common.picture_file(number, out)
-        drawn = asked.draw([text], [digits], range(seed, seed + len(digits)), how)
+        conditions, seeds = asked.conditions([text], [digits]), range(seed, seed + len(digits))
+        drawn = asked.drawer.sample(conditions, seeds, how)
         made = f"{text} drawn by {PurePath(model).name}, seed {seed}, {how}"
         common.finish(images.grid(drawn, len(digits)), png, made, said=f"{number}: ")
 

@@ -48,7 +48,8 @@ def answer(asked: Mapping[str, Asked], text: str, seed: float | None, *values: A
         read_as = f"reads {''.join(map(str, digits))}" if digits else "refuses"
         remarks.append(f"{name} {read_as}. {remark}".strip())
         seeds = range(first, first + len(digits))
-        streams.append(one.steps([text.strip()], [digits], seeds, how))
+        conditions = one.conditions([text.strip()], [digits])
+        streams.append(one.drawer.steps(conditions, seeds, how))
     if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
     yield " ".join(remarks), [None] * len(streams)

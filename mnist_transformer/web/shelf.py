@@ -44,7 +44,7 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
             if isinstance(model, GenerativeModel):
                 models[name] = model
             if asking.reads_prompts(model):
-                asked[name] = asking.system_of(model)
+                asked[name] = asking.Asked(model)
         except ValueError as error:
             complaints.append(f"{name} is left out: {error}")
     if not models:
