@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from mnist_transformer.web import ask_tab, draw_tab, models_tab, restore_tab, shelf
+from mnist_transformer.web import models_tab, restore_tab, shelf, side_by_side
 
 NUM_WAITING = 16  # drawings in the queue
 
@@ -24,26 +24,24 @@ CSS = """
 ABOUT = "Small transformers that draw handwritten digits, here on this machine."
 
 
-def build(models: Mapping[str, Path]) -> gr.Blocks:
-    """The page over checkpoints by name, as far as they draw; ValueError if none does."""
+def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
+    """Begin to serve the page, in a thread; its ``block_thread`` waits for Ctrl-C.
+
+    It is over checkpoints by name, as far as they draw; ValueError if none does.
+    """
     filled, title = shelf.fill(models), "MNIST Transformer"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(f"# {title}\n{ABOUT}")
         with gr.Tab("Draw"):
-            draw_tab.build(filled)
+            side_by_side.build_draw(filled.models)
         with gr.Tab("Erase and restore"):
-            restore_tab.build(filled)
+            restore_tab.build(filled.models)
         if filled.asked:
             with gr.Tab("Ask"):
-                ask_tab.build(filled.asked)
+                side_by_side.build_ask(filled.asked)
         with gr.Tab("Models"):
             models_tab.build(filled)
-    return page.queue(max_size=NUM_WAITING)
-
-
-def launch(page: gr.Blocks, host: str, port: int) -> None:
-    """Begin to serve the page, in a thread; ``page.block_thread`` waits for Ctrl-C."""
-    page.launch(
+    page.queue(max_size=NUM_WAITING).launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -55,3 +53,4 @@ def launch(page: gr.Blocks, host: str, port: int) -> None:
         max_file_size=restore_tab.MAX_BYTES,
         prevent_thread_lock=True,
     )
+    return page

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -20,6 +20,7 @@ from mnist_transformer.prompting import asking
 from mnist_transformer.utils import images
 
 NUM_RUNNING = 2  # drawings of the queue at a time
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 
 Canvas = TypeVar("Canvas")
@@ -90,9 +91,8 @@ def wire(
                     drawn.info["drawing"] = uuid.uuid4().hex
                 yield [note, *pictures]
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
-    event = gr.on(triggers, stream, inputs, outputs, **limit, **quiet)
+    event = gr.on(triggers, stream, inputs, outputs, **limit, **QUIET)
     cancel.click(None, cancels=[event], api_visibility="private")
 
 
@@ -110,13 +110,12 @@ def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Im
 def together(streams: Iterable[Iterator[Canvas]]) -> Iterator[list[Canvas | None]]:
     """The latest canvas of every stream, a step of each in turn; the last list is finished."""
     latest: list[Canvas | None] = []
-    sent, pending = 0.0, False
+    sent = 0.0
     for canvases in zip_longest(*streams):
         latest = latest or [None] * len(canvases)
         latest = [old if new is None else new for old, new in zip(latest, canvases, strict=True)]
-        pending = time.monotonic() - sent < FRAME_SECONDS
-        if not pending:
+        if time.monotonic() - sent >= FRAME_SECONDS:
             yield latest
             sent = time.monotonic()
-    if pending:
+    if latest:
         yield latest
