@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mnist_transformer.models import checkpoint, loading
+from mnist_transformer.models import loading
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompting.llm import LLM
 from mnist_transformer.prompting.prompts import is_out_of_range
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
-from mnist_transformer.utils.devices import to_device
 
 
 class Asked:
@@ -80,10 +79,10 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
     Raises:
         ValueError: also as in ``Asked``, or the model does not read prompts.
     """
-    model = checkpoint.load(loading.find_weights(name_or_path))
+    model = loading.load_model(name_or_path, device)
     if not reads_prompts(model):
         raise ValueError(
             f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
             "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
         )
-    return Asked(to_device(model, device))
+    return Asked(model)
