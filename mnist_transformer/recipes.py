@@ -60,7 +60,7 @@ _vqvae = VQVAEConfig(MNIST)
 _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
 # fmt: off
-_TABLE = (
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe("mnist-patch", _patch, batch_size=16, max_seconds=150 * 60,
            about="patch by patch, pixel by pixel inside a patch"),
     Recipe("mnist-patch-speedrun", replace(_patch, built_in_guidance=1.0),
@@ -125,10 +125,8 @@ _TABLE = (
            about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw"),
     Recipe("mnist-cnn", ClassifierConfig(MNIST), batch_size=128, adamw_lr=3e-3, epochs=10,
            decay=0.8, about="the classifier that judges drawn digits"),
-)
+)}
 # fmt: on
-
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 
 def find_recipe(name: str) -> Recipe:

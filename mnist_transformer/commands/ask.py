@@ -28,8 +28,6 @@ def ask(
     Args:
         prompt: The request; without it the lines of standard input are requests.
     """
-    if prompt is not None and not prompt.strip():
-        raise ValueError('the prompt is empty, expected a sentence such as "Draw a 7"')
     check_seed(seed)
     common.check_picture(out)
     from mnist_transformer.prompting import asking

@@ -7,18 +7,17 @@ import pooch
 import requests
 
 
-def fetch(name: str, md5: str, mirrors: Sequence[str], cache: Path | None = None) -> Path:
-    """The file's path in the cache, downloaded (with a progress bar) unless it is there.
+def fetch(name: str, md5: str, mirrors: Sequence[str]) -> Path:
+    """The file's path in the user's cache, downloaded (with a progress bar) unless it is there.
 
     Args:
         md5: of the file's bytes; a download or cached file with another one is discarded.
         mirrors: URLs of folders that hold the file, ending in a slash, tried in this order.
-        cache: the folder to keep it in; the user's cache folder by default.
 
     Raises:
         OSError: no mirror delivered the file, or the cache cannot be written.
     """
-    cache = cache or Path(pooch.os_cache("mnist-transformer"))
+    cache = pooch.os_cache("mnist-transformer")
     download = pooch.HTTPDownloader(progressbar=True, timeout=30)
     failures = []
     for mirror in mirrors:

@@ -10,17 +10,7 @@ from mnist_transformer.web import models_tab, restore_tab, shelf, side_by_side
 NUM_WAITING = 16  # drawings in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-CSS = """
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)) }
-.drawn img, .restored img { image-rendering: pixelated }
-.figures { overflow-x: auto }
-.figures th, .figures td {
-    padding: 0.4em 0.6em !important; font-size: 12px !important;
-    text-align: right; word-break: normal; overflow-wrap: normal;
-}
-.figures td { white-space: nowrap }
-.figures th:first-child, .figures td:first-child { text-align: left; white-space: nowrap }
-"""
+STYLE = Path(__file__).with_name("style.css")
 ABOUT = "Small transformers that draw handwritten digits, here on this machine."
 
 
@@ -49,7 +39,7 @@ def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
         quiet=True,
         footer_links=[],
         theme=THEME,
-        css=CSS,
+        css_paths=STYLE,
         max_file_size=restore_tab.MAX_BYTES,
         prevent_thread_lock=True,
     )

@@ -97,7 +97,7 @@ def wire(
 
 
 def picture(label: str | None, kind: str, value: Image.Image | None = None) -> gr.Image:
-    """A place for a picture; ``kind`` is its class in app.CSS."""
+    """A place for a picture; ``kind`` is its class in style.css."""
     look = {"show_label": label is not None, "buttons": ["download"], "elem_classes": kind}
     return gr.Image(value, label=label, interactive=False, format="png", **look)
 
