@@ -84,8 +84,6 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
 
 def read_upload(path: Path) -> Image.Image:
     """An uploaded picture as the pad shows it, black on white; ValueError for another file."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 10**6} MB")
     try:
         image, _ = pictures.read_picture(path, 28)
     except ValueError as error:  # the user knows the file by its name only
