@@ -33,7 +33,6 @@ from mnist_transformer.data import Dataset, load_dataset, prompted, states
 from mnist_transformer.evaluation.protocol import SEEDS_APART
 from mnist_transformer.models import loading
 from mnist_transformer.models.base import Model, in_batches
-from mnist_transformer.models.reader import Reader
 from mnist_transformer.options import Sampling
 from mnist_transformer.prompting import asking, grammar, llm
 from mnist_transformer.prompting.prompts import Prompt
@@ -152,7 +151,7 @@ def measure(
 
 def parts(asked: asking.Asked) -> list[Model]:
     """The project's own models of a system."""
-    return [asked.drawer, *([asked.reader] if isinstance(asked.reader, Reader) else [])]
+    return list(dict.fromkeys([asked.drawer, asked.reader]))  # a prompted model is both
 
 
 def accuracy(
@@ -186,7 +185,7 @@ def right(answers: list[tuple[int, ...]], prompts: list[Prompt]) -> float:
 def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> Figures:
     """Size on disk, seconds to a picture when warm, and what single digits look like."""
     how, weights = Sampling(guidance=guidance), sum(2 * p.num_parameters for p in parts(asked))
-    if isinstance(asked.reader, Reader):
+    if asked.reader is not asked.drawer:
         weights += llm.weights(asked.reader.config.llm).stat().st_size
 
     def answer(text: str) -> float:
