@@ -19,39 +19,27 @@ from mnist_transformer.models.vqvae import VQVAEConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and how it is trained. Exactly one of max_seconds and epochs is set.
-
-    Args:
-        model: the family's frozen config.
-        batch_size: images per step over all processes.
-        muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
-        muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
-            by as many times its rate. At 1, as published, that is a third of a step on a CPU.
-        max_seconds, epochs: length of the run; progress runs from 0 to 1 over it.
-        warmup, decay: fractions of the run over which the rates rise linearly at its start, and
-            fall to zero at its end.
-        ema: horizon of the weights' moving average, as a fraction of the steps so far; 0: none.
-        clip: largest norm of the gradient.
-        compile: train through ``torch.compile``, which compiles before the run's time begins. It
-            suits models whose batches all have one shape, and draws other random numbers.
-        tokenizer: for a model over codes, the recipe or the path of its tokenizer.
-    """
+    """A model and how it is trained. Exactly one of max_seconds and epochs is set."""
 
     name: str
-    model: Any
+    model: Any  # the family's frozen config
     dataset: str = "mnist"
-    batch_size: int = 64
-    muon_lr: float = 0.02
-    adamw_lr: float = 2e-3
+    batch_size: int = 64  # images per step over all processes
+    muon_lr: float = 0.02  # peak learning rate of the hidden matrices
+    adamw_lr: float = 2e-3  # and of all the rest
+    # Each hidden matrix is orthogonalised and updated once in this many steps, by as many times
+    # its rate. At 1, as published, that is a third of a step on a CPU.
     muon_interval: int = 4
-    max_seconds: float | None = None
+    max_seconds: float | None = None  # length of the run; progress runs from 0 to 1 over it
     epochs: float | None = None
-    warmup: float = 0.02
-    decay: float = 0.5
-    ema: float = 0.0
-    clip: float = 1.0
+    warmup: float = 0.02  # fraction of the run over which the rates rise linearly at its start
+    decay: float = 0.5  # and fall to zero at its end
+    ema: float = 0.0  # horizon of the weights' average, as a fraction of the steps so far; 0: none
+    clip: float = 1.0  # largest norm of the gradient
+    # Through ``torch.compile``, before the run's time begins. It suits models whose batches all
+    # have one shape, and draws other random numbers.
     compile: bool = False
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # its recipe or path, for a model over codes
     about: str = ""
 
 

@@ -12,27 +12,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set's name and the shape of what is in it; ValueError for one that cannot be.
+    """A data set's name and the shape of what is in it; ValueError for one that cannot be."""
 
-    Args:
-        name: what recipes, checkpoints and ledger rows call it.
-        shape: (C, H, W) of an image.
-        class_names: a name per class, in the order of the labels.
-        num_levels: levels V of a value; values are 0 to V - 1.
-        background: the level of empty paper, where most of an image is that; else None.
-        judge: the shipped model whose features and predictions judge drawn images, if any.
-        licence: of the images, as their authors name it.
-        source: where the images come from, for people.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    num_levels: int = 256
-    background: int | None = None
-    judge: str | None = None
-    licence: str = "unknown"
-    source: str = ""
+    name: str  # what recipes, checkpoints and ledger rows call it
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+    class_names: tuple[str, ...]  # in the order of the labels
+    num_levels: int = 256  # levels V of a value; values are 0 to V - 1
+    background: int | None = None  # the level of empty paper, where most of an image is that
+    judge: str | None = None  # the shipped model that judges drawn images, if any
+    licence: str = "unknown"  # of the images, as their authors name it
+    source: str = ""  # where the images come from, for people
 
     def __post_init__(self) -> None:
         # JSON has no tuples.

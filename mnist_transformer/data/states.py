@@ -31,13 +31,9 @@ SOURCE = f"{MODEL}, layer {LAYER}, answers with the ones first"
 
 @dataclass(frozen=True, eq=False)
 class StatesSplit(Split):
-    """States float16 (U, F) of all tokens in place of images, answers int64 (N, K) of labels.
+    """States float16 (U, F) of all tokens in place of images, answers int64 (N, K) of labels."""
 
-    Args:
-        bounds: int64 (N + 1,); prompt i has the states from ``bounds[i]`` up to ``bounds[i + 1]``.
-    """
-
-    bounds: Tensor
+    bounds: Tensor  # int64 (N + 1,): prompt i has the states bounds[i] up to bounds[i + 1]
 
     def part(self, start: int, stop: int) -> Split:
         bounds = self.bounds[start : stop + 1]

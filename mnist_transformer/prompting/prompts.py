@@ -71,20 +71,13 @@ _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sentence and what it asks for.
-
-    Args:
-        answer: 0 to 99, or None for a request that is to be refused.
-        operation: "number", one of OPERATIONS, or "refused".
-        operands: as the operation takes them: one of a number, two of an operation.
-        template: the request and the expression in it, "frame | phrase"; or who wrote it.
-    """
+    """A sentence and what it asks for."""
 
     text: str
-    answer: int | None
-    operation: str
-    operands: tuple[int, ...] = ()
-    template: str = ""
+    answer: int | None  # 0 to 99, or None for a request that is to be refused
+    operation: str  # "number", one of OPERATIONS, or "refused"
+    operands: tuple[int, ...] = ()  # one of a number, two of an operation
+    template: str = ""  # the request and the expression in it, "frame | phrase"; or who wrote it
 
     @property
     def digits(self) -> tuple[int, ...]:
