@@ -14,8 +14,7 @@ def fetch(name: str, md5: str, mirrors: Sequence[str]) -> Path:
         md5: of the file's bytes; a download or cached file with another one is discarded.
         mirrors: URLs of folders that hold the file, ending in a slash, tried in this order.
 
-    Raises:
-        OSError: no mirror delivered the file, or the cache cannot be written.
+    OSError: no mirror delivered the file, or the cache cannot be written.
     """
     cache = pooch.os_cache("mnist-transformer")
     download = pooch.HTTPDownloader(progressbar=True, timeout=30)

@@ -20,9 +20,8 @@ HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
 def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
     """A picture file as an image uint8 (1, size, size), light on black; and the changes made.
 
-    Raises:
-        ValueError: the file is not a picture, is too large or too narrow, or is blank.
-        OSError: it cannot be read.
+    Another file, and one that is too large, too narrow or blank, raises ValueError, one that
+    cannot be read OSError.
     """
     picture, turned = open_picture(path)
     image, changes = to_image(picture, size, str(path))

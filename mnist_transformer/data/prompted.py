@@ -81,9 +81,8 @@ class Prompts:
         digit, index = torch.tensor(shown, dtype=torch.int64).view(-1, 2).unbind(1)
         count = digit.bincount(minlength=10)
         if not count.all():
-            raise ValueError(
-                f"no prompt of {self.num} asks for a {count.argmin()}, expected more prompts"
-            )
+            missing = f"no prompt of {self.num} asks for a {count.argmin()}"
+            raise ValueError(f"{missing}, expected more prompts")
         return stack([encode(p.text, p.digits) for p in prompts]).to(torch.int16), index, count
 
     def draw(self, labels: Tensor, num_read: int) -> Tensor:

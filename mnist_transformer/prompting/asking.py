@@ -22,13 +22,9 @@ from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, sta
 
 
 class Asked:
-    """A system that can be asked for a number, around a loaded model that reads prompts.
+    """A system that can be asked for a number: a prompted model, or an adapter's reader.
 
-    Args:
-        drawer: draws the digits; the reader itself where there is no language model.
-
-    Raises:
-        ValueError: the language model or the generator behind an adapter is not installed.
+    Its ``drawer`` draws the digits. ValueError if what an adapter needs is not installed.
     """
 
     def __init__(self, reader: Prompted | Reader) -> None:
@@ -76,8 +72,7 @@ def reads_prompts(model: Model) -> TypeGuard[Prompted | Reader]:
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
     """A system ready to be asked; arguments and errors as in ``mnist_transformer.load``.
 
-    Raises:
-        ValueError: also as in ``Asked``, or the model does not read prompts.
+    A model that does not read prompts raises ValueError too.
     """
     model = loading.load_model(name_or_path, device)
     if not reads_prompts(model):

@@ -27,9 +27,7 @@ def dials(
 ) -> list[gr.Component]:
     """The seed, then the dials of all options in the order of the fields, for ``read``.
 
-    Args:
-        keeping: whether pixels are kept.
-        start: where the dials stand at first.
+    They stand at ``start`` at first; ``keeping`` says whether pixels are kept.
     """
     made: list[gr.Component] = [gr.Number(0, label="Seed")]
     for option, label in _DIALS:

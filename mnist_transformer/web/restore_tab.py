@@ -126,9 +126,7 @@ def restore(
     how, note = for_model(model, wanted, "This model")
     drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
     for (canvas,) in together([drawn]):
-        assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, [sheet]
-    assert canvas is not None
     if known is None and (guess := inpaint.likeliest(model, canvas)):
         yield f"{note} It may be a {guess}".strip(), [sheet]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import gradio as gr
 from PIL import Image
@@ -23,7 +23,6 @@ NUM_RUNNING = 2  # drawings of the queue at a time
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 
-Canvas = TypeVar("Canvas")
 Drawing: TypeAlias = Iterator[tuple[str, list[Image.Image | None]]]  # a note and the pictures
 
 
@@ -107,9 +106,12 @@ def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Im
     return [None if x is None else images.enlarge(images.grid(x, columns)) for x in canvases]
 
 
-def together(streams: Iterable[Iterator[Canvas]]) -> Iterator[list[Canvas | None]]:
-    """The latest canvas of every stream, a step of each in turn; the last list is finished."""
-    latest: list[Canvas | None] = []
+def together(streams: Iterable[Iterator[Any]]) -> Iterator[list[Any]]:
+    """The latest canvas of every stream, a step of each in turn; the last list is finished.
+
+    None stands for a stream that has drawn nothing.
+    """
+    latest: list[Any] = []
     sent = 0.0
     for canvases in zip_longest(*streams):
         latest = latest or [None] * len(canvases)
