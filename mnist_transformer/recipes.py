@@ -19,39 +19,27 @@ from mnist_transformer.utils.checks import check_name
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and how it is trained. Exactly one of max_seconds and epochs is set.
-
-    Args:
-        model: the family's frozen config.
-        batch_size: images per step over all processes.
-        muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
-        muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
-            by as many times its rate. At 1, as published, that is a third of a step on a CPU.
-        max_seconds, epochs: length of the run; progress runs from 0 to 1 over it.
-        warmup, decay: fractions of the run over which the rates rise linearly at its start, and
-            fall to zero at its end.
-        ema: horizon of the weights' moving average, as a fraction of the steps so far; 0: none.
-        clip: largest norm of the gradient.
-        compile: train through ``torch.compile``, which compiles before the run's time begins. It
-            suits models whose batches all have one shape, and draws other random numbers.
-        tokenizer: for a model over codes, the recipe or the path of its tokenizer.
-    """
+    """A model and how it is trained. Exactly one of max_seconds and epochs is set."""
 
     name: str
-    model: Any
+    model: Any  # the family's frozen config
     dataset: str = "mnist"
-    batch_size: int = 64
-    muon_lr: float = 0.02
-    adamw_lr: float = 2e-3
+    batch_size: int = 64  # images per step over all processes
+    muon_lr: float = 0.02  # peak learning rate of the hidden matrices
+    adamw_lr: float = 2e-3  # and of all the rest
+    # Each hidden matrix is orthogonalised and updated once in this many steps, by as many times
+    # its rate. At 1, as published, that is a third of a step on a CPU.
     muon_interval: int = 4
-    max_seconds: float | None = None
+    max_seconds: float | None = None  # length of the run; progress runs from 0 to 1 over it
     epochs: float | None = None
-    warmup: float = 0.02
-    decay: float = 0.5
-    ema: float = 0.0
-    clip: float = 1.0
+    warmup: float = 0.02  # fraction of the run over which the rates rise linearly at its start
+    decay: float = 0.5  # and fall to zero at its end
+    ema: float = 0.0  # horizon of the weights' average, as a fraction of the steps so far; 0: none
+    clip: float = 1.0  # largest norm of the gradient
+    # Through ``torch.compile``, before the run's time begins. It suits models whose batches all
+    # have one shape, and draws other random numbers.
     compile: bool = False
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # its recipe or path, for a model over codes
     about: str = ""
 
 
@@ -60,7 +48,7 @@ _vqvae = VQVAEConfig(MNIST)
 _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
 # fmt: off
-_TABLE = (
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe("mnist-patch", _patch, batch_size=16, max_seconds=150 * 60,
            about="patch by patch, pixel by pixel inside a patch"),
     Recipe("mnist-patch-speedrun", replace(_patch, built_in_guidance=1.0),
@@ -125,10 +113,8 @@ _TABLE = (
            about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw"),
     Recipe("mnist-cnn", ClassifierConfig(MNIST), batch_size=128, adamw_lr=3e-3, epochs=10,
            decay=0.8, about="the classifier that judges drawn digits"),
-)
+)}
 # fmt: on
-
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 
 def find_recipe(name: str) -> Recipe:

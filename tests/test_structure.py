@@ -14,7 +14,7 @@ MAX_LINES, MAX_PACKAGE_LINES, MAX_ROOT_NAMES = 300, 10_020, 15
 APART = "models/patch_law/"
 # Each wing imports only from wings before it. Sentences are read by models and answered by them:
 # the files of the language stand low, the systems that answer stand high.
-LANGUAGE = ("prompts", "grammar", "templates", "typos", "tokens", "corpus", "llm")
+LANGUAGE = ("prompts", "grammar", "tokens", "llm")
 FLOORS = (
     ("utils", "options"),
     ("prompting language",),
