@@ -86,12 +86,12 @@ def test_schedule():
     assert optim.schedule(0, warmup=0, decay=0) == 1
 
 
-def test_ema_averages_over_a_share_of_the_run():
+def test_weights_are_averaged_over_a_share_of_the_run():
     model = RECIPE.model.build()
-    ema = optim.EMA(model, horizon=0.1)
+    average = optim.averaged(model, horizon=0.1)
     for step in range(1000):
         with torch.no_grad():
             model.gate.output.bias.fill_(step)
-        ema.update(model)
+        average.update_parameters(model)
     # Under w(t) ~ t^(1 / horizon) the mean lies horizon / (1 + horizon) before the end.
-    assert float(ema.model.gate.output.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
+    assert float(average.module.gate.output.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
