@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from helpers import TINY_LAW
@@ -38,7 +39,7 @@ OLD = {
 
 def test_notes_come_back_typed(tmp_path):
     path = tmp_path / "model.safetensors"
-    checkpoint.save(TINY_LAW.build(), path, **INFO.to_notes())
+    checkpoint.save(TINY_LAW.build(), path, **asdict(INFO))
     assert read_info(path) == INFO
     checkpoint.ship(path, tmp_path / "shipped")
     assert read_info(tmp_path / "shipped") == INFO
@@ -60,7 +61,7 @@ def test_shipped_weights_tell_their_training(name):
     assert info.steps * 16 <= info.images_seen
     assert info.seconds > 0
     assert info.curve[-1][1] <= info.images_seen
-    json.dumps(info.to_notes())
+    json.dumps(asdict(info))
 
 
 def test_it_needs_no_torch():

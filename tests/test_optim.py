@@ -8,16 +8,15 @@ from mnist_transformer.training import batches, optim
 
 
 def test_batches_go_through_every_image_once_an_epoch():
-    draw = batches.Batches(num_images=10, batch_size=4, seed=0)
-    seen = torch.cat([draw(step) for step in range(5)])
+    seen = torch.cat([batches.images_of(step, 10, batch_size=4, seed=0) for step in range(5)])
     for epoch in seen.split(10):
         assert sorted(epoch.tolist()) == list(range(10))
     assert not torch.equal(seen[:10], seen[10:])
-    assert torch.equal(batches.Batches(10, 4, seed=0)(3), seen[12:16])
+    assert torch.equal(batches.images_of(3, 10, batch_size=4, seed=0), seen[12:16])
 
 
 def test_batches_larger_than_the_dataset():
-    assert sorted(batches.Batches(3, 7, seed=0)(0)[:3].tolist()) == [0, 1, 2]
+    assert sorted(batches.images_of(0, 3, batch_size=7, seed=0)[:3].tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (16, 24)])
@@ -86,12 +85,12 @@ def test_schedule():
     assert optim.schedule(0, warmup=0, decay=0) == 1
 
 
-def test_ema_averages_over_a_share_of_the_run():
+def test_weights_are_averaged_over_a_share_of_the_run():
     model = RECIPE.model.build()
-    ema = optim.EMA(model, horizon=0.1)
+    average = optim.averaged(model, horizon=0.1)
     for step in range(1000):
         with torch.no_grad():
             model.gate.output.bias.fill_(step)
-        ema.update(model)
+        average.update_parameters(model)
     # Under w(t) ~ t^(1 / horizon) the mean lies horizon / (1 + horizon) before the end.
-    assert float(ema.model.gate.output.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
+    assert float(average.module.gate.output.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)

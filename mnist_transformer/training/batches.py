@@ -3,6 +3,8 @@
 Both are functions of the run's seed and the step alone, so a run can go on from any step.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,23 +15,15 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class Batches:
-    """The images of step s: the run's permutations one after another, cut to batches."""
+def images_of(step: int, num_images: int, batch_size: int, seed: int) -> Tensor:
+    """int64 (batch_size,): the run's permutations one after another, cut to batches."""
+    epoch, first = divmod(step * batch_size, num_images)
+    num_epochs = -(-(first + batch_size) // num_images)
+    orders = [_permutation(num_images, seed, epoch + further) for further in range(num_epochs)]
+    return torch.cat(orders)[first : first + batch_size]
 
-    def __init__(self, num_images: int, batch_size: int, seed: int) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def __call__(self, step: int) -> Tensor:
-        """int64 (batch_size,)."""
-        place, end = step * self.batch_size, (step + 1) * self.batch_size
-        parts = []
-        while place < end:
-            epoch, first = divmod(place, self.num_images)
-            if epoch != self._epoch:
-                generator = torch.Generator().manual_seed(mix(self.seed, 0, epoch))
-                self._order = torch.randperm(self.num_images, generator=generator)
-                self._epoch = epoch
-            parts.append(self._order[first : first + end - place])
-            place += len(parts[-1])
-        return torch.cat(parts)
+@lru_cache(maxsize=1)
+def _permutation(num_images: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(mix(seed, 0, epoch))
+    return torch.randperm(num_images, generator=generator)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,9 @@ class RunInfo:
     validation_bits_per_dim: float | None = None
     curve: Curve | None = None
 
-    def to_notes(self) -> dict[str, Any]:
-        """JSON values for ``checkpoint.save``; ``from_notes`` undoes it."""
-        return asdict(self)
-
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any], recipe: str) -> "RunInfo":
-        """Read a checkpoint's notes; ``recipe`` is its name where they do not say it.
+        """Read a checkpoint's notes, the fields as JSON; ``recipe`` stands for one not noted.
 
         In the first checkpoints every note was a string, and ``images_seen`` was ``images``.
         """
@@ -54,11 +50,7 @@ class RunInfo:
 
 
 def read_info(weights: Path) -> RunInfo:
-    """The training of a checkpoint's model; the file's name stands for a recipe not noted.
-
-    Raises:
-        ValueError: as ``checkpoint.read_notes``.
-    """
+    """The training of a checkpoint's model; errors as ``checkpoint.read_notes``."""
     from mnist_transformer.models import checkpoint
 
     return RunInfo.from_notes(checkpoint.read_notes(weights), weights.stem)

@@ -14,21 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mnist_transformer.data import Split
-from mnist_transformer.models.base import Model, evaluating
+from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.utils.images import figure_png
 
 VALIDATION_BATCH = 250
 LOSS_IMAGES = 1_000  # have their loss measured too where there is a likelihood
-# The plot's quantities, each with the kinds of lines that it is taken from and its unit.
-PANELS = {
-    "loss": (("train", "validation"), "loss per image"),
-    "bits_per_dim": (("validation",), "bits/dim of validation images"),
-}
+PANELS = {"loss": "loss per image", "bits_per_dim": "bits/dim of validation images"}
 STYLES = {"train": "C0-", "validation": "C1o-"}
-AXES = [("seconds", 1 / 60, "minutes"), ("images", 1e-3, "thousand training images")]
+AXES = {"seconds": (1 / 60, "minutes"), "images": (1e-3, "thousand training images")}
 
 
 @dataclass(frozen=True)
@@ -84,24 +79,16 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
     A loss that draws at random draws the same at every call, from ``seed``.
     """
     torch.manual_seed(seed)
-    losses, nats = [], []
-    index = torch.arange(len(split))
-    with evaluating(model), torch.inference_mode():
-        for batch in index.split(VALIDATION_BATCH):
-            images, cond = (x.to(model.device) for x in split.batch(batch))
-            if model.likelihood is not None:
-                nats.append(model.nll(images, cond).cpu())
-            if model.objective_in_eval and (not nats or int(batch[0]) < LOSS_IMAGES):
-                losses.append(model.loss(images, cond).cpu())
-        figures = model.figures(*split.batch(index))
-    loss, mean_nats = _mean(losses), _mean(nats)
-    bits = None if mean_nats is None else mean_nats / (math.log(2) * split.images[0].numel())
-    return Validation(loss, bits, len(split), figures)
-
-
-def _mean(batches: list[Tensor]) -> float | None:
-    # On the CPU: Apple's GPU has no float64.
-    return float(torch.cat(batches).double().mean()) if batches else None
+    images, cond = split.batch(torch.arange(len(split)))
+    loss = bits = None
+    if model.likelihood is not None:
+        nats = in_batches(model, model.nll, images, cond, batch_size=VALIDATION_BATCH)
+        bits = nats.mean().item() / (math.log(2) * images[0].numel())
+    if model.objective_in_eval:
+        some = slice(None if bits is None else LOSS_IMAGES)
+        columns = images[some], cond[some]
+        loss = in_batches(model, model.loss, *columns, batch_size=VALIDATION_BATCH).mean().item()
+    return Validation(loss, bits, len(split), model.figures(images, cond))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -122,24 +109,20 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
     figure = Figure(figsize=(10, 4 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), len(AXES), squeeze=False)
     for name, row in zip(names, panels, strict=True):
-        kinds, label = PANELS[name]
-        for axes, (place, scale, unit) in zip(row, AXES, strict=True):
-            shown: list[float] = []
-            for kind in kinds:
-                found = [x for x in lines if x["kind"] == kind and x.get(name) is not None]
-                if not found:
-                    continue
-                at, values = [x[place] * scale for x in found], [x[name] for x in found]
-                shown += filter(math.isfinite, values)
-                axes.plot(at, values, STYLES[kind], label=kind, lw=1, ms=3)
-                if kind == "validation":
-                    end = at[-1], values[-1]
-                    axes.annotate(f"{values[-1]:.4g}", end, ha="right", va="bottom")
-            if shown:
+        known = [line for line in lines if line.get(name) is not None]
+        finite = sorted(filter(math.isfinite, (line[name] for line in known)))
+        for axes, (place, (scale, unit)) in zip(row, AXES.items(), strict=True):
+            for kind, style in STYLES.items():
+                points = [(x[place] * scale, x[name]) for x in known if x["kind"] == kind]
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, label=kind, lw=1, ms=3)
+                if points and kind == "validation":
+                    axes.annotate(f"{points[-1][1]:.4g}", points[-1], ha="right", va="bottom")
+            if finite:
                 # The first minute would squash all the rest.
-                low, typical = min(shown), sorted(shown)[len(shown) // 2]
+                low, typical = finite[0], finite[len(finite) // 2]
                 axes.set_ylim(low - 0.1 * (typical - low), low + 4 * max(typical - low, 1e-3))
                 axes.legend()
-            axes.set(xlabel=unit, ylabel=label)
+            axes.set(xlabel=unit, ylabel=PANELS[name])
             axes.grid(alpha=0.3)
     return figure_png(figure)

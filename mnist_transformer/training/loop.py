@@ -13,8 +13,10 @@ environment: accelerate's own ``--cpu`` starts one process, unless under MPI.
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
-from mnist_transformer.training.batches import Batches, mix
+from mnist_transformer.training.batches import images_of, mix
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.training.runtime import Clock, Timer
@@ -95,45 +97,46 @@ def train(
     return run.weights_path
 
 
+@dataclass
 class _Run:
     """A run: its fixed parts, its state, its records, and the loop over its steps."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        dataset: Dataset,
-        accelerator: Accelerator,
-        clock: Clock,
-        seed: int,
-        report: Callable[[Record], None],
-    ) -> None:
-        self.recipe, self.out, self.accelerator = recipe, out, accelerator
-        self.clock, self.seed, self.weights_path = clock, seed, out / "model.safetensors"
+    recipe: Recipe
+    out: Path
+    dataset: Dataset
+    accelerator: Accelerator
+    clock: Clock
+    seed: int
+    report: Callable[[Record], None]
+
+    def __post_init__(self) -> None:
+        recipe, out, accelerator = self.recipe, self.out, self.accelerator
+        self.weights_path = out / "model.safetensors"
         if recipe.batch_size % accelerator.num_processes:
             raise ValueError(
                 f"batch_size is {recipe.batch_size}, expected a multiple of the "
                 f"{accelerator.num_processes} processes"
             )
-        torch.manual_seed(mix(seed, 2))
+        torch.manual_seed(mix(self.seed, 2))
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(model, recipe, out.parent)
         model.to(accelerator.device)
-        self.data = dataset.train.to(accelerator.device)
+        self.data = self.dataset.train.to(accelerator.device)
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {model.image_shape}")
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
-        self.batches = Batches(len(self.data), recipe.batch_size, seed)
         self.state = resume.RunState(recipe, len(self.data), model)
-        self.identity = resume.identity(recipe, model, seed, len(self.data))
-        self.records = Records(out, self.state, dataset, accelerator, clock, seed, report)
+        self.identity = resume.identity(recipe, model, self.seed, len(self.data))
+        self.records = Records(
+            out, self.state, self.dataset, accelerator, self.clock, self.seed, self.report
+        )
         tree = resume.load_newest(out, self.identity, self.records.tell)
         if tree is not None:
             self.state.load_tree(tree)
-            clock.set(self.state.seconds)
+            self.clock.set(self.state.seconds)
         elif self.weights_path.exists():
             raise ValueError(
                 f"{self.weights_path} exists but no state to go on from, expected a new folder"
@@ -173,8 +176,8 @@ class _Run:
             buffer.copy_(before)
         self.clock.set(seconds)
 
-    def loop(self, stop: runtime.Stop) -> None:
-        """Train to the end; raises KeyboardInterrupt or SystemExit when told to stop."""
+    def loop(self, stop: list[int]) -> None:
+        """Train to the end; raises KeyboardInterrupt or SystemExit once a signal is in ``stop``."""
         recipe, accelerator, clock = self.recipe, self.accelerator, self.clock
         state, records = self.state, self.records
         saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
@@ -185,8 +188,9 @@ class _Run:
             loss = self.forward().mean()
             accelerator.backward(loss * self.scale)
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
-            mine = float(loss.detach()), clock.read(), stop.signal is not None
-            mean, state.seconds, stopped = runtime.agree(accelerator, *mine)
+            mean, state.seconds, stopped = runtime.agree(
+                accelerator, float(loss.detach()), clock.read(), bool(stop)
+            )
             if math.isfinite(mean) and math.isfinite(norm):
                 state.update()
                 records.losses.append(mean)
@@ -211,23 +215,24 @@ class _Run:
                 records.keep()
             if stopped:
                 records.tell(f"stopped at step {state.step:,}; the same command goes on from there")
-                raise stop.exception()
+                terminated = signal.SIGTERM in stop
+                raise SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt
 
     def forward(self) -> Tensor:
         """Losses of this process's share of the step's images."""
         step, process = self.state.step, self.accelerator.process_index
-        share = self.recipe.batch_size // self.accelerator.num_processes
-        chosen = self.batches(step)[process * share :][:share].to(self.accelerator.device)
+        chosen = images_of(step, len(self.data), self.recipe.batch_size, self.seed)
+        chosen = chosen.chunk(self.accelerator.num_processes)[process]
         torch.manual_seed(mix(self.seed, 1, step, process))
-        losses: Tensor = self.parallel(*self.data.batch(chosen))
+        losses: Tensor = self.parallel(*self.data.batch(chosen.to(self.accelerator.device)))
         return losses
 
     def finish(self) -> None:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
             records = self.records
-            notes = records.info(records.validate()).to_notes()
-            checkpoint.save(self.state.averaged, self.weights_path, **notes)
+            info = records.info(records.validate())
+            checkpoint.save(self.state.averaged, self.weights_path, **asdict(info))
             records.redraw()  # after the weights: samples can take minutes
             records.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

@@ -10,7 +10,6 @@ by five steps of a quintic Newton-Schulz iteration:
 Shapes: N matrices of one shape, R rows, C columns, R <= C.
 """
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
@@ -81,12 +81,9 @@ class Muon(torch.optim.Muon):
             if not params:
                 continue
             for p in params:
-                if not self.state[p]:
-                    self.state[p] |= {
-                        "momentum_buffer": torch.zeros_like(p),
-                        "step": torch.zeros(()),
-                    }
-                self.state[p]["step"] += 1
+                if not (state := self.state[p]):
+                    state.update(momentum_buffer=torch.zeros_like(p), step=torch.zeros(()))
+                state["step"] += 1
             grads = [p.grad for p in params]
             buffers = [self.state[p]["momentum_buffer"] for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
@@ -152,22 +149,17 @@ def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> Non
             group["lr"] = group["peak_lr"] * factor
 
 
-class EMA:
-    """Average of a model's weights over about the last ``horizon`` of the updates made so far.
+def averaged(model: Model, horizon: float) -> AveragedModel:
+    """A copy that averages the weights over about the last ``horizon`` of the updates made so far.
 
     The decay at update t is 1 - 1 / (1 + horizon t), which suits short and long runs alike
-    (arXiv 2312.02696). The model is copied; its buffers are followed, not averaged.
+    (arXiv 2312.02696). Buffers are followed, not averaged.
     """
 
-    def __init__(self, model: Model, horizon: float) -> None:
-        self.horizon, self.num_updates = horizon, 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-
     @torch.no_grad()
-    def update(self, model: Model) -> None:
-        """Take in the weights of a model of the same make."""
-        weight = 1 / (1 + self.horizon * self.num_updates)
-        self.num_updates += 1
-        torch._foreach_lerp_([*self.model.parameters()], [*model.parameters()], weight)
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+    def follow(averages: Any, weights: Any, num_updates: Any) -> None:
+        torch._foreach_lerp_(averages, weights, 1 / (1 + horizon * int(num_updates)))
+
+    average = AveragedModel(model, multi_avg_fn=follow)
+    average.module.eval().requires_grad_(False)
+    return average

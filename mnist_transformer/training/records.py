@@ -64,7 +64,6 @@ class Records:
 
     def record(self, message: str | None = None) -> Record:
         state, losses, durations = self.state, self.losses, self.durations
-        left = max(0.0, state.seconds / state.progress - state.seconds) if state.progress else None
         return Record(
             step=state.step,
             images=state.images_seen,
@@ -73,7 +72,7 @@ class Records:
             loss=sum(losses) / len(losses) if losses else math.nan,
             bits_per_dim=self.bits_per_dim,
             images_per_second=state.recipe.batch_size * len(durations) / (sum(durations) or 1.0),
-            seconds_left=left,
+            seconds_left=state.seconds / state.progress - state.seconds if state.progress else None,
             message=message,
         )
 
@@ -146,12 +145,8 @@ class Records:
 
     def _log(self, kind: str, measured: Mapping[str, float | None]) -> None:
         state = self.state
-        place = {
-            "step": state.step,
-            "images": state.images_seen,
-            "seconds": round(state.seconds, 2),
-        }
-        self.lines.append({"kind": kind, **place, **measured})
+        place = {"kind": kind, "step": state.step, "images": state.images_seen}
+        self.lines.append(place | {"seconds": round(state.seconds, 2)} | dict(measured))
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
         known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
@@ -160,7 +155,5 @@ class Records:
     def _between_validations(self) -> float:
         """Seconds, by the length of the run; of one in epochs as far as its progress tells."""
         state, (least, most) = self.state, VALIDATE_SECONDS
-        length = state.recipe.max_seconds
-        if length is None:
-            length = state.seconds / state.progress if state.progress else 0.0
+        length = state.recipe.max_seconds or state.seconds / (state.progress or 1.0)
         return min(max(length / 40, least), most)

@@ -137,39 +137,28 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     )
 
 
-@dataclass
-class Stop:
-    """The signal that asked a run to stop, if one did."""
-
-    signal: int | None = None
-
-    def exception(self) -> BaseException:
-        """The exception that ends a run once its state is saved."""
-        terminated = self.signal == signal.SIGTERM
-        return SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt()
-
-
 @contextmanager
-def stop_signals(on_continue: Callable[[], None]) -> Iterator[Stop]:
-    """Let the step be finished on SIGINT and SIGTERM; a second SIGINT interrupts at once.
+def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that the step is finished; a second SIGINT interrupts at once.
 
     ``on_continue`` is called when the process goes on after SIGSTOP or Ctrl-Z.
     """
-    stop = Stop()
+    received: list[int] = []
     sigcont = getattr(signal, "SIGCONT", None)  # Windows has none
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == sigcont:
-            return on_continue()
-        if stop.signal is not None and number == signal.SIGINT:
+            on_continue()
+        elif received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.signal = number
+        else:
+            received.append(number)
 
     with ExitStack() as after:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
                 after.callback(signal.signal, number, signal.signal(number, handle))
-        yield stop
+        yield received
 
 
 def agree(

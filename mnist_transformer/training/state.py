@@ -8,12 +8,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.training.optim import EMA, build_optimizers
+from mnist_transformer.training.optim import averaged, build_optimizers
 from mnist_transformer.utils import trees
 
 NUM_KEPT = 2
@@ -41,7 +41,7 @@ class RunState:
 
     def __post_init__(self) -> None:
         self.optimizers = build_optimizers(self.model, self.recipe)
-        self.ema = EMA(self.model, self.recipe.ema) if self.recipe.ema else None
+        self.ema = averaged(self.model, self.recipe.ema) if self.recipe.ema else None
 
     @property
     def images_seen(self) -> int:
@@ -59,14 +59,14 @@ class RunState:
     @property
     def averaged(self) -> Model:
         """The model that is validated and kept: with averaged weights if the recipe says so."""
-        return self.ema.model if self.ema else self.model
+        return cast(Model, self.ema.module) if self.ema else self.model
 
     def update(self) -> None:
         """Follow the gradients."""
         for optimizer in self.optimizers:
             optimizer.step()
         if self.ema:
-            self.ema.update(self.model)
+            self.ema.update_parameters(self.model)
 
     def to_tree(self) -> dict[str, Any]:
         """For ``trees.save_state``; learning rates are left out, as the recipe has them."""
@@ -77,7 +77,7 @@ class RunState:
             "seconds": self.seconds,
             "model": self.model.state_dict(),
             "optimizers": [{str(key): value for key, value in x.items()} for x in states],
-            "ema": ema and {"num_updates": ema.num_updates, "model": ema.model.state_dict()},
+            "ema": ema and {"num_updates": int(ema.n_averaged), "model": ema.module.state_dict()},
         }
 
     def load_tree(self, tree: dict[str, Any]) -> None:
@@ -89,8 +89,8 @@ class RunState:
             state = {int(key): value for key, value in found.items()}
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.ema:
-            self.ema.num_updates = tree["ema"]["num_updates"]
-            self.ema.model.load_state_dict(tree["ema"]["model"])
+            self.ema.n_averaged.fill_(tree["ema"]["num_updates"])
+            self.ema.module.load_state_dict(tree["ema"]["model"])
 
 
 def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
