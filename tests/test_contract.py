@@ -180,6 +180,8 @@ def test_wrong_masks_and_images_are_refused(model, batch):
         model.sample(labels, range(6), keep=Keep(images, mask.float()))
     with pytest.raises(ValueError, match=r"images to keep are .*, expected"):
         model.sample(labels, range(6), keep=Keep(images[:2], mask))
+    with pytest.raises(ValueError, match=r"of shape \(\), expected torch\.uint8 of shape \(B, "):
+        model.check_images(images[0, 0, 0, 0])
     if model.likelihood is not None:
         with pytest.raises(ValueError, match=r"expected torch\.uint8 of shape"):
             model.nll(images[..., :4], labels)

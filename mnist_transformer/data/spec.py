@@ -6,7 +6,7 @@ Importing this needs no torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -41,11 +41,11 @@ class DataSpec:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields, for ``from_json``."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "DataSpec":
-        """Undo ``to_json``; TypeError for unknown or missing fields, ValueError for values."""
+        """Undo ``asdict``; ValueError for unknown or missing fields, or values that cannot be."""
+        known = {field.name for field in fields(cls)}
+        if set(values) - known or not {"name", "shape", "class_names"} <= set(values):
+            found, expected = ", ".join(sorted(values)), ", ".join(sorted(known))
+            raise ValueError(f"a data set has the fields {found}, expected {expected}")
         return cls(**values)

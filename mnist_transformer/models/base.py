@@ -48,9 +48,10 @@ class Model(nn.Module, ABC):
 
     def check_images(self, images: Tensor) -> Tensor:
         """The images on the model's device; ValueError if dtype, shape or levels do not fit."""
-        check_tensor("images", images, torch.uint8, (len(images), *self.image_shape))
-        if self.config.num_levels < 256:
-            check_below("pixel", images, self.config.num_levels)
+        check_tensor("images", images, torch.uint8, "B", *self.image_shape)
+        num_levels = self.config.num_levels
+        if num_levels < 256 and images.numel() and images.max().item() >= num_levels:
+            raise ValueError(f"a pixel is {images.max().item()}, expected below {num_levels}")
         return images.to(self.device)
 
     def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
@@ -197,8 +198,8 @@ class GenerativeModel(Model):
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
         channels, *size = self.image_shape
         images, mask = keep.images.to(self.device), keep.mask.to(self.device)
-        check_tensor("images to keep", images, torch.uint8, (num_images, channels, *size))
-        check_tensor("masks", mask, torch.bool, (num_images, 1, *size))
+        check_tensor("images to keep", images, torch.uint8, num_images, channels, *size)
+        check_tensor("masks", mask, torch.bool, num_images, 1, *size)
         self.check_images(images.masked_fill(~mask, 0))
         return Keep(images, mask)
 

@@ -9,7 +9,7 @@ it. In format 1 it covered the tensors alone, and a config had no data set: it w
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, An
     def with_data(config: dict[str, Any]) -> dict[str, Any]:
         levels = config.get("num_levels", 256)
         spec = replace(MNIST, shape=(channels, size, size), class_names=names, num_levels=levels)
-        return {"data": spec.to_json()} | {k: v for k, v in config.items() if k not in OF_DATA}
+        return {"data": asdict(spec)} | {k: v for k, v in config.items() if k not in OF_DATA}
 
     values = with_data(values)
     if isinstance(tokenizer, dict):
@@ -100,6 +100,10 @@ def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, An
 
 
 def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:
+    known = [field.name for field in fields(config_class)]
+    if unknown := ", ".join(sorted(values.keys() - set(known))):
+        expected = f"expected the fields {', '.join(known)}"
+        raise ValueError(f"{path} has a config with {unknown} unknown, {expected}")
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:

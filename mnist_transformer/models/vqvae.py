@@ -162,7 +162,7 @@ class VQVAE(Model):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
-        check_tensor("codes", codes, torch.int64, (len(codes), self.config.num_tokens))
+        check_tensor("codes", codes, torch.int64, "B", self.config.num_tokens)
         check_below("code", codes, self.config.codebook_size)
         return self.render(self.totals(codes.to(self.device))[-1])
 

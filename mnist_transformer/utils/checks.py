@@ -36,9 +36,9 @@ def check_below(name: str, x: Tensor, limit: int) -> None:
         raise ValueError(f"{name} {wrong[0].item()} is unknown, expected 0 to {limit - 1}")
 
 
-def check_tensor(name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """Refuse another dtype or shape."""
-    if x.dtype != dtype or x.shape != shape:
-        raise ValueError(
-            f"{name} are {x.dtype} of shape {tuple(x.shape)}, expected {dtype} of shape {shape}"
-        )
+def check_tensor(name: str, x: Tensor, dtype: torch.dtype, *shape: int | str) -> None:
+    """Refuse another dtype or shape; a letter in the shape stands for any length."""
+    wrong = any(want not in (have, "B") for have, want in zip(x.shape, shape, strict=False))
+    if x.dtype != dtype or x.ndim != len(shape) or wrong:
+        got, expected = f"{x.dtype} of shape {tuple(x.shape)}", ", ".join(map(str, shape))
+        raise ValueError(f"{name} are {got}, expected {dtype} of shape ({expected})")
