@@ -88,7 +88,7 @@ def test_numbers_out_of_range_are_refused_whatever_was_read(
         (["7", "--model", "refusing.safetensors", "--out", "x.jpg"], "expected a name in .png"),
         (["7", "--model", "refusing.safetensors", "--device", "x"], "expected one that is here"),
         (["7", "--model", "patch.safetensors"], "is a patch: it does not read prompts"),
-        (["7", "--model", "mnist-prompt-scrtch"], "there is no model 'mnist-prompt-scrtch'"),
+        (["7", "--model", "mnist-prompt-scrtch"], "unknown model 'mnist-prompt-scrtch'"),
         (["7", "--model", "adapter.safetensors"], "pip install 'mnist-transformer[prompts]'"),
     ],
 )

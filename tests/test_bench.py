@@ -161,7 +161,7 @@ def test_the_tool_records_its_rows(
     [
         ("--batch-sizes 0", "a batch size is 0"),
         ("--seconds 0", "seconds are 0"),
-        ("no-such-model --no-peers", "there is no model 'no-such-model'"),
+        ("no-such-model --no-peers", "unknown model 'no-such-model'"),
     ],
 )
 def test_mistakes_are_one_sentence(

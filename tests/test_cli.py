@@ -148,7 +148,7 @@ def test_classes_have_names_where_they_are_not_digits(
     with Image.open("cat-T-shirt-top.png") as picture:
         assert (np.asarray(picture) == np.asarray(expected)).all()
     assert cli.main(["draw", "cats", *flags]) == 2
-    assert "there is no class 'cats'; nearest: cat" in capsys.readouterr().err
+    assert "unknown class 'cats'; nearest: cat" in capsys.readouterr().err
 
 
 def test_gif_shows_the_drawing_happen(tiny_checkpoint: Path) -> None:
@@ -213,9 +213,9 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --model {tiny} --out a_file/x.png", "a_file"),
         ("draw 3 --model {tiny} --out /proc/x.png", "/proc/x.png: "),
         ("draw 3 --model {tiny} --out full.png", "full.png: No space left"),
-        ("draw 3 --model mnist-pach", "there is no model 'mnist-pach'"),
-        ("draw 3 --model missing.safetensors", "no checkpoint missing.safetensors"),
-        ("draw 3 --model no/such/folder", "no checkpoint no/such/folder"),
+        ("draw 3 --model mnist-pach", "unknown model 'mnist-pach'"),
+        ("draw 3 --model missing.safetensors", "checkpoint missing.safetensors does not exist"),
+        ("draw 3 --model no/such/folder", "checkpoint no/such/folder does not exist"),
         ("draw 3 --model truncated.safetensors", "truncated.safetensors"),
         ("draw 3 --model foreign.safetensors", "foreign.safetensors"),
         ("draw 3 --model {judge}", "does not draw"),
@@ -223,7 +223,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("train mnist-patch --epochs 0", "epochs is 0"),
         ("train mnist-patch --data nowhere", "nowhere does not exist"),
         ("train mnist-patch --out a_file/run", "a_file"),
-        ("eval mnist-pach", "there is no model"),
+        ("eval mnist-pach", "unknown model"),
         ("list mnist-pach", "nearest: mnist-patch"),
         ("eval {tiny} --data nowhere", "nowhere does not exist"),
     ],

@@ -89,7 +89,7 @@ def load(folder: Path | None = None) -> Dataset:
     for name in ("train", "val"):
         path = (folder or FOLDER) / f"{name}.safetensors"
         if not path.is_file():
-            raise ValueError(f"there is no {path}, expected the states of prompts: {WRITE}")
+            raise ValueError(f"{path} does not exist, expected the states of prompts: {WRITE}")
         tree = trees.load_state(path)
         if (source := tree.get("source")) != SOURCE:
             raise ValueError(f"{path} holds states of {source}, expected {SOURCE}: {WRITE}")

@@ -135,7 +135,7 @@ def check_measurable(model: Model, samples: Samples) -> None:
 def load_judge(spec: DataSpec) -> Judge:
     """The shipped judge of a data set's images; ValueError if there is none, or it is broken."""
     if spec.judge is None:
-        raise ValueError(f"there is no judge of {spec.name}: train a classifier for it first")
+        raise ValueError(f"{spec.name} has no judge: train a classifier for it first")
     judge = load_model(spec.judge, "cpu")
     if not isinstance(judge, Judge):
         raise ValueError(

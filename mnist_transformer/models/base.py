@@ -162,8 +162,8 @@ class GenerativeModel(Model):
     ) -> Iterator[Tensor]:
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
-        There is one class and one seed per image; None draws without a class. The same seed gives
-        the same image in any batch. What the model cannot honour raises ValueError.
+        Takes one class and one seed per image; None draws without a class. The same seed gives the
+        same image in any batch. A class, seed, option or mask that does not fit raises ValueError.
         """
         how = how or Sampling()
         noise = Noise(seeds, self.device)

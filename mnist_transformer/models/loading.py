@@ -28,7 +28,7 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
         if path.is_file():
             return path
         if path.suffix == ".safetensors" or path.name != name:
-            raise ValueError(f"there is no checkpoint {path}")
+            raise ValueError(f"checkpoint {path} does not exist")
         from mnist_transformer.recipes import RECIPES
 
         if name in RECIPES:

@@ -28,6 +28,7 @@ from mnist_transformer.prompting.prompts import (
     is_held_out,
     number_words,
 )
+from mnist_transformer.utils.checks import check_choice
 
 SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope")
 _KEYBOARD = " qwertyuiop asdfghjkl zxcvbnm "
@@ -44,8 +45,7 @@ def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
 
     Another split raises ValueError.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    check_choice("split", split, SPLITS)
     rng = random.Random(f"{split} {seed}")
     source = HELD_OUT if split in ("held_out_templates", "out_of_scope") else TRAIN
     made = (_prompt(rng, source, split) for _ in repeat(None))

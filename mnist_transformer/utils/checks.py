@@ -1,4 +1,4 @@
-"""What people ask for, checked: a mistake is a ValueError of one sentence. This needs no torch."""
+"""Checks of arguments; each raises ValueError with one sentence. Importing this needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_name(kind: str, name: str, known: Collection[str]) -> None:
     """Refuse a name that is not known, with the nearest ones that are."""
     if name not in known:
         near = get_close_matches(name, known, n=3, cutoff=0.4) or list(known)[:20]
-        raise ValueError(f"there is no {kind} {name[:40]!r}; nearest: {', '.join(near)}")
+        raise ValueError(f"unknown {kind} {name[:40]!r}; nearest: {', '.join(near)}")
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:
