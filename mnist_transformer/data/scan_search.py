@@ -1,0 +1,323 @@
+"""MNIST's program backwards: find a scan that gives an image, all 784 bytes of it.
+
+An image says how much area of each box pixel is ink, up to the width of one level. That makes
+two searches:
+
+1. The side m. A box pixel's area is the sum of a subset of its shares, and for a wrong m some
+   level has no such subset. All sums are one number's bits: adding a share x to any subset is
+   ``bits | bits << x``.
+2. The ink. A variable of 0 or 1 for each scanned pixel, and a linear constraint for each box
+   pixel; of all solutions the one with the shortest outline. CP-SAT of OR-Tools solves it.
+
+Float32 rounds in ways that the constraints do not model, so the program itself has the last
+word: a scan is returned only if it gives the image back.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mnist_transformer.data.scans import (
+    BOX,
+    IMAGE,
+    SIDES,
+    to_boxes,
+    weights,
+)
+
+GRID = 1 << 16  # area is searched in steps of 1 / GRID,
+TOLERANCE = 14 / GRID  # in which a sum of 36 rounded shares errs by less than this
+SCALE = 1 << 24  # CP-SAT has integers alone: shares are multiples of 1 / SCALE
+LEEWAY = 3e-4  # the brightest pixel may lack ink of next to no share
+INFINITE = 1 << 60
+SLACK = 3e-6  # the most that float32 moves an area
+EFFORT = 0.5  # CP-SAT's deterministic time, about seconds: the same scans on any machine
+NONE = -(1 << 30)  # a scanned pixel whose value is known, and so has no variable
+ATTEMPTS = 12  # solutions per side whose bytes differ, before the side is given up
+
+
+class Candidate(NamedTuple):
+    """A side, a place of the box in the image, and the area of the brightest pixel."""
+
+    side: int
+    row: int
+    column: int
+    most: float
+
+
+class Scan(NamedTuple):
+    """A scan: its side m and its ink, bool (m, m)."""
+
+    side: int
+    ink: np.ndarray
+
+
+def to_scan(image: np.ndarray) -> Scan | None:
+    """A scan that MNIST's program turns into exactly this image, or None if none is found.
+
+    Args:
+        image: uint8 (28, 28).
+
+    Raises:
+        ModuleNotFoundError: OR-Tools is not installed (extra ``scans``).
+    """
+    for side, row, column, most in candidates(image):
+        box = image[row : row + BOX, column : column + BOX]
+        ink = solve(box, side, most)
+        if ink is not None:
+            return Scan(side, ink)
+    return None
+
+
+# --- the side --------------------------------------------------------------------------------
+
+
+def candidates(image: np.ndarray) -> Iterator[Candidate]:
+    """Sides and places for which every level of an image (28, 28) is possible, small m first."""
+    if not image.any() or not _is_centred(image):
+        return
+    # The program centres a scan in its square: of places alike, the most even one first.
+    for side, (row, column) in itertools.product(SIDES, sorted(_places(image), key=_uneven(image))):
+        box = image[row : row + BOX, column : column + BOX]
+        rows, columns = box.nonzero()
+        levels, top = box[rows, columns], int(box.max())
+        full = weights(side).sum(1)
+        tops = levels == top
+        inked = np.unique((full[rows[tops]] * full[columns[tops]]).round(5))
+        # Pixels of level 255 all have the area of the brightest; those of 254 need not.
+        for most in inked[:1] if top == 255 else inked[::-1]:
+            if possible(side, float(most), top)[rows, columns, levels].all():
+                yield Candidate(side, row, column, float(most))
+
+
+def _uneven(image: np.ndarray) -> Callable[[tuple[int, int]], int]:
+    """By how much the paper around the ink of a box differs from side to side."""
+    ends = [np.flatnonzero(image.any(axis))[[0, -1]].sum() for axis in (1, 0)]
+    return lambda corner: sum(
+        abs(int(end) - 2 * start - BOX + 1) for end, start in zip(ends, corner, strict=True)
+    )
+
+
+def _places(image: np.ndarray) -> list[tuple[int, int]]:
+    """The corners of all boxes that hold the whole ink."""
+    spans = []
+    for axis in (1, 0):
+        ink = np.flatnonzero(image.any(axis))
+        spans.append(range(max(0, ink[-1] - BOX + 1), min(IMAGE - BOX, ink[0]) + 1))
+    return [(row, column) for row in spans[0] for column in spans[1]]
+
+
+def _is_centred(image: np.ndarray) -> bool:
+    """Whether the centre of mass is where the program puts it; a box's place plays no part."""
+    total, index = int(image.sum()), np.arange(IMAGE)
+    masses = (int((image.sum(axis) * index).sum()) for axis in (0, 1))
+    return all(abs(2 * mass - IMAGE * total) <= total for mass in masses)
+
+
+def possible(side: int, most: float, top: int) -> np.ndarray:
+    """Which levels each box pixel can have: bool (BOX, BOX, 256).
+
+    ``most`` is the brightest pixel's area and ``top`` its level, 255, or 254 where float32
+    rounds below 255.
+    """
+    kinds, levels = _possible(side, most, top)
+    return levels[kinds]
+
+
+@functools.cache
+def _possible(side: int, most: float, top: int) -> tuple[np.ndarray, np.ndarray]:
+    kinds, sums = _sums(side)
+    low, high = (bound * most / 255 for bound in bounds(top))
+    below = [np.searchsorted(values, low - TOLERANCE, "left") for values in sums]
+    until = [np.searchsorted(values, high + TOLERANCE, "right") for values in sums]
+    return kinds, np.stack(until) > np.stack(below)
+
+
+@functools.cache
+def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The kind of each box pixel (BOX, BOX), and each kind's possible areas in order."""
+    shares = weights(side)
+    number: dict[tuple[int, ...], int] = {}
+    sums: list[np.ndarray] = []
+    kinds = np.zeros((BOX, BOX), int)
+    size = GRID + GRID // 64
+    for row, column in np.ndindex(BOX, BOX):
+        products = np.outer(shares[row][shares[row] > 0], shares[column][shares[column] > 0])
+        kind = tuple(sorted(np.rint(products.astype(float) * GRID).astype(int).ravel().tolist()))
+        if kind not in number:
+            number[kind] = len(sums)
+            bits = 1
+            for product in kind:
+                bits |= bits << product
+            packed = np.frombuffer(bits.to_bytes(size // 8, "little"), np.uint8)
+            sums.append(np.flatnonzero(np.unpackbits(packed, bitorder="little")) / GRID)
+        kinds[row, column] = number[kind]
+    return kinds, sums
+
+
+@functools.cache
+def bounds(top: int) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest area (256,) of each level, where the brightest one's is 255.
+
+    Levels round up below 128 and down from 128 on; the top level is the brightest pixel's.
+    """
+    level = np.arange(256.0)
+    low = np.where(level < 128, level - 1, level)
+    high = np.where(level < 128, level, level + 1)
+    low[0], low[128], high[128] = 0, 127, 129
+    low[255] = high[255] = 255
+    return low, high
+
+
+# --- the ink ---------------------------------------------------------------------------------
+
+
+def solve(box: np.ndarray, side: int, most: float) -> np.ndarray | None:
+    """The scan (m, m) of the shortest outline that gives a box (BOX, BOX), or None."""
+    fixed = _fixed(box, side, most)
+    if fixed is None:
+        return None
+    puzzle = _Puzzle(box, side, most, fixed)
+    for ink in puzzle.solutions():
+        levels = _run(ink)
+        if (levels == box).all():
+            return ink
+        puzzle.forbid(np.argwhere(levels != box))
+    return None
+
+
+def _run(ink: np.ndarray) -> np.ndarray:
+    """The levels (BOX, BOX) that the program makes of one scan (m, m)."""
+    scan = torch.from_numpy(ink.astype(np.uint8))[None]
+    levels: np.ndarray = to_boxes(scan, torch.tensor([len(ink)]))[0].numpy()
+    return levels
+
+
+def _fixed(box: np.ndarray, side: int, most: float) -> np.ndarray | None:
+    """What levels 0 and the top say of single scanned pixels: 0, 1, or -1 for nothing (m, m).
+
+    None if they contradict each other.
+    """
+    shares = weights(side)
+    touches = (shares > 0).astype(int)
+    full = np.outer(shares.sum(1), shares.sum(1))
+    paper = touches.T @ (box == 0) @ touches > 0
+    filled = (box == 256) & (full <= most + 2e-6)
+    ink = touches.T @ filled @ touches > 0
+    return None if (paper & ink).any() else np.where(paper, 0, np.where(ink, 1, -1))
+
+
+class _Puzzle:
+    """The integer program of one box. Variable ``i`` is a number, and ``~i`` its negation."""
+
+    def __init__(self, box: np.ndarray, side: int, most: float, fixed: np.ndarray) -> None:
+        from ortools.sat.python import cp_model
+
+        self.model = cp_model.CpModel()
+        # Written without the wrapper: its checks take longer than most solutions.
+        self.proto = self.model.proto
+        self.fixed, self.shares = fixed, weights(side)
+        self.variable = np.full(fixed.shape, NONE)
+        self.variable[fixed < 0] = [self._variable() for _ in range(int((fixed < 0).sum()))]
+        self.solver = cp_model.CpSolver()
+        self.solver.parameters.num_workers = 1
+        self.solver.parameters.max_deterministic_time = EFFORT
+        # The defaults leave most outlines unproved after 30 times as long.
+        self.solver.parameters.linearization_level = 2
+        self._demand_levels(box, most)
+        self._shorten_outline()
+
+    def solutions(self) -> Iterator[np.ndarray]:
+        """Solve again and again; call ``forbid`` in between."""
+        for _ in range(ATTEMPTS):
+            found = self._solve() or self._solve_from_any()
+            if not found:
+                return
+            self.ink = self.fixed == 1
+            self.ink[self.fixed < 0] = np.array(found)[self.variable[self.fixed < 0]] > 0
+            yield self.ink
+
+    def _solve(self) -> list[int]:
+        """The values of all variables, none if there are none or none were found in time."""
+        self.status = self.solver.solve(self.model)
+        return list(self.solver.response_proto.solution)
+
+    def _solve_from_any(self) -> list[int]:
+        """Find any ink first, which is quick, and shorten its outline from there."""
+        from ortools.sat.python import cp_model
+
+        if self.status == cp_model.INFEASIBLE:
+            return []
+        objective = type(self.proto.objective)()
+        objective.CopyFrom(self.proto.objective)
+        self.proto.ClearField("objective")
+        found = self._solve()
+        self.proto.objective.CopyFrom(objective)
+        self.proto.solution_hint.vars[:] = range(len(found))
+        self.proto.solution_hint.values[:] = found
+        return found and (self._solve() or found)
+
+    def forbid(self, pixels: np.ndarray) -> None:
+        """Forbid what the last solution has in each of these box pixels (N, 2)."""
+        for row, column in pixels:
+            window = self._window(row, column)
+            variable = self.variable[window]
+            free = variable != NONE
+            self._any(np.where(self.ink[window], ~variable, variable)[free].tolist())
+
+    def _variable(self, low: int = 0, high: int = 1) -> int:
+        self.proto.variables.add().domain.extend([low, high])
+        return len(self.proto.variables) - 1
+
+    def _any(self, literals: list[int]) -> None:
+        self.proto.constraints.add().bool_or.literals.extend(literals)
+
+    def _window(self, row: int, column: int) -> tuple[np.ndarray, ...]:
+        """The scanned pixels that a box pixel covers, in part or in full."""
+        return np.ix_(np.flatnonzero(self.shares[row]), np.flatnonzero(self.shares[column]))
+
+    def _demand_levels(self, box: np.ndarray, most: float) -> None:
+        """A linear constraint for each box pixel's area."""
+        low, high = bounds(int(box.max()))
+        self.most = self._variable(*(int((most + side * LEEWAY) * SCALE) for side in (-1, 1)))
+        for row, column in np.argwhere(box > 0):
+            window = self._window(row, column)
+            variable = self.variable[window]
+            free = variable != NONE
+            if not free.any():
+                continue
+            products = self.shares[row][window[0]] * self.shares[column][window[1]]
+            whole = np.rint(products.astype(float) * SCALE).astype(int)
+            known = int(whole[self.fixed[window] == 1].sum())
+            level = box[row, column]
+            # level / 255 of the brightest area, at least and at most
+            for bound, sign in ((low[level], 1), (high[level], -1)):
+                linear = self.proto.constraints.add().linear
+                linear.vars.extend([*variable[free].tolist(), self.most])
+                linear.coeffs.extend([*(sign * 255 * whole[free]).tolist(), -sign * int(bound)])
+                linear.domain.extend([-int(255 * SLACK * SCALE) - sign * 255 * known, INFINITE])
+
+    def _shorten_outline(self) -> None:
+        """Minimise the pairs of neighbours that differ; around the square is paper."""
+        fixed = np.pad(self.fixed, 1)
+        variable = np.pad(self.variable, 1, constant_values=NONE)
+        for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+            a, b = variable[first], variable[second]
+            for x, y in np.stack([a, b], -1)[(a != NONE) & (b != NONE)].tolist():
+                differ = self._variable()
+                self._any([differ, ~x, y])
+                self._any([differ, x, ~y])
+                self._pay(differ, 1)
+            # Beside a fixed pixel, a variable itself says whether the two differ.
+            for free, other, value in ((a, b, fixed[second]), (b, a, fixed[first])):
+                lone = (free != NONE) & (other == NONE)
+                for x, ink in zip(free[lone].tolist(), value[lone].tolist(), strict=True):
+                    self._pay(x, -1 if ink else 1)
+
+    def _pay(self, variable: int, price: int) -> None:
+        self.proto.objective.vars.append(variable)
+        self.proto.objective.coeffs.append(price)

@@ -1,0 +1,131 @@
+"""MNIST's program: the function that made every image of MNIST from a black-and-white scan.
+
+A scan is a square of m x m pixels that are paper (0) or ink (1), m about 46. The program
+resamples it to 20 x 20 grey pixels and lays these on 28 x 28 pixels of paper:
+
+    area[r, c] = sum over the scan's ink of  w[r, row] * w[c, column]
+    level      = 128 + trunc(area * (255 / max(area)) - 128)
+
+w[r, M] is the share of box row r that scanned row M covers, and columns have the same. A flaw
+makes the program recognisable: a scanned row ends after 0.99 of its height, but a row within
+one box row counts in full (Yadav and Bottou, "Cold case: the lost MNIST digits", arXiv
+1905.10498, section 2). The arithmetic is float32, except where a line says otherwise, and ink
+is added one pixel at a time, row by row; any other order gives other bytes. A level is cut to
+a whole number as a signed byte, towards 128. ``scan_search`` runs the program backwards.
+
+Shapes: B images, S the side of the canvas, m the side of a scan, k the most scanned rows that
+one box row has.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_transformer.utils.checks import check_tensor
+
+SIDES = range(20, 129)  # the sides m that a scan may have
+BOX = 20  # the side of the grey box
+IMAGE = 28  # the side of an image
+
+
+def square(side: int, canvas: int) -> slice:
+    """The rows, and the columns, that a scan of this side has at the centre of a canvas."""
+    start = (canvas - side) // 2
+    return slice(start, start + side)
+
+
+@functools.cache
+def weights(side: int) -> np.ndarray:
+    """The share of each box row that each scanned row covers, float32 (BOX, side)."""
+    rows = np.arange(side, dtype=np.float32)
+    scale = np.float32(BOX) / np.float32(side)
+    start = np.float32(BOX / 2) + scale * (rows - np.float32(side) / np.float32(2))
+    # 0.99 was a double, as in C; in float32 throughout, one image in fifty comes out otherwise.
+    end = (start + 0.99 * scale.astype(float)).astype(np.float32)
+    # Rounding takes the first row of some sides below 0 (m = 39).
+    first = np.maximum(np.floor(start), 0).astype(int)
+    last = np.minimum(np.floor(end), BOX - 1).astype(int)
+    shares = np.zeros((BOX, side), np.float32)
+    for row in range(side):
+        if first[row] >= last[row]:
+            shares[first[row], row] = scale
+        else:
+            shares[first[row], row] = np.float32(first[row] + 1) - start[row]
+            shares[last[row], row] = end[row] - np.float32(last[row])
+    return shares
+
+
+@functools.cache
+def _tables() -> tuple[Tensor, Tensor]:
+    """For every side, each box row's scanned rows and their shares, both (sides, BOX, k).
+
+    Rows are in ascending order; a box row with fewer than k has shares of 0 at the end.
+    """
+    most = max(int((weights(side) > 0).sum(1).max()) for side in SIDES)
+    rows = np.zeros((len(SIDES), BOX, most), np.int64)
+    shares = np.zeros((len(SIDES), BOX, most), np.float32)
+    for index, side in enumerate(SIDES):
+        for row, share in enumerate(weights(side)):
+            found = np.flatnonzero(share)
+            rows[index, row, : len(found)] = found
+            shares[index, row, : len(found)] = share[found]
+    return torch.from_numpy(rows), torch.from_numpy(shares)
+
+
+def to_boxes(scans: Tensor, sides: Tensor) -> Tensor:
+    """Resample scans (B, S, S), uint8 of 0 and 1, of sides (B,) to levels uint8 (B, 20, 20)."""
+    rows, shares = (table.to(scans.device)[sides - SIDES.start] for table in _tables())
+    rows = rows + ((scans.shape[-1] - sides) // 2)[:, None, None]
+    ink = scans.float()
+    area = ink.new_zeros(len(scans), BOX, BOX)
+    image = torch.arange(len(scans), device=scans.device)[:, None, None]
+    # The program's order of additions: by row, then by column.
+    for row in range(rows.shape[2]):
+        for column in range(rows.shape[2]):
+            share = shares[:, :, row, None] * shares[:, None, :, column]
+            area += share * ink[image, rows[:, :, row, None], rows[:, None, :, column]]
+    most = area.amax((1, 2), keepdim=True)
+    # An empty scan has no brightest pixel; its image is paper.
+    most = torch.where(most > 0, most, 1)
+    # A tensor above: torch divides a number by a tensor as number * (1 / tensor).
+    level = area * (torch.full_like(most, 255) / most)
+    return ((level - 128).trunc() + 128).byte()
+
+
+def to_images(scans: Tensor, sides: Tensor) -> Tensor:
+    """Run MNIST's program.
+
+    Args:
+        scans: uint8 (B, S, S) of 0 (paper) and 1 (ink), the squares of the scans centred;
+            the rest of the canvas is ignored.
+        sides: int64 (B,), the sides m of the squares, each in ``SIDES`` and at most S.
+
+    Returns:
+        Images, uint8 (B, 1, 28, 28), byte for byte as MNIST has them.
+    """
+    canvas = scans.shape[-1]
+    check_tensor("scans", scans, torch.uint8, "B", canvas, canvas)
+    check_tensor("sides", sides, torch.int64, len(scans))
+    least, most = SIDES.start, min(canvas, SIDES.stop - 1)
+    if len(wrong := sides[(sides < least) | (sides > most)]):
+        raise ValueError(f"a scan's side is {wrong[0].item()}, expected {least} to {most}")
+    boxes = to_boxes(scans, sides)
+    images = boxes.new_zeros(len(boxes), 1, IMAGE, IMAGE)
+    row, column = corner(boxes)
+    index = torch.arange(BOX, device=boxes.device)
+    image = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+    images[image, 0, row[:, None, None] + index[:, None], column[:, None, None] + index] = boxes
+    return images
+
+
+def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The row and column (B,) of a box's corner, which bring its centre of mass to 14, 14."""
+    ink, index = boxes.long(), torch.arange(BOX, device=boxes.device)
+    total = ink.sum((1, 2)).clamp(min=1)
+    row, column = ((ink.sum(axis) * index).sum(1) for axis in (2, 1))
+    # round(14 - mean) in integers: the centre of mass is a quotient of them.
+    half = IMAGE // 2
+    corners = [(2 * (half * total - mass) + total) // (2 * total) for mass in (row, column)]
+    return corners[0].clamp(0, IMAGE - BOX), corners[1].clamp(0, IMAGE - BOX)
