@@ -1,5 +1,6 @@
-"""Measures of images and their features: pure functions that know no model family and no file.
+"""Measures of models, images and their features: functions that know no model family and no file.
 
+- Bits/dim: nats / (ln 2 * C * H * W), over every dimension of every image.
 - Class agreement: how often the judge reads a drawn image as the class it was drawn for.
 - fd_cnn, the Frechet distance between two sets of features (arXiv 1706.08500),
   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), on features of this project's own classifier;
@@ -12,14 +13,17 @@ Shapes: N images or points, F features, C channels, H x W pixels. All in float64
 except the copy check's distances (float32).
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from mnist_transformer.models.base import Judge, in_batches
+from mnist_transformer.data import Split
+from mnist_transformer.models.base import Judge, Model, in_batches
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while something long runs."""
@@ -29,24 +33,42 @@ def quiet(stage: str, done: int, total: int) -> None:
     """A Progress that shows nothing."""
 
 
+def bits_per_dim(
+    model: Model,
+    split: Split,
+    *,
+    use_labels: bool = True,
+    batch_size: int = 250,
+    report: Progress = quiet,
+    stage: str = "bits/dim",
+) -> float:
+    """Mean over every image of the split, given its class or not.
+
+    Raises:
+        ValueError: the model has no likelihood or the split no images.
+    """
+    if not len(split):
+        raise ValueError("the split holds no images, expected one or more")
+
+    def nats(images: Tensor, labels: Tensor) -> Tensor:
+        return model.nll(images, labels if use_labels else None)
+
+    columns, heard = (split.images, split.labels), partial(report, stage)
+    nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)
+    return nats_N.sum().item() / (math.log(2) * split.images.numel())
+
+
 def class_agreement(images: Tensor, labels: Tensor, judge: Judge) -> float:
     """Fraction in [0, 1] of uint8 images (N, C, H, W) that the judge reads as labels (N,)."""
     logits_NK = in_batches(judge, judge.logits, images)
     return (logits_NK.argmax(-1) == labels.cpu()).double().mean().item()
 
 
-class _GivenFeatures(nn.Identity):
-    """For torchmetrics, which would rather extract features itself."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-
 def fd_cnn(real_NF: Tensor, drawn_NF: Tensor) -> float:
     """Frechet distance, 0 or more, between two sets of at least two features each."""
     _check_features(real_NF, drawn_NF, least=2)
-    distance = FrechetInceptionDistance(feature=_GivenFeatures(real_NF.shape[1]))
+    shape = (1, 1, real_NF.shape[1])  # features stand for the images, as they are extracted already
+    distance = FrechetInceptionDistance(feature=nn.Identity(), input_img_size=shape)
     distance.update(real_NF.double(), real=True)
     distance.update(drawn_NF.double(), real=False)
     # Rounding takes the distance of equal sets a little below 0.
@@ -82,15 +104,11 @@ def _share_covered(points_NF: Tensor, centres_NF: Tensor, num_neighbours: int) -
 
 def _check_features(real_NF: Tensor, drawn_NF: Tensor, least: int) -> None:
     if not real_NF.ndim == drawn_NF.ndim == 2 or real_NF.shape[1] != drawn_NF.shape[1]:
-        raise ValueError(
-            f"features have shapes {tuple(real_NF.shape)} and {tuple(drawn_NF.shape)}, "
-            "expected (N, F) twice with the same F"
-        )
+        shapes = f"{tuple(real_NF.shape)} and {tuple(drawn_NF.shape)}"
+        raise ValueError(f"features have shapes {shapes}, expected (N, F) twice with the same F")
     if min(len(real_NF), len(drawn_NF)) < least:
-        raise ValueError(
-            f"got {len(real_NF)} real and {len(drawn_NF)} drawn images, "
-            f"expected {least} or more of each"
-        )
+        counts = f"{len(real_NF)} real and {len(drawn_NF)} drawn images"
+        raise ValueError(f"got {counts}, expected {least} or more of each")
 
 
 class CopyCheck(NamedTuple):
@@ -114,8 +132,7 @@ def nearest_distances(
 ) -> Tensor:
     """Euclidean distance (N,) of each uint8 image to the nearest training image, pixels in [0, 1].
 
-    The brute-force product |x|^2 - 2 xy + |y|^2 in float32: 10,000 images against 55,000
-    are 0.9 TFLOP.
+    The brute-force product |x|^2 - 2 xy + |y|^2, two thirds faster than ``torch.cdist`` and min.
     """
     train = train_images.flatten(1).float() / 255
     half_norm, train_t = train.square().sum(1) / 2, train.T.contiguous()

@@ -7,7 +7,7 @@ A tokenizer is judged by its reconstructions. Test data measures; it never choos
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, stdev
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, DataSpec, Split, load_dataset
-from mnist_transformer.evaluation.likelihood import likelihood_figures
 from mnist_transformer.evaluation.metrics import (
     Progress,
+    bits_per_dim,
     class_agreement,
     copy_check,
     fd_cnn,
@@ -91,29 +91,41 @@ def measure(
     judge: Judge | None = None,
     report: Progress = quiet,
 ) -> Metrics:
-    """Measure a loaded model, and with its recipe also the speed of training.
+    """Measure a model that passes ``check_measurable``; with its recipe, training's speed too.
 
     Args:
-        judge: the judge of drawn images; the shipped one by default.
-
-    Raises:
-        ValueError: as in ``check_measurable``, or a missing judge.
+        judge: the judge of drawn images; by default the shipped one, ``load_judge``.
     """
-    check_measurable(model, samples)
     if isinstance(model, Judge):
         return judge_figures(model, dataset)
     judge = judge or load_judge(dataset.spec)
+    # Sets of equal size: of test images, and of training images for each seed.
+    test = dataset.test.spaced(samples.num_samples)
+    real = [balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds]
+    judged = partial(_judged, judge, in_batches(judge, judge.features, test.images), report=report)
+    metrics: Metrics = {
+        "num_samples": samples.num_samples,
+        "num_seeds": len(samples.seeds),
+        "floor": judged(real, "judge training images"),
+    }
     if isinstance(model, GenerativeModel):
-        metrics = likelihood_figures(model, dataset, report)
+        if model.likelihood is not None:
+            bits = partial(bits_per_dim, model, report=report)
+            metrics["bits_per_dim_val"] = bits(dataset.val, stage="validation bits/dim")
+            metrics["bits_per_dim"] = bits(dataset.test)
+            metrics["bits_per_dim_null"] = bits(dataset.test, use_labels=False, stage="no class")
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
         metrics["images_per_second"] = speeds
-        metrics |= drawing_figures(model, dataset, judge, samples, report)
+        metrics["drawn"] = drawing_figures(model, dataset, samples, judged, report)
     else:
         assert isinstance(model, Tokenizer)
-        metrics = tokenizer_figures(model, dataset, judge, samples, report)
+        metrics |= reconstruction_figures(model, dataset, judge)
+        metrics["ceiling"] = judged(
+            [(reconstructed(model, images), labels) for images, labels in real],
+            "judge reconstructed training images",
+        )
     if recipe is not None:
-        speed = throughput(model, recipe, dataset.train, report=report)
-        metrics["throughput"] = speed._asdict()
+        metrics["throughput"] = throughput(model, recipe, dataset.train, report=report)
     return metrics
 
 
@@ -138,9 +150,7 @@ def load_judge(spec: DataSpec) -> Judge:
         raise ValueError(f"there is no judge of {spec.name}: train a classifier for it first")
     judge = load_model(spec.judge, "cpu")
     if not isinstance(judge, Judge):
-        raise ValueError(
-            f"the weights of {spec.judge} hold a {type(judge).__name__}, expected a judge"
-        )
+        raise ValueError(f"{spec.judge} holds a {type(judge).__name__}, expected a judge")
     return judge
 
 
@@ -154,13 +164,12 @@ def draw_balanced(
     report: Progress = quiet,
 ) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, C, H, W) and their labels int64 (N,): 0, 1, 2, ... again and again."""
-    labels = torch.arange(num_samples) % model.num_classes
-    images = []
-    for start in range(0, num_samples, batch_size):
-        batch, first = labels[start : start + batch_size], seed * SEEDS_APART + start
-        images.append(model.sample(batch, range(first, first + len(batch)), how))
+    index = torch.arange(num_samples)
+    labels, images = index % model.num_classes, []
+    for batch in index.split(batch_size):
+        images.append(model.sample(labels[batch], (seed * SEEDS_APART + batch).tolist(), how))
         stage = f"draw with guidance {how.guidance:g}, seed {seed}"
-        report(stage, start + len(batch), num_samples)
+        report(stage, int(batch[-1]) + 1, num_samples)
     return torch.cat(images), labels
 
 
@@ -177,81 +186,72 @@ def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, 
     return split.images[index], split.labels[index]
 
 
-class _Judgement:
-    """A judge, its features of test images, and as many training images for each seed."""
+def _judged(
+    judge: Judge,
+    reference_NF: Tensor,
+    sets: Sequence[tuple[Tensor, Tensor]],
+    stage: str,
+    report: Progress,
+) -> Metrics:
+    """Mean and standard deviation over the (images, labels) sets, one per seed.
 
-    def __init__(self, judge: Judge, dataset: Dataset, samples: Samples, report: Progress) -> None:
-        self.judge, self.samples, self.report = judge, samples, report
-        test = dataset.test.spaced(samples.num_samples)  # sets of equal size
-        self.reference = in_batches(judge, judge.features, test.images)
-        self.real = [
-            balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds
-        ]
-
-    def floor(self) -> Metrics:
-        """The figures of the training images, and the number and size of all sets."""
-        return {
-            "num_samples": self.samples.num_samples,
-            "num_seeds": len(self.samples.seeds),
-            "floor": self.measure(self.real, "judge training images"),
+    Args:
+        reference_NF: the judge's features of test images.
+    """
+    measured: list[dict[str, float]] = []
+    for images, labels in sets:
+        features_NF = in_batches(judge, judge.features, images)
+        figures = {
+            "agreement": class_agreement(images, labels, judge),
+            "fd_cnn": fd_cnn(reference_NF, features_NF),
+            **precision_recall(reference_NF, features_NF)._asdict(),
         }
-
-    def measure(self, sets: Sequence[tuple[Tensor, Tensor]], stage: str) -> Metrics:
-        """Mean and standard deviation over the (images, labels) sets, one per seed."""
-        measured: list[dict[str, float]] = []
-        for images, labels in sets:
-            features = in_batches(self.judge, self.judge.features, images)
-            figures = {
-                "agreement": class_agreement(images, labels, self.judge),
-                "fd_cnn": fd_cnn(self.reference, features),
-                **precision_recall(self.reference, features)._asdict(),
-            }
-            measured.append(figures)
-            self.report(stage, len(measured), len(sets))
-        columns = {name: [figures[name] for figures in measured] for name in measured[0]}
-        return {
-            name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
-            for name, values in columns.items()
-        }
+        measured.append(figures)
+        report(stage, len(measured), len(sets))
+    columns = {name: [figures[name] for figures in measured] for name in measured[0]}
+    return {
+        name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
+        for name, values in columns.items()
+    }
 
 
 def drawing_figures(
-    model: GenerativeModel, dataset: Dataset, judge: Judge, samples: Samples, report: Progress
-) -> Metrics:
-    """Figures of drawn images and of the floor; copies are looked for in one set."""
-    judgement = _Judgement(judge, dataset, samples, report)
+    model: GenerativeModel,
+    dataset: Dataset,
+    samples: Samples,
+    judged: Callable[..., Metrics],
+    report: Progress,
+) -> list[Metrics]:
+    """Figures of drawn images for each guidance; copies are looked for in one set."""
     held_out = nearest_distances(
         dataset.test.images, dataset.train.images, report, "neighbours of test images"
     )
-    metrics = judgement.floor() | {"drawn": []}
+    found = []
     for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
         draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
         sets = [draw(seed=seed) for seed in samples.seeds]
         copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
-        figures = judgement.measure(sets, "judge drawn images")
-        metrics["drawn"].append({"guidance": guidance, **figures, "copies": copies._asdict()})
-    return metrics
+        figures = judged(sets, "judge drawn images")
+        found.append({"guidance": guidance, **figures, "copies": copies._asdict()})
+    return found
 
 
-def tokenizer_figures(
-    model: Tokenizer, dataset: Dataset, judge: Judge, samples: Samples, report: Progress
-) -> Metrics:
-    """Losses of coding and decoding real images, and how the codes are used.
+def reconstructed(model: Tokenizer, images: Tensor) -> Tensor:
+    """The images uint8 (N, C, H, W), coded and decoded."""
+    assert isinstance(model, Model)
+    return in_batches(model, model.reconstruct, images).to(torch.uint8)
 
-    ``reconstruction`` compares the test set, and ``reconstruction_val`` the validation set, with
-    itself: squared error of pixels in [0, 1], class agreement, fd_cnn, the model's ``figures``.
-    ``ceiling`` is the floor coded and decoded: models over these codes can hardly surpass it.
+
+def reconstruction_figures(model: Tokenizer, dataset: Dataset, judge: Judge) -> Metrics:
+    """Losses of coding and decoding the test and validation sets, and how the codes are used.
+
+    Squared error of pixels in [0, 1], class agreement, fd_cnn, the model's ``figures``.
     """
     assert isinstance(model, Model)
-
-    def again(images: Tensor) -> Tensor:
-        return in_batches(model, model.reconstruct, images).to(torch.uint8)
-
-    judgement = _Judgement(judge, dataset, samples, report)
-    metrics = judgement.floor()
+    metrics: Metrics = {}
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
-        images = again(split.images)
+        images = reconstructed(model, split.images)
         features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
         metrics["reconstruction" + suffix] = {
             "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
@@ -259,8 +259,6 @@ def tokenizer_figures(
             "fd_cnn": fd_cnn(*features),
             **model.figures(split.images, split.labels),
         }
-    coded = [(again(images), labels) for images, labels in judgement.real]
-    metrics["ceiling"] = judgement.measure(coded, "judge their reconstructions")
     return metrics
 
 
@@ -268,8 +266,8 @@ def judge_figures(model: Judge, dataset: Dataset) -> Metrics:
     """Accuracy and cross-entropy (nats) of a judge on the test and validation sets."""
     metrics: Metrics = {}
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
-        logits = in_batches(model, model.logits, split.images)
-        right = logits.argmax(-1) == split.labels
-        metrics["accuracy" + suffix] = right.double().mean().item()
-        metrics["cross_entropy" + suffix] = F.cross_entropy(logits, split.labels).item()
+        logits_NK = in_batches(model, model.logits, split.images)
+        right_N = logits_NK.argmax(-1) == split.labels
+        metrics["accuracy" + suffix] = right_N.double().mean().item()
+        metrics["cross_entropy" + suffix] = F.cross_entropy(logits_NK, split.labels).item()
     return metrics

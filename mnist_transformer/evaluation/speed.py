@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +27,8 @@ from mnist_transformer.utils.devices import fast_autocast, fast_dtype, fork_rng
 
 def now(device: torch.device) -> float:
     """Seconds of a clock, once everything asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
@@ -101,44 +99,21 @@ def count_flops(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-class Throughput(NamedTuple):
-    """Training speed of a model on this machine: forward, backward and optimizer step.
-
-    Attributes:
-        flops_per_image: operations of one image's forward and backward pass.
-        peak_flops: operations per second of the best large matrix product, in ``peak_dtype``.
-        share_of_peak: images_per_second * flops_per_image / peak_flops.
-    """
-
-    batch_size: int
-    images_per_second: float
-    flops_per_image: float
-    peak_flops: float
-    peak_dtype: str
-    share_of_peak: float
-
-
 def throughput(
-    model: Model,
-    recipe: Recipe,
-    split: Split,
-    *,
-    batch_size: int | None = None,
-    num_steps: int = 10,
-    peak_size: int | None = None,
-    report: Progress = quiet,
-) -> Throughput:
-    """Train a copy of the model for a few steps, as the recipe does, and count.
+    model: Model, recipe: Recipe, split: Split, *, num_steps: int = 10, report: Progress = quiet
+) -> dict[str, Any]:
+    """Train a copy of the model for a few steps, as the recipe does, and count; figures by name.
+
+    A step is forward, backward and optimizer. ``flops_per_image`` are one image's, forward and
+    backward; ``peak_flops`` a second's of the best large matrix product, in ``peak_dtype``.
 
     Args:
         split: real images, because the cost of a step may depend on them.
-        batch_size: images per step; the recipe's by default.
-        peak_size: rows and columns of the product that measures the peak, see ``matmul_peak``.
 
     Raises:
         ValueError: the split holds less than a batch.
     """
-    batch_size = batch_size or recipe.batch_size
+    batch_size = recipe.batch_size
     if len(split) < batch_size:
         raise ValueError(f"got {len(split)} images, expected {batch_size} or more")
     device = model.device
@@ -161,16 +136,20 @@ def throughput(
             optimizer.step()
             optimizer.zero_grad()
 
-    peaks, seconds = [matmul_peak(device, peak_size)], 0.0
+    peaks, seconds = [matmul_peak(device)], 0.0
     with fork_rng(device):
         step(*batches[0])  # warm-up: buffers, kernels
         for done, batch in enumerate(batches):
             seconds += _timed(device, partial(step, *batch))
             report("training speed", done + 1, len(batches))
         flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)
-    peaks.append(matmul_peak(device, peak_size))
+    peaks.append(matmul_peak(device))
     (peak_flops, peak_dtype), images_per_second = max(peaks), num_images / seconds
-    share = images_per_second * flops / num_images / peak_flops
-    return Throughput(
-        batch_size, images_per_second, flops / num_images, peak_flops, peak_dtype, share
-    )
+    return {
+        "batch_size": batch_size,
+        "images_per_second": images_per_second,
+        "flops_per_image": flops / num_images,
+        "peak_flops": peak_flops,
+        "peak_dtype": peak_dtype,
+        "share_of_peak": images_per_second * flops / num_images / peak_flops,
+    }

@@ -1,6 +1,7 @@
 """The ledger's figures as markdown tables, one data set at a time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -33,8 +34,8 @@ def table(columns: Sequence[tuple[str, Cell]], rows: Iterable[Any]) -> str:
     return markdown(heads, ([cell(row) for cell in cells] for row in rows))
 
 
-def number(value: float | None, digits: int) -> str:
-    return NOTHING if value is None else f"{value:,.{digits}f}"
+def number(value: float | None, digits: int, scale: float = 1) -> str:
+    return NOTHING if value is None else f"{scale * value:,.{digits}f}"
 
 
 def figure(*path: str, digits: int, scale: float = 1) -> Cell:
@@ -44,20 +45,19 @@ def figure(*path: str, digits: int, scale: float = 1) -> Cell:
         found = row["metrics"]
         for key in path:
             found = (found or {}).get(key)
-        return NOTHING if found is None else number(scale * found, digits)
+        return number(found, digits, scale)
 
     return cell
 
 
-def percent(spread: Mapping[str, float] | None) -> str:
-    """A mean and its standard deviation over the seeds, in percent."""
-    return plus_minus(spread, digits=1, scale=100)
-
-
 def plus_minus(spread: Mapping[str, float] | None, digits: int = 3, scale: float = 1) -> str:
+    """A mean and its standard deviation over the seeds."""
     if spread is None:
         return NOTHING
     return " ± ".join(f"{scale * spread[key]:.{digits}f}" for key in ("mean", "sd"))
+
+
+percent = partial(plus_minus, digits=1, scale=100)
 
 
 name: Cell = itemgetter("recipe")
@@ -114,10 +114,10 @@ def results_table(rows: Rows) -> str:
     drawing = having(rows, "drawn")
     real: dict[Any, Row] = {}  # one row for each data set and number of images
     for row in drawing:
-        num_samples, floor = row["metrics"].get("num_samples"), row["metrics"]["floor"]
+        floor, num_samples = row["metrics"]["floor"], row["metrics"].get("num_samples")
         metrics = {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]}
-        shown = {"recipe": "training images", "parameters": None, "metrics": metrics}
-        real[row["dataset"], num_samples] = shown
+        kind = row["dataset"], num_samples
+        real[kind] = {"recipe": "training images", "parameters": None, "metrics": metrics}
     return table(
         [
             ("model", name),

@@ -66,8 +66,8 @@ def override(
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     if lr is not None:
-        factor = lr / recipe.adamw_lr
-        recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
+        muon_lr = recipe.muon_lr * (lr / recipe.adamw_lr)
+        recipe = replace(recipe, adamw_lr=lr, muon_lr=muon_lr)
     if (recipe.max_seconds is None) == (recipe.epochs is None):
         raise ValueError(
             f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs} for recipe "
@@ -81,32 +81,28 @@ def override(
 
 
 def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
-    """Hand a model over codes the tokenizer that its recipe names.
-
-    Args:
-        runs: folder of runs, one folder per recipe; a finished one comes before shipped weights.
+    """Hand a model over codes the tokenizer that its recipe names: a run in ``runs``, else shipped.
 
     Raises:
         ValueError: there is no such tokenizer, it is another one than the model expects, or
             the recipe names one for a model without, or none for a model with one.
     """
     name = recipe.tokenizer
-    if isinstance(model, UsesTokenizer) != (name is not None):
+    if name is None and not isinstance(model, UsesTokenizer):
+        return
+    if name is None or not isinstance(model, UsesTokenizer):
         raise ValueError(
             f"recipe {recipe.name} names the tokenizer {name}, "
             f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
         )
-    if name is None or not isinstance(model, UsesTokenizer):
-        return
     path = runs / name / "model.safetensors"
-    if not path.is_file():
-        try:
-            path = find_weights(name)
-        except ValueError as error:
-            raise ValueError(
-                f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
-                f"in {runs}: train it first with `mnist-transformer train {name}`"
-            ) from error
+    try:
+        path = path if path.is_file() else find_weights(name)
+    except ValueError as error:
+        raise ValueError(
+            f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
+            f"in {runs}: train it first with `mnist-transformer train {name}`"
+        ) from error
     model.set_tokenizer(checkpoint.load(path))
 
 
@@ -118,15 +114,15 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     """
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if device not in (None, "cpu") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"device is {device!r}, expected none: the launcher gives each process its own"
-        )
+    cpu, variables = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), {}
     if device is not None:
+        if device != "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                f"device is {device!r}, expected none: the launcher gives each process its own"
+            )
         find_device(device)
-    # accelerate has no argument for the device, but reads this variable.
-    with patch_environment(**({} if device is None else {"ACCELERATE_TORCH_DEVICE": device})):
+        variables["ACCELERATE_TORCH_DEVICE"] = device  # there is no argument for it
+    with patch_environment(**variables):
         place = PartialState(cpu=cpu).device
     return Accelerator(
         cpu=cpu,
