@@ -220,8 +220,9 @@ def test_a_judge_is_measured_as_one(dataset: Dataset) -> None:
     assert found["accuracy"] == 1
     assert found["accuracy_val"] == 1
     validation = runlog.validate(Reader().eval(), dataset.val, seed=0)
-    assert validation.figures == {"accuracy": 1.0}
-    assert str(validation) == f"loss {validation.loss:.4f}, accuracy 1 on 50 images"
+    assert validation["accuracy"] == 1.0
+    said = f"loss {validation['loss']:.4f}, accuracy 1 on 50 images"
+    assert runlog.in_words(validation) == said
 
 
 def test_classifier_distorts_in_training_only() -> None:

@@ -14,7 +14,7 @@ from mnist_transformer.data import Dataset
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.batches import mix
 from mnist_transformer.training.info import RunInfo
-from mnist_transformer.training.log import Record, Validation, plot_losses, read_metrics, validate
+from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
 from mnist_transformer.training.runtime import Clock, Timer
 from mnist_transformer.training.state import RunState
 from mnist_transformer.utils.files import write_atomic
@@ -35,7 +35,6 @@ class Records:
 
     Args:
         dataset: what the run is trained on, and validated on with random numbers from ``seed``.
-        report: see ``train``.
         losses, durations: of the last steps; the loop appends to them.
         bits_per_dim: of the last validation.
     """
@@ -104,15 +103,14 @@ class Records:
         except OSError as error:
             self.tell(f"could not write the records: {error}")
 
-    def validate(self, num_images: int | None = None) -> Validation:
+    def validate(self, num_images: int | None = None) -> dict[str, float | None]:
         """Validate on the first images of the split, or on all of them; may raise OSError."""
         part = self.dataset.val.part(0, num_images or len(self.dataset.val))
         with self.accelerator.autocast():
             found = validate(self.state.averaged, part, mix(self.seed, 3))
-        self.bits_per_dim = found.bits_per_dim
-        self.tell(f"validation: {found}")
-        measured = {"loss": found.loss, "bits_per_dim": found.bits_per_dim}
-        self._log("validation", measured | {"num_images": found.num_images} | found.figures)
+        self.bits_per_dim = found["bits_per_dim"]
+        self.tell(f"validation: {in_words(found)}")
+        self._log("validation", found)
         return found
 
     def redraw(self) -> None:
@@ -125,9 +123,9 @@ class Records:
                 images = model.sample(labels, range(len(labels)))
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
-    def info(self, validation: Validation) -> RunInfo:
+    def info(self, validation: Mapping[str, float | None]) -> RunInfo:
         """The metadata of the run, given the validation on the whole split."""
-        state, bits = self.state, validation.bits_per_dim
+        state, bits = self.state, validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
         found = [x for x in self.lines if x["kind"] == "validation"]
         return RunInfo(
@@ -138,7 +136,7 @@ class Records:
             seconds=round(state.seconds, 1),
             seed=self.seed,
             torch=torch.__version__,
-            validation=str(validation),
+            validation=in_words(validation),
             validation_bits_per_dim=None if bits is None else round(bits, 6),
             curve=tuple((x["seconds"], x["images"], round(x[measured], 5)) for x in found),
         )
