@@ -16,7 +16,6 @@ except the copy check's distances (float32).
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,21 +74,19 @@ def fd_cnn(real_NF: Tensor, drawn_NF: Tensor) -> float:
     return max(0.0, distance.compute().item())
 
 
-class PrecisionRecall(NamedTuple):
-    """Fractions in [0, 1]: drawn images that look real; real images that can be drawn."""
+def precision_recall(
+    real_NF: Tensor, drawn_NF: Tensor, num_neighbours: int = 3
+) -> dict[str, float]:
+    """Improved precision and recall of features (arXiv 1904.06991, equations 1 and 2).
 
-    precision: float
-    recall: float
-
-
-def precision_recall(real_NF: Tensor, drawn_NF: Tensor, num_neighbours: int = 3) -> PrecisionRecall:
-    """Improved precision and recall of features (arXiv 1904.06991, equations 1 and 2)."""
+    Fractions in [0, 1]: drawn images that look real; real images that can be drawn.
+    """
     _check_features(real_NF, drawn_NF, least=num_neighbours + 1)
     real_NF, drawn_NF = real_NF.double(), drawn_NF.double()
-    return PrecisionRecall(
-        precision=_share_covered(drawn_NF, real_NF, num_neighbours),
-        recall=_share_covered(real_NF, drawn_NF, num_neighbours),
-    )
+    return {
+        "precision": _share_covered(drawn_NF, real_NF, num_neighbours),
+        "recall": _share_covered(real_NF, drawn_NF, num_neighbours),
+    }
 
 
 def _share_covered(points_NF: Tensor, centres_NF: Tensor, num_neighbours: int) -> float:
@@ -109,22 +106,6 @@ def _check_features(real_NF: Tensor, drawn_NF: Tensor, least: int) -> None:
     if min(len(real_NF), len(drawn_NF)) < least:
         counts = f"{len(real_NF)} real and {len(drawn_NF)} drawn images"
         raise ValueError(f"got {counts}, expected {least} or more of each")
-
-
-class CopyCheck(NamedTuple):
-    """Whether drawn images are copies of training images.
-
-    Attributes:
-        ratio: median distance of the drawn images to their nearest training image over that
-            of the held-out images; well below 1 means copying.
-        near: fraction of the drawn images nearer to the training set than the nearest 1 % of
-            the held-out images; about 0.01 for images as new as those.
-        exact: number of drawn images equal to a training image in every pixel.
-    """
-
-    ratio: float
-    near: float
-    exact: int
 
 
 def nearest_distances(
@@ -147,13 +128,19 @@ def nearest_distances(
 
 def copy_check(
     drawn: Tensor, train_images: Tensor, held_out_distances: Tensor, report: Progress = quiet
-) -> CopyCheck:
-    """Compare drawn images (N, C, H, W) with held-out ones, by their ``nearest_distances``."""
+) -> dict[str, float]:
+    """Whether drawn images (N, C, H, W) are copies, beside held-out ones' ``nearest_distances``.
+
+    Returns:
+        ``ratio`` of the median distance to that of the held-out images; well below 1 is copying.
+        ``near``: fraction nearer than the nearest 1 % of the held-out images; about 0.01 if new.
+        ``exact``: number of images equal to a training image in every pixel.
+    """
     distances = nearest_distances(drawn, train_images, report)
     median = held_out_distances.median().item()
     known = {image.tobytes() for image in train_images.flatten(1).numpy()}
-    return CopyCheck(
-        ratio=distances.median().item() / median if median else float(distances.median() > 0),
-        near=(distances < held_out_distances.quantile(0.01)).double().mean().item(),
-        exact=sum(image.tobytes() in known for image in drawn.flatten(1).numpy()),
-    )
+    return {
+        "ratio": distances.median().item() / median if median else float(distances.median() > 0),
+        "near": (distances < held_out_distances.quantile(0.01)).double().mean().item(),
+        "exact": sum(image.tobytes() in known for image in drawn.flatten(1).numpy()),
+    }

@@ -204,7 +204,7 @@ def _judged(
         figures = {
             "agreement": class_agreement(images, labels, judge),
             "fd_cnn": fd_cnn(reference_NF, features_NF),
-            **precision_recall(reference_NF, features_NF)._asdict(),
+            **precision_recall(reference_NF, features_NF),
         }
         measured.append(figures)
         report(stage, len(measured), len(sets))
@@ -233,7 +233,7 @@ def drawing_figures(
         sets = [draw(seed=seed) for seed in samples.seeds]
         copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
         figures = judged(sets, "judge drawn images")
-        found.append({"guidance": guidance, **figures, "copies": copies._asdict()})
+        found.append({"guidance": guidance, **figures, "copies": copies})
     return found
 
 

@@ -111,14 +111,13 @@ def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     orthogonal updates.
     """
     excluded = tuple(f"{prefix}." for prefix in model.adamw_modules)
-    hidden_ids = {
-        id(module.weight)
+    matrices = {
+        module.weight
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not f"{name}.".startswith(excluded)
     }
     trainable = [p for p in model.parameters() if p.requires_grad]
-    hidden = [p for p in trainable if id(p) in hidden_ids]
-    return hidden, [p for p in trainable if id(p) not in hidden_ids]
+    return [p for p in trainable if p in matrices], [p for p in trainable if p not in matrices]
 
 
 def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
