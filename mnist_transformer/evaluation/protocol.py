@@ -3,11 +3,12 @@
 Likelihood: bits/dim of the whole test and validation sets, over all dimensions. Drawn images:
 class-balanced samples, once per seed, plain and guided, as mean and standard deviation over the
 seeds. The shipped judge measures them, beside a floor: as many training images in their place.
-A tokenizer is judged by its reconstructions. Test data measures; it never chooses anything.
+A tokenizer is judged by its reconstructions, beside a ceiling: the floor coded and decoded, which
+models over its codes can hardly surpass. Test data measures; it never chooses anything.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, stdev
@@ -37,6 +38,8 @@ from mnist_transformer.training.info import read_info
 
 SEEDS_APART = 2**20  # image seeds of one evaluation seed; torch uses only the lowest 32 bits
 Metrics = dict[str, Any]
+Images = tuple[Tensor, Tensor]
+"""uint8 (N, C, H, W), and their labels int64 (N,)."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,13 @@ def measure(
         return judge_figures(model, dataset)
     judge = judge or load_judge(dataset.spec)
     # Sets of equal size: of test images, and of training images for each seed.
-    test = dataset.test.spaced(samples.num_samples)
+    test = dataset.test.spaced(samples.num_samples).images
     real = [balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds]
-    judged = partial(_judged, judge, in_batches(judge, judge.features, test.images), report=report)
+    judged = partial(_judged, judge, in_batches(judge, judge.features, test), report)
     metrics: Metrics = {
         "num_samples": samples.num_samples,
         "num_seeds": len(samples.seeds),
-        "floor": judged(real, "judge training images"),
+        "floor": judged("judge training images", real),
     }
     if isinstance(model, GenerativeModel):
         if model.likelihood is not None:
@@ -116,14 +119,15 @@ def measure(
             metrics["bits_per_dim_null"] = bits(dataset.test, use_labels=False, stage="no class")
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
         metrics["images_per_second"] = speeds
-        metrics["drawn"] = drawing_figures(model, dataset, samples, judged, report)
+        metrics["drawn"] = list(_drawn(model, dataset, samples, judged, report))
     else:
         assert isinstance(model, Tokenizer)
-        metrics |= reconstruction_figures(model, dataset, judge)
-        metrics["ceiling"] = judged(
-            [(reconstructed(model, images), labels) for images, labels in real],
-            "judge reconstructed training images",
-        )
+        coded = partial(in_batches, model, model.reconstruct)
+        for name, split in (("", dataset.test), ("_val", dataset.val)):
+            figures = _reconstruction(judge, split, coded(split.images))
+            metrics["reconstruction" + name] = figures | model.figures(split.images, split.labels)
+        ceiling = [(coded(images).to(torch.uint8), labels) for images, labels in real]
+        metrics["ceiling"] = judged("judge their reconstructions", ceiling)
     if recipe is not None:
         metrics["throughput"] = throughput(model, recipe, dataset.train, report=report)
     return metrics
@@ -162,8 +166,8 @@ def draw_balanced(
     *,
     batch_size: int = 256,
     report: Progress = quiet,
-) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, C, H, W) and their labels int64 (N,): 0, 1, 2, ... again and again."""
+) -> Images:
+    """Images with the labels 0, 1, 2, ... again and again."""
     index = torch.arange(num_samples)
     labels, images = index % model.num_classes, []
     for batch in index.split(batch_size):
@@ -173,7 +177,7 @@ def draw_balanced(
     return torch.cat(images), labels
 
 
-def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def balanced_subset(split: Split, num_samples: int, seed: int) -> Images:
     """As many real images of each class as ``draw_balanced`` draws, without repetition."""
     num_classes = int(split.labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
@@ -187,17 +191,9 @@ def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, 
 
 
 def _judged(
-    judge: Judge,
-    reference_NF: Tensor,
-    sets: Sequence[tuple[Tensor, Tensor]],
-    stage: str,
-    report: Progress,
+    judge: Judge, reference_NF: Tensor, report: Progress, stage: str, sets: Sequence[Images]
 ) -> Metrics:
-    """Mean and standard deviation over the (images, labels) sets, one per seed.
-
-    Args:
-        reference_NF: the judge's features of test images.
-    """
+    """Mean and standard deviation over the sets, one per seed, beside features of test images."""
     measured: list[dict[str, float]] = []
     for images, labels in sets:
         features_NF = in_batches(judge, judge.features, images)
@@ -215,51 +211,33 @@ def _judged(
     }
 
 
-def drawing_figures(
+def _drawn(
     model: GenerativeModel,
     dataset: Dataset,
     samples: Samples,
-    judged: Callable[..., Metrics],
+    judged: Callable[[str, Sequence[Images]], Metrics],
     report: Progress,
-) -> list[Metrics]:
+) -> Iterator[Metrics]:
     """Figures of drawn images for each guidance; copies are looked for in one set."""
-    held_out = nearest_distances(
-        dataset.test.images, dataset.train.images, report, "neighbours of test images"
-    )
-    found = []
+    train, test = dataset.train.images, dataset.test.images
+    held_out = nearest_distances(test, train, report, "neighbours of test images")
     for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
         draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
         sets = [draw(seed=seed) for seed in samples.seeds]
-        copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
-        figures = judged(sets, "judge drawn images")
-        found.append({"guidance": guidance, **figures, "copies": copies})
-    return found
+        copies = copy_check(sets[0][0], train, held_out, report)
+        yield {"guidance": guidance, **judged("judge drawn images", sets), "copies": copies}
 
 
-def reconstructed(model: Tokenizer, images: Tensor) -> Tensor:
-    """The images uint8 (N, C, H, W), coded and decoded."""
-    assert isinstance(model, Model)
-    return in_batches(model, model.reconstruct, images).to(torch.uint8)
-
-
-def reconstruction_figures(model: Tokenizer, dataset: Dataset, judge: Judge) -> Metrics:
-    """Losses of coding and decoding the test and validation sets, and how the codes are used.
-
-    Squared error of pixels in [0, 1], class agreement, fd_cnn, the model's ``figures``.
-    """
-    assert isinstance(model, Model)
-    metrics: Metrics = {}
-    for suffix, split in (("", dataset.test), ("_val", dataset.val)):
-        images = reconstructed(model, split.images)
-        features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
-        metrics["reconstruction" + suffix] = {
-            "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
-            "agreement": class_agreement(images, split.labels, judge),
-            "fd_cnn": fd_cnn(*features),
-            **model.figures(split.images, split.labels),
-        }
-    return metrics
+def _reconstruction(judge: Judge, split: Split, images: Tensor) -> dict[str, float]:
+    """What coding and decoding a split's images lost; squared error of pixels in [0, 1]."""
+    images = images.to(torch.uint8)
+    features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
+    return {
+        "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
+        "agreement": class_agreement(images, split.labels, judge),
+        "fd_cnn": fd_cnn(*features),
+    }
 
 
 def judge_figures(model: Judge, dataset: Dataset) -> Metrics:
