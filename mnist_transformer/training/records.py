@@ -34,7 +34,7 @@ class Records:
     """The records of a run; processes other than the main one call ``tell`` alone.
 
     Args:
-        dataset: what the run is trained on, and validated on with random numbers from ``seed``.
+        dataset: what the run is trained and validated on.
         losses, durations: of the last steps; the loop appends to them.
         bits_per_dim: of the last validation.
     """
@@ -44,7 +44,6 @@ class Records:
     dataset: Dataset
     accelerator: Accelerator
     clock: Clock
-    seed: int
     report: Callable[[Record], None]
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
@@ -107,7 +106,7 @@ class Records:
         """Validate on the first images of the split, or on all of them; may raise OSError."""
         part = self.dataset.val.part(0, num_images or len(self.dataset.val))
         with self.accelerator.autocast():
-            found = validate(self.state.averaged, part, mix(self.seed, 3))
+            found = validate(self.state.averaged, part, mix(self.state.seed, 3))
         self.bits_per_dim = found["bits_per_dim"]
         self.tell(f"validation: {in_words(found)}")
         self._log("validation", found)
@@ -134,7 +133,7 @@ class Records:
             images_seen=state.images_seen,
             steps=state.step,
             seconds=round(state.seconds, 1),
-            seed=self.seed,
+            seed=state.seed,
             torch=torch.__version__,
             validation=in_words(validation),
             validation_bits_per_dim=None if bits is None else round(bits, 6),

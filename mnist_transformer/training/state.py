@@ -35,6 +35,7 @@ class RunState:
 
     recipe: Recipe
     num_train: int
+    seed: int
     model: Model
     step: int = 0
     seconds: float = 0.0
@@ -68,6 +69,14 @@ class RunState:
         if self.ema:
             self.ema.update_parameters(self.model)
 
+    def identity(self) -> dict[str, Any]:
+        """The values that identify the run, as JSON."""
+        values = asdict(self.recipe)
+        values |= {f"model.{name}": value for name, value in values.pop("model").items()}
+        values["family"] = checkpoint.family_of(self.model)
+        values |= {"seed": self.seed, "num_train": self.num_train}
+        return dict(json.loads(json.dumps(values)))
+
     def to_tree(self) -> dict[str, Any]:
         """For ``trees.save_state``; learning rates are left out, as the recipe has them."""
         states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
@@ -85,20 +94,11 @@ class RunState:
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.model.load_state_dict(tree["model"])
         for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
-            groups = optimizer.state_dict()["param_groups"]
             state = {int(key): value for key, value in found.items()}
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         if self.ema:
             self.ema.n_averaged.fill_(tree["ema"]["num_updates"])
             self.ema.module.load_state_dict(tree["ema"]["model"])
-
-
-def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
-    """The values that identify a run, as JSON."""
-    values = asdict(recipe)
-    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
-    values |= {"family": checkpoint.family_of(model), "seed": seed, "num_train": num_train}
-    return dict(json.loads(json.dumps(values)))
 
 
 def find_states(folder: Path) -> list[Path]:
@@ -106,10 +106,10 @@ def find_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"), reverse=True)
 
 
-def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
-    """Write a state of a run, then drop all but the last two up to it; may raise OSError."""
+def save(state: RunState, folder: Path) -> None:
+    """Write a state, then drop all but the last two up to it; may raise OSError."""
     path = folder / f"state-{state.step:09d}.safetensors"
-    trees.save_state(path, {"run": run, **state.to_tree()})
+    trees.save_state(path, {"run": state.identity(), **state.to_tree()})
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
     kept = [found for found in states if found <= path][:NUM_KEPT]
@@ -117,15 +117,13 @@ def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
         dropped.unlink()
 
 
-def load_newest(
-    folder: Path, run: dict[str, Any], tell: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """The newest readable state of a run, None in a fresh folder; ``tell`` of unreadable ones.
+def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> bool:
+    """Go on from the newest readable state, if there are any; ``tell`` of unreadable ones.
 
     Raises:
         ValueError: the folder is another run's, or nothing in it can be read.
     """
-    states = find_states(folder)
+    states, ours = find_states(folder), state.identity()
     for path in states:
         try:
             tree = trees.load_state(path)
@@ -133,19 +131,20 @@ def load_newest(
             tell(f"{error}; trying the state before")
             continue
         theirs = EARLIER | tree["run"]
-        for name in sorted((run | theirs).keys() - FREE_FIELDS):
-            if run.get(name) != theirs.get(name):
+        for name in sorted((ours | theirs).keys() - FREE_FIELDS):
+            if ours.get(name) != theirs.get(name):
                 raise ValueError(
                     f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
-                    f"{run.get(name)!r}; expected the same recipe, options and seed, or another "
+                    f"{ours.get(name)!r}; expected the same recipe, options and seed, or another "
                     "folder"
                 )
-        return tree
+        state.load_tree(tree)
+        return True
     if states:
         raise ValueError(
             f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
         )
-    return None
+    return False
 
 
 def drop_leftovers(folder: Path) -> None:
