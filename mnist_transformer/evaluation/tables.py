@@ -83,20 +83,15 @@ def bits(row: Row) -> str:
     return ("≤ " if found is not None and not row["exact"] else "") + number(found, 3)
 
 
-def plain(row: Row) -> dict[str, Any]:
-    """The figures of the plain samples."""
-    return next((d for d in row["metrics"].get("drawn", ()) if d["guidance"] == 1), {})
-
-
-def guided(row: Row) -> dict[str, Any]:
-    """The figures of the samples with the most guidance."""
-    found = (d for d in row["metrics"]["drawn"] if d["guidance"] != 1)
-    return max(found, key=lambda d: d["guidance"], default={})
+def drawn(row: Row, *, guided: bool = False) -> dict[str, Any]:
+    """The figures of the plain samples, or of those with the most guidance."""
+    found = [d for d in row["metrics"].get("drawn", ()) if (d["guidance"] != 1) == guided]
+    return max(found, key=itemgetter("guidance"), default={})
 
 
 def fd_cnn(row: Row) -> str:
     """Mean fd_cnn of the plain samples."""
-    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
+    return number(drawn(row).get("fd_cnn", {}).get("mean"), 3)
 
 
 def having(rows: Rows, metric: str) -> list[Row]:
@@ -124,12 +119,12 @@ def results_table(rows: Rows) -> str:
             ("parameters", size),
             ("test bits/dim", bits),
             ("samples per seed", figure("num_samples", digits=0)),
-            ("class agreement, %", lambda row: percent(plain(row).get("agreement"))),
-            ("guided: agreement, %", lambda row: percent(guided(row).get("agreement"))),
-            ("fd_cnn", lambda row: plus_minus(plain(row).get("fd_cnn"))),
-            ("guided: fd_cnn", lambda row: plus_minus(guided(row).get("fd_cnn"))),
-            ("precision / recall, %", lambda row: _pair(plain(row))),
-            ("guided: precision / recall, %", lambda row: _pair(guided(row))),
+            ("class agreement, %", lambda row: percent(drawn(row).get("agreement"))),
+            ("guided: agreement, %", lambda row: percent(drawn(row, guided=True).get("agreement"))),
+            ("fd_cnn", lambda row: plus_minus(drawn(row).get("fd_cnn"))),
+            ("guided: fd_cnn", lambda row: plus_minus(drawn(row, guided=True).get("fd_cnn"))),
+            ("precision / recall, %", lambda row: _pair(drawn(row))),
+            ("guided: precision / recall, %", lambda row: _pair(drawn(row, guided=True))),
         ],
         [*drawing, *real.values()],
     )
