@@ -69,38 +69,26 @@ def clean_command(arguments: Sequence[str]) -> str:
 
 
 def make_row(
-    recipe: str,
-    metrics: Mapping[str, Any],
-    *,
-    dataset: str = "mnist",
-    parameters: int,
-    device: str = "cpu",
-    exact: bool | None = None,
-    images_seen: int | None = None,
-    seconds: float | None = None,
-    command: str = "",
+    recipe: str, metrics: Mapping[str, Any], *, parameters: int, device: str = "cpu", **known: Any
 ) -> Row:
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
     Args:
         parameters: number of the model's parameters.
-        images_seen, seconds: length of its training; None when unknown.
+        known: of FIELDS ``dataset``, ``exact``, ``command``, and of the training ``images_seen``
+            and ``seconds``.
     """
     import torch
 
-    return {
+    row = dict.fromkeys(FIELDS) | {"dataset": FIRST_DATASET, "command": ""} | known
+    return row | {
         "recipe": recipe,
-        "dataset": dataset,
         "commit": current_commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),
         "torch": torch.__version__,
         "parameters": parameters,
-        "images_seen": images_seen,
-        "seconds": seconds,
         "metrics": dict(metrics),
-        "exact": exact,
-        "command": command,
     }
 
 

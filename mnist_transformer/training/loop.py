@@ -228,8 +228,7 @@ class _Run:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
             records = self.records
-            info = records.info(records.validate())
-            checkpoint.save(self.state.averaged, self.weights_path, **asdict(info))
+            checkpoint.save(self.state.averaged, self.weights_path, **asdict(records.info()))
             records.redraw()  # after the weights: samples can take minutes
             records.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

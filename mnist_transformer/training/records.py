@@ -3,7 +3,7 @@
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,13 +87,13 @@ class Records:
                 self.report(self.record())
             if self.logging.due(seconds):
                 record, group = self.record(), self.state.optimizers[0].param_groups[0]
-                measured = {
-                    "loss": record.loss,
-                    "progress": round(record.progress, 5),
-                    "images_per_second": round(record.images_per_second, 2),
-                    "lr_factor": round(group["lr"] / group["peak_lr"], 4),
-                }
-                self._log("train", measured)
+                self._log(
+                    "train",
+                    loss=record.loss,
+                    progress=round(record.progress, 5),
+                    images_per_second=round(record.images_per_second, 2),
+                    lr_factor=round(group["lr"] / group["peak_lr"], 4),
+                )
             if self.state.progress < 1 and self.validating.due(seconds):
                 self.validate(VALIDATE_IMAGES)
                 self.redraw()
@@ -109,7 +109,7 @@ class Records:
             found = validate(self.state.averaged, part, mix(self.state.seed, 3))
         self.bits_per_dim = found["bits_per_dim"]
         self.tell(f"validation: {in_words(found)}")
-        self._log("validation", found)
+        self._log("validation", **found)
         return found
 
     def redraw(self) -> None:
@@ -122,9 +122,10 @@ class Records:
                 images = model.sample(labels, range(len(labels)))
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
-    def info(self, validation: Mapping[str, float | None]) -> RunInfo:
-        """The metadata of the run, given the validation on the whole split."""
-        state, bits = self.state, validation["bits_per_dim"]
+    def info(self) -> RunInfo:
+        """The metadata of the run, once it is validated on the whole split."""
+        state, validation = self.state, self.validate()
+        bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
         found = [x for x in self.lines if x["kind"] == "validation"]
         return RunInfo(
@@ -140,10 +141,10 @@ class Records:
             curve=tuple((x["seconds"], x["images"], round(x[measured], 5)) for x in found),
         )
 
-    def _log(self, kind: str, measured: Mapping[str, float | None]) -> None:
+    def _log(self, kind: str, **measured: float | None) -> None:
         state = self.state
         place = {"kind": kind, "step": state.step, "images": state.images_seen}
-        self.lines.append(place | {"seconds": round(state.seconds, 2)} | dict(measured))
+        self.lines.append({**place, "seconds": round(state.seconds, 2), **measured})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
         known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
