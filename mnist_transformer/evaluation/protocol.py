@@ -19,16 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, DataSpec, Split, load_dataset
-from mnist_transformer.evaluation.metrics import (
-    Progress,
-    bits_per_dim,
-    class_agreement,
-    copy_check,
-    fd_cnn,
-    nearest_distances,
-    precision_recall,
-    quiet,
-)
+from mnist_transformer.evaluation import metrics
+from mnist_transformer.evaluation.metrics import Progress, quiet
 from mnist_transformer.evaluation.speed import sampling_speed, throughput
 from mnist_transformer.models.base import GenerativeModel, Judge, Model, Tokenizer, in_batches
 from mnist_transformer.models.loading import find_weights, load_model
@@ -68,7 +60,6 @@ def evaluate(
         model: a loaded model, or the name or path of one, as ``load`` takes them.
         dataset: by default the one that the model was trained on.
         device: for a model that is not loaded yet.
-        report: called with (stage, done, total) all along.
 
     Raises:
         ValueError: as in ``load`` and ``check_measurable``.
@@ -106,31 +97,31 @@ def measure(
     test = dataset.test.spaced(samples.num_samples).images
     real = [balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds]
     judged = partial(_judged, judge, in_batches(judge, judge.features, test), report)
-    metrics: Metrics = {
+    found: Metrics = {
         "num_samples": samples.num_samples,
         "num_seeds": len(samples.seeds),
         "floor": judged("judge training images", real),
     }
     if isinstance(model, GenerativeModel):
         if model.likelihood is not None:
-            bits = partial(bits_per_dim, model, report=report)
-            metrics["bits_per_dim_val"] = bits(dataset.val, stage="validation bits/dim")
-            metrics["bits_per_dim"] = bits(dataset.test)
-            metrics["bits_per_dim_null"] = bits(dataset.test, use_labels=False, stage="no class")
+            bits = partial(metrics.bits_per_dim, model, report=report)
+            found["bits_per_dim_val"] = bits(dataset.val, stage="validation bits/dim")
+            found["bits_per_dim"] = bits(dataset.test)
+            found["bits_per_dim_null"] = bits(dataset.test, use_labels=False, stage="no class")
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
-        metrics["images_per_second"] = speeds
-        metrics["drawn"] = list(_drawn(model, dataset, samples, judged, report))
+        found["images_per_second"] = speeds
+        found["drawn"] = list(_drawn(model, dataset, samples, judged, report))
     else:
         assert isinstance(model, Tokenizer)
         coded = partial(in_batches, model, model.reconstruct)
         for name, split in (("", dataset.test), ("_val", dataset.val)):
             figures = _reconstruction(judge, split, coded(split.images))
-            metrics["reconstruction" + name] = figures | model.figures(split.images, split.labels)
+            found["reconstruction" + name] = figures | model.figures(split.images, split.labels)
         ceiling = [(coded(images).to(torch.uint8), labels) for images, labels in real]
-        metrics["ceiling"] = judged("judge their reconstructions", ceiling)
+        found["ceiling"] = judged("judge their reconstructions", ceiling)
     if recipe is not None:
-        metrics["throughput"] = throughput(model, recipe, dataset.train, report=report)
-    return metrics
+        found["throughput"] = throughput(model, recipe, dataset.train, report=report)
+    return found
 
 
 def check_measurable(model: Model, samples: Samples) -> None:
@@ -198,9 +189,9 @@ def _judged(
     for images, labels in sets:
         features_NF = in_batches(judge, judge.features, images)
         figures = {
-            "agreement": class_agreement(images, labels, judge),
-            "fd_cnn": fd_cnn(reference_NF, features_NF),
-            **precision_recall(reference_NF, features_NF),
+            "agreement": metrics.class_agreement(images, labels, judge),
+            "fd_cnn": metrics.fd_cnn(reference_NF, features_NF),
+            **metrics.precision_recall(reference_NF, features_NF),
         }
         measured.append(figures)
         report(stage, len(measured), len(sets))
@@ -220,12 +211,12 @@ def _drawn(
 ) -> Iterator[Metrics]:
     """Figures of drawn images for each guidance; copies are looked for in one set."""
     train, test = dataset.train.images, dataset.test.images
-    held_out = nearest_distances(test, train, report, "neighbours of test images")
+    held_out = metrics.nearest_distances(test, train, report, "neighbours of test images")
     for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
         draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
         sets = [draw(seed=seed) for seed in samples.seeds]
-        copies = copy_check(sets[0][0], train, held_out, report)
+        copies = metrics.copy_check(sets[0][0], train, held_out, report)
         yield {"guidance": guidance, **judged("judge drawn images", sets), "copies": copies}
 
 
@@ -235,17 +226,17 @@ def _reconstruction(judge: Judge, split: Split, images: Tensor) -> dict[str, flo
     features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
     return {
         "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
-        "agreement": class_agreement(images, split.labels, judge),
-        "fd_cnn": fd_cnn(*features),
+        "agreement": metrics.class_agreement(images, split.labels, judge),
+        "fd_cnn": metrics.fd_cnn(*features),
     }
 
 
 def judge_figures(model: Judge, dataset: Dataset) -> Metrics:
     """Accuracy and cross-entropy (nats) of a judge on the test and validation sets."""
-    metrics: Metrics = {}
+    found: Metrics = {}
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
         logits_NK = in_batches(model, model.logits, split.images)
         right_N = logits_NK.argmax(-1) == split.labels
-        metrics["accuracy" + suffix] = right_N.double().mean().item()
-        metrics["cross_entropy" + suffix] = F.cross_entropy(logits_NK, split.labels).item()
-    return metrics
+        found["accuracy" + suffix] = right_N.double().mean().item()
+        found["cross_entropy" + suffix] = F.cross_entropy(logits_NK, split.labels).item()
+    return found

@@ -30,7 +30,6 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
-from mnist_transformer.training.batches import images_of, mix
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.training.runtime import Clock, Timer
@@ -119,7 +118,7 @@ class _Run:
                 f"batch_size is {recipe.batch_size}, expected a multiple of the "
                 f"{accelerator.num_processes} processes"
             )
-        torch.manual_seed(mix(seed, 2))
+        torch.manual_seed(resume.mix(seed, 2))
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(model, recipe, out.parent)
@@ -218,9 +217,9 @@ class _Run:
     def forward(self) -> Tensor:
         """Losses of this process's share of the step's images."""
         state, process = self.state, self.accelerator.process_index
-        chosen = images_of(state.step, len(self.data), state.recipe.batch_size, state.seed)
+        chosen = resume.images_of(state.step, len(self.data), state.recipe.batch_size, state.seed)
         chosen = chosen.chunk(self.accelerator.num_processes)[process]
-        torch.manual_seed(mix(state.seed, 1, state.step, process))
+        torch.manual_seed(resume.mix(state.seed, 1, state.step, process))
         losses: Tensor = self.parallel(*self.data.batch(chosen.to(self.accelerator.device)))
         return losses
 

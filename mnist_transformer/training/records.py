@@ -12,11 +12,10 @@ from accelerate import Accelerator
 
 from mnist_transformer.data import Dataset
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.training.batches import mix
 from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
 from mnist_transformer.training.runtime import Clock, Timer
-from mnist_transformer.training.state import RunState
+from mnist_transformer.training.state import RunState, mix
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import grid, save_png
 

@@ -1,14 +1,21 @@
 """The state of a run: everything that changes from step to step, and the files that keep it.
 
 A folder keeps the last two states; a run goes on from the newest one that can be read. A file
-holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to.
+holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to. The images
+of a step, and the seeds of everything drawn at random, need no file: they are functions of the
+run's seed and the step alone.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
@@ -22,6 +29,25 @@ NUM_KEPT = 2
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
+
+
+def mix(*numbers: int) -> int:
+    """A seed for torch from several numbers, 0 or more each."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def images_of(step: int, num_images: int, batch_size: int, seed: int) -> Tensor:
+    """int64 (batch_size,): the run's permutations one after another, cut to batches."""
+    epoch, first = divmod(step * batch_size, num_images)
+    num_epochs = -(-(first + batch_size) // num_images)
+    orders = [_permutation(num_images, seed, epoch + further) for further in range(num_epochs)]
+    return torch.cat(orders)[first : first + batch_size]
+
+
+@lru_cache(maxsize=1)
+def _permutation(num_images: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(mix(seed, 0, epoch))
+    return torch.randperm(num_images, generator=generator)
 
 
 @dataclass
