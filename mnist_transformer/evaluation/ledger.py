@@ -95,9 +95,8 @@ def make_row(
 def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
     """Add a row at the end of the ledger and return the ledger's path; may raise OSError.
 
-    Raises:
-        ValueError: a field is missing or unknown, a number is not finite, the command names
-            a place of this machine, or the ledger ends in the middle of a row.
+    Raises ValueError: a field is missing or unknown, a number is not finite, the command names
+    a place of this machine, or the ledger ends in the middle of a row.
     """
     if set(row) != set(FIELDS):
         raise ValueError(f"row has fields {sorted(row)}, expected {sorted(FIELDS)}")
@@ -118,10 +117,8 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
 def rows(path: Path | None = None) -> list[Row]:
     """All rows of a ledger, oldest first; none if there is no such file.
 
-    Without a path: the rows that an installed package brings, then those of this folder.
-
-    Raises:
-        ValueError: a line is not a row.
+    Without a path: the rows that an installed package brings, then those of this folder. Raises
+    ValueError where a line is not a row.
     """
     if path is None:
         return rows(_PACKAGE / "ledger.jsonl") + rows(results_folder() / "ledger.jsonl")

@@ -41,11 +41,7 @@ def bits_per_dim(
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean over every image of the split, given its class or not.
-
-    Raises:
-        ValueError: the model has no likelihood or the split no images.
-    """
+    """Mean over a split, given the class or not; ValueError without a likelihood or images."""
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 

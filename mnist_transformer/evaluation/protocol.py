@@ -61,8 +61,7 @@ def evaluate(
         dataset: by default the one that the model was trained on.
         device: for a model that is not loaded yet.
 
-    Raises:
-        ValueError: as in ``load`` and ``check_measurable``.
+    Raises ValueError as ``load`` and ``check_measurable`` do.
     """
     recipe = None
     if not isinstance(model, Model):

@@ -49,13 +49,12 @@ def sampling_speed(
     return batch_size / median(seconds[1:])
 
 
-def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> tuple[float, str]:
+def matmul_peak(device: torch.device, size: int | None = None) -> tuple[float, str]:
     """Floating-point operations per second of a size x size matrix product, and its dtype.
 
     The better of float32 and, where the device has it in hardware, bfloat16. By default
     large enough to saturate the device: 2,048 on a CPU, 8,192 on a GPU.
     """
-    device = torch.device(device)
     size = size or (2048 if device.type == "cpu" else 8192)
     rates = []
     for dtype in {torch.float32, fast_dtype(device)}:
@@ -65,18 +64,14 @@ def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> 
     return max(rates)
 
 
-def _attention_flops(kernel: Any, num_products: int) -> Callable[..., int]:
-    """A counter of a fused kernel: ``num_products`` per head, half of each where it is causal."""
+def _attention_flops(kernel: Any, num_products: int, *arguments: Any, **others: Any) -> int:
+    """Those of a fused kernel: ``num_products`` per head, half of each where it is causal."""
     # The kernels take their arguments in different orders, but give them the same names.
     names = [argument.name for argument in kernel.default._schema.arguments]
-
-    def count(*arguments: Any, **others: Any) -> int:
-        given = dict(zip(names, arguments, strict=False)) | others
-        (batch, heads, num_queries, head_dim), num_keys = given["query"], given["key"][2]
-        share = 2 if given.get("is_causal", False) else 1
-        return 2 * num_products * batch * heads * num_queries * num_keys * head_dim // share
-
-    return count
+    given = dict(zip(names, arguments, strict=False)) | others
+    (batch, heads, num_queries, head_dim), num_keys = given["query"], given["key"][2]
+    share = 2 if given.get("is_causal", False) else 1
+    return 2 * num_products * batch * heads * num_queries * num_keys * head_dim // share
 
 
 # torch does not count the kernel for CPUs, and on GPUs takes causal attention for a full one.
@@ -84,7 +79,7 @@ def _attention_flops(kernel: Any, num_products: int) -> Callable[..., int]:
 # queries and keys.
 _KERNELS = "flash_attention_for_cpu", "flash_attention", "cudnn_attention", "efficient_attention"
 _ATTENTION_FLOPS = {
-    kernel: _attention_flops(kernel, num_products)
+    kernel: partial(_attention_flops, kernel, num_products)
     for name in _KERNELS
     for suffix, num_products in (("", 2), ("_backward", 5))
     for kernel in [getattr(torch.ops.aten, f"_scaled_dot_product_{name}{suffix}")]

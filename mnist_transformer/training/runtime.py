@@ -83,9 +83,7 @@ def override(
 def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
     """Hand a model over codes the tokenizer that its recipe names: a run in ``runs``, else shipped.
 
-    Raises:
-        ValueError: there is no such tokenizer, it is another one than the model expects, or
-            the recipe names one for a model without, or none for a model with one.
+    Raises ValueError: it is not there, or not what the model expects, which may be none.
     """
     name = recipe.tokenizer
     if name is None and not isinstance(model, UsesTokenizer):
@@ -109,8 +107,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
 def make_accelerator(out: Path, device: str | None) -> Accelerator:
     """An accelerator for a device, in bf16 where that is fast there; logs to out/tensorboard.
 
-    Raises:
-        ValueError: the device is unknown or not here, or a launcher gives each process its own.
+    Raises ValueError: the device is not here, or a launcher gives each process its own.
     """
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

@@ -146,8 +146,7 @@ def save(state: RunState, folder: Path) -> None:
 def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> bool:
     """Go on from the newest readable state, if there are any; ``tell`` of unreadable ones.
 
-    Raises:
-        ValueError: the folder is another run's, or nothing in it can be read.
+    Raises ValueError: the folder is another run's, or nothing in it can be read.
     """
     states, ours = find_states(folder), state.identity()
     for path in states:
