@@ -56,12 +56,12 @@ def diffusion_figure(model: Any, image: Tensor, digit: int, seed: int) -> Figure
         noisy.append(at.alpha * x0 + at.sigma * noise)
         with torch.inference_mode():
             class_BD = model.classes(label)
-            estimate = diffusion.estimate(
+            estimate, _ = diffusion.estimate(
                 lambda x_t, s, class_BD=class_BD: model._denoise(class_BD, x_t, s),
                 noisy[-1],
                 t.view(1),
             )
-        clean.append(estimate.x0)
+        clean.append(estimate)
     canvases = list(model.steps(label, [seed], Sampling(num_steps=5 * (NUM_COLUMNS - 1))))
     drawn = [noise, *[to_signed(canvas) for canvas in canvases[4::5]]]
     rows = [

@@ -151,7 +151,7 @@ def measure(
 
 def parts(asked: asking.Asked) -> list[Model]:
     """The project's own models of a system."""
-    return [asked.drawer, *([asked.reader] if isinstance(asked, asking.ThroughLLM) else [])]
+    return list(dict.fromkeys([asked.drawer, asked.reader]))  # a prompted model is both
 
 
 def accuracy(
@@ -164,7 +164,8 @@ def accuracy(
         part = answers[first : first + BATCH]
         start = seed * SEEDS_APART + 2 * first  # an answer has two digits at most
         seeds = range(start, start + sum(map(len, part)))
-        images.append(asked.draw(texts[first : first + BATCH], part, seeds, how))
+        conditions = asked.conditions(texts[first : first + BATCH], part)
+        images.append(asked.drawer.sample(conditions, seeds, how))
     judge, digits = quality.judge, iter(())
     if any(answers):
         digits = iter(in_batches(judge, judge.logits, torch.cat(images)).argmax(-1).tolist())
@@ -184,13 +185,13 @@ def right(answers: list[tuple[int, ...]], prompts: list[Prompt]) -> float:
 def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> Figures:
     """Size on disk, seconds to a picture when warm, and what single digits look like."""
     how, weights = Sampling(guidance=guidance), sum(2 * p.num_parameters for p in parts(asked))
-    if isinstance(asked, asking.ThroughLLM):
+    if asked.reader is not asked.drawer:
         weights += llm.weights(asked.reader.config.llm).stat().st_size
 
     def answer(text: str) -> float:
         start = time.perf_counter()
         answers = asked.read([text])
-        asked.draw([text], answers, range(len(answers[0])), how)
+        asked.drawer.sample(asked.conditions([text], answers), range(len(answers[0])), how)
         return time.perf_counter() - start
 
     answer("Draw a 7")
@@ -200,7 +201,7 @@ def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> F
         digits = [(digit,) for digit in labels[index].tolist()]
         texts = [f"Draw {'an' if digit == 8 else 'a'} {digit}" for (digit,) in digits]
         seeds = (seed * SEEDS_APART + index).tolist()
-        images.append(asked.draw(texts, digits, seeds, how))
+        images.append(asked.drawer.sample(asked.conditions(texts, digits), seeds, how))
     return {
         "weights, MB": weights / 1e6,
         "first picture warm, s": median(seconds),
@@ -219,7 +220,7 @@ def by_number(
     encoded = load_dataset("smollm2-states") if states.FOLDER.is_dir() else None
 
     def reading(trained: Model, _: int) -> Figures:
-        asked = asking.system_of(trained)
+        asked = asking.Asked(trained)
         return {
             f"{kind}, %": right(asked.read([prompt.text for prompt in some]), some)
             for kind, some in asked_for.items()
@@ -242,7 +243,8 @@ def examples(asked: asking.Asked, seed: int) -> Figure:
     figure = Figure(figsize=(9, 1.9), layout="constrained")
     for axes, text in zip(figure.subplots(1, len(EXAMPLES)), EXAMPLES, strict=True):
         digits = asked.answer(text)
-        drawn = asked.draw([text], [digits], range(seed, seed + len(digits)), Sampling(guidance=2))
+        conditions, seeds = asked.conditions([text], [digits]), range(seed, seed + len(digits))
+        drawn = asked.drawer.sample(conditions, seeds, Sampling(guidance=2))
         if digits:
             axes.imshow(torch.cat([image[0] for image in drawn], 1), cmap="gray")
         else:

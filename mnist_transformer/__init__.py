@@ -57,8 +57,7 @@ def sample(
         keep: pixels to keep: only the others are drawn.
         device: such as "cpu" or "cuda"; by default where the model is, or the best there is.
 
-    Raises:
-        ValueError: an unknown model or class, or a seed or option that the model cannot honour.
+    An unknown model or class, or a seed or option that the model cannot honour, raises ValueError.
     """
     from mnist_transformer.models import loading
     from mnist_transformer.utils import classes

@@ -29,19 +29,15 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 
 
-def parse_and_run(arguments: Sequence[str], verbs: dict[str, Callable[..., None]] = VERBS) -> None:
-    """Call the verb that the arguments name; wrong ones raise SystemExit(2) with a message."""
-    with REGISTRY:
-        tyro.extras.subcommand_cli_from_dict(verbs, prog=PROG, description=__doc__, args=arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; wrong arguments raise SystemExit(2)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         say(f"{PROG} {mnist_transformer.__version__}")
         return 0
-    return exit_code(PROG, lambda: parse_and_run(arguments))
+    parse = tyro.extras.subcommand_cli_from_dict
+    with REGISTRY:
+        return exit_code(PROG, lambda: parse(VERBS, prog=PROG, description=__doc__, args=arguments))
 
 
 if __name__ == "__main__":

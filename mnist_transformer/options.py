@@ -19,20 +19,14 @@ SAMPLERS = ("ancestral", "ddim", "euler", "heun")
 
 @dataclass(frozen=True)
 class Dial:
-    """How the demo sets an option: by a slider for each number, or a list of choices.
-
-    Args:
-        low, high, step: of the slider; whole numbers only where ``step`` is 1.
-        none: the meaning of ``low``, or of no choice, where the option's default is None.
-        choices: the values to choose from, instead of a slider.
-    """
+    """How the demo sets an option: by a slider for each number, or a list of choices."""
 
     label: str
     low: float = 0
     high: float = 1
-    step: float = 1
-    none: str = ""
-    choices: tuple[str, ...] = ()
+    step: float = 1  # of the slider; whole numbers only where it is 1
+    none: str = ""  # the meaning of ``low``, or of no choice, where the option's default is None
+    choices: tuple[str, ...] = ()  # instead of a slider
 
 
 def _option(default: Any, help: str, dial: Dial, fits: Callable[[Any], bool], expected: str) -> Any:
@@ -126,15 +120,10 @@ Sampling.__doc__ = f"{Sampling.__doc__}\n\n    Args:\n" + "".join(
 
 @dataclass(frozen=True)
 class Keep:
-    """Pixels that a drawing must keep: inpainting is sampling with this.
+    """Pixels that a drawing must keep: inpainting is sampling with this."""
 
-    Args:
-        images: uint8 (B, C, H, W).
-        mask: bool (B, 1, H, W), true where the pixel of ``images`` is kept.
-    """
-
-    images: Tensor
-    mask: Tensor
+    images: Tensor  # uint8 (B, C, H, W)
+    mask: Tensor  # bool (B, 1, H, W), true where the pixel of ``images`` is kept
 
 
 def check_seed(first: int, num_images: int = 1) -> None:

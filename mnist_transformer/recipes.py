@@ -1,6 +1,5 @@
 """Everything this project ever trained, by name: one aligned table of frozen recipes."""
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,48 +9,37 @@ from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
+from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.pixel import PixelConfig
-from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.utils.checks import check_name
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and how it is trained. Exactly one of max_seconds and epochs is set.
-
-    Args:
-        model: the family's frozen config.
-        batch_size: images per step over all processes.
-        muon_lr, adamw_lr: peak learning rates of the hidden matrices and of all the rest.
-        muon_interval: each hidden matrix is orthogonalised and updated once in this many steps,
-            by as many times its rate. At 1, as published, that is a third of a step on a CPU.
-        max_seconds, epochs: length of the run; progress runs from 0 to 1 over it.
-        warmup, decay: fractions of the run over which the rates rise linearly at its start, and
-            fall to zero at its end.
-        ema: horizon of the weights' moving average, as a fraction of the steps so far; 0: none.
-        clip: largest norm of the gradient.
-        compile: train through ``torch.compile``, which compiles before the run's time begins. It
-            suits models whose batches all have one shape, and draws other random numbers.
-        tokenizer: for a model over codes, the recipe or the path of its tokenizer.
-    """
+    """A model and how it is trained. Exactly one of max_seconds and epochs is set."""
 
     name: str
-    model: Any
+    model: Any  # the family's frozen config
     dataset: str = "mnist"
-    batch_size: int = 64
-    muon_lr: float = 0.02
-    adamw_lr: float = 2e-3
+    batch_size: int = 64  # images per step over all processes
+    muon_lr: float = 0.02  # peak learning rate of the hidden matrices
+    adamw_lr: float = 2e-3  # and of all the rest
+    # Each hidden matrix is orthogonalised and updated once in this many steps, by as many times
+    # its rate. At 1, as published, that is a third of a step on a CPU.
     muon_interval: int = 4
-    max_seconds: float | None = None
+    max_seconds: float | None = None  # length of the run; progress runs from 0 to 1 over it
     epochs: float | None = None
-    warmup: float = 0.02
-    decay: float = 0.5
-    ema: float = 0.0
-    clip: float = 1.0
+    warmup: float = 0.02  # fraction of the run over which the rates rise linearly at its start
+    decay: float = 0.5  # and fall to zero at its end
+    ema: float = 0.0  # horizon of the weights' average, as a fraction of the steps so far; 0: none
+    clip: float = 1.0  # largest norm of the gradient
+    # Through ``torch.compile``, before the run's time begins. It suits models whose batches all
+    # have one shape, and draws other random numbers.
     compile: bool = False
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # its recipe or path, for a model over codes
     about: str = ""
 
 
@@ -60,7 +48,7 @@ _vqvae = VQVAEConfig(MNIST)
 _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
 # fmt: off
-_TABLE = (
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe("mnist-patch", _patch, batch_size=16, max_seconds=150 * 60,
            about="patch by patch, pixel by pixel inside a patch"),
     Recipe("mnist-patch-speedrun", replace(_patch, built_in_guidance=1.0),
@@ -125,15 +113,11 @@ _TABLE = (
            about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw"),
     Recipe("mnist-cnn", ClassifierConfig(MNIST), batch_size=128, adamw_lr=3e-3, epochs=10,
            decay=0.8, about="the classifier that judges drawn digits"),
-)
+)}
 # fmt: on
-
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 
 def find_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises ValueError where there is none, with the nearest names."""
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"there is no recipe {name!r}; nearest: {', '.join(near)}")
+    check_name("recipe", name, RECIPES)
     return RECIPES[name]

@@ -99,6 +99,6 @@ def stub_device() -> Iterator[None]:
     """The device is there while this lasts."""
     with pytest.MonkeyPatch.context() as patch, _Names(), _Numbers():
         patch.setattr(torch, "inference_mode", torch.no_grad)  # which takes no such tensors
-        patch.setattr(torch.mps, "get_rng_state", lambda: torch.get_rng_state())
-        patch.setattr(torch.mps, "set_rng_state", lambda x: torch.set_rng_state(x))
+        patch.setattr(torch.mps, "get_rng_state", lambda device="mps": torch.get_rng_state())
+        patch.setattr(torch.mps, "set_rng_state", lambda x, device="mps": torch.set_rng_state(x))
         yield

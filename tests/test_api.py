@@ -46,7 +46,7 @@ def test_sample_takes_names_of_models_and_classes(tiny_checkpoint: Path) -> None
     assert torch.equal(drawn, sample(["3", 1, "4"], model=model))
     assert torch.equal(drawn, sample("314", model=model, device="cpu"))
     assert torch.equal(drawn, sample(torch.tensor([3, 1, 4]), model=model, seeds=[0, 1, 2]))
-    with pytest.raises(ValueError, match="class 'cat' is unknown; nearest: 0, 1"):
+    with pytest.raises(ValueError, match="there is no class 'cat'; nearest: 0, 1"):
         sample(["cat"], model=model)
     with pytest.raises(ValueError, match="cond and seeds are both None"):
         sample(None, model=model)

@@ -10,10 +10,11 @@ import torch
 from helpers import END, TINY_LAW, TINY_PROMPTED
 from PIL import Image
 
+import mnist_transformer
 from mnist_transformer import cli
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.prompted import PromptedConfig
+from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.prompting import asking, llm
 
@@ -142,11 +143,11 @@ def test_an_adapter_hands_digits_to_the_generator(
     config = ReaderConfig(**(vars(READER) | {"generator": str(tiny_checkpoint)}))
     asked = asking.load(save(config, "adapter", 7))
     assert asked.read(["a", "bcd"]) == [(7, 7), (7, 7)]
-    drawn = asked.draw(["a", "b", "c"], [(7,), (), (1, 2)], range(3))
-    assert torch.equal(drawn, asked.drawer.sample([7, 1, 2], range(3)))
-    *_, last = asked.steps(["a", "b", "c"], [(7,), (), (1, 2)], range(3))
-    assert torch.equal(last, drawn)
-    assert asked.draw(["b"], [()], []).shape == (0, 1, 28, 28)
+    conditions = asked.conditions(["a", "b", "c"], [(7,), (), (1, 2)])
+    assert conditions.tolist() == [7, 1, 2]
+    drawn = asked.drawer.sample(conditions, range(3))
+    assert torch.equal(drawn, mnist_transformer.load(tiny_checkpoint).sample([7, 1, 2], range(3)))
+    assert asked.drawer.sample(asked.conditions(["b"], [()]), []).shape == (0, 1, 28, 28)
 
 
 @pytest.mark.skipif(

@@ -148,7 +148,7 @@ def test_classes_have_names_where_they_are_not_digits(
     with Image.open("cat-T-shirt-top.png") as picture:
         assert (np.asarray(picture) == np.asarray(expected)).all()
     assert cli.main(["draw", "cats", *flags]) == 2
-    assert "class 'cats' is unknown; nearest: cat" in capsys.readouterr().err
+    assert "there is no class 'cats'; nearest: cat" in capsys.readouterr().err
 
 
 def test_gif_shows_the_drawing_happen(tiny_checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 import torch
 
@@ -212,23 +213,22 @@ def test_the_next_mirror_helps_and_the_cache_keeps(
     assert mirrors.asked == []
 
 
-def test_no_mirror_is_one_sentence_and_leaves_nothing(mirrors: Mirrors, tmp_path: Path) -> None:
-    cache = tmp_path / "kept"
+def test_no_mirror_is_one_sentence_and_leaves_nothing(mirrors: Mirrors) -> None:
+    cache = pooch.os_cache("mnist-transformer")
     with pytest.raises(OSError, match="--data") as caught:
-        fetch("t10k-labels-idx1-ubyte.gz", "0" * 32, urls(mirrors, "gone", "good"), cache)
+        fetch("t10k-labels-idx1-ubyte.gz", "0" * 32, urls(mirrors, "gone", "good"))
     assert "HTTP 404" in str(caught.value)
     assert "damaged or different" in str(caught.value)
     assert list(cache.iterdir()) == []
 
 
-def test_a_damaged_cache_is_downloaded_anew(mirrors: Mirrors, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_downloaded_anew(mirrors: Mirrors) -> None:
     file = mnist.TEST_LABELS
     name = f"{file.name}.gz"
-    cache = tmp_path / "kept"
-    path = fetch(name, file.md5_gz, urls(mirrors, "good"), cache)
+    path = fetch(name, file.md5_gz, urls(mirrors, "good"))
     good = path.read_bytes()
     path.write_bytes(good[:100])
-    assert fetch(name, file.md5_gz, urls(mirrors, "good"), cache).read_bytes() == good
+    assert fetch(name, file.md5_gz, urls(mirrors, "good")).read_bytes() == good
 
 
 # --- the real thing ---

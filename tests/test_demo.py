@@ -17,7 +17,7 @@ from mnist_transformer.options import OPTIONS, PLAIN, Sampling
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 
-from mnist_transformer.web import ask_tab, dials, draw_tab, models_tab, restore_tab, shelf  # noqa: E402
+from mnist_transformer.web import dials, models_tab, restore_tab, shelf, side_by_side  # noqa: E402
 
 
 def values(**changed: object) -> list[object]:
@@ -32,7 +32,7 @@ def values(**changed: object) -> list[object]:
 
 
 def test_dials_say_what_the_options_are(tiny_checkpoint: Path) -> None:
-    assert dials.read(values()) == PLAIN
+    assert dials.read([3, *values()]) == (3, PLAIN)
     how = Sampling(
         temperature=0.5,
         top_k=9,
@@ -41,13 +41,13 @@ def test_dials_say_what_the_options_are(tiny_checkpoint: Path) -> None:
         guidance_interval=(0.25, 0.75),
         num_particles=4,
     )
-    assert dials.read(values(**vars(how))) == how
+    assert dials.read([0, *values(**vars(how))]) == (0, how)
     models = list(shelf.fill({"a": tiny_checkpoint}).models.values())
-    made = dials.dials(models, start=how)
+    _, *made = dials.dials(models, start=how)
     assert [dial.value for dial in made] == values(**vars(how))
     assert len(dials.refit(models)) == len(made) == len(OPTIONS) + 1
-    shown = {dial.label for dial in made if dial.visible}
-    assert shown == {"Temperature", "Top k", "Top p", "Guidance"}
+    shown = {dial.label for dial in made if dial.visible} | {"Seed"}
+    assert shown == {"Seed", "Temperature", "Top k", "Top p", "Guidance"}
     kept = {dial.label for dial in dials.dials(models, keeping=True) if dial.visible}
     assert kept == shown | {"Particles"}
 
@@ -64,7 +64,7 @@ def test_steps_are_as_many_as_all_models_take() -> None:
 
 def test_two_models_draw_side_by_side_and_say_what_they_ignore(tiny_checkpoint: Path) -> None:
     filled = shelf.fill({"a": tiny_checkpoint, "b": tiny_checkpoint})
-    *_, (note, pictures) = draw_tab.draw(filled, "71", 2, 0, *values(num_steps=5))
+    *_, (note, pictures) = side_by_side.draw(filled.models, "71", 2, 0, *values(num_steps=5))
     assert note == "a does not use steps. b does not use steps."
     assert len(pictures) == 2
     assert pictures[0].tobytes() == pictures[1].tobytes()
@@ -92,12 +92,14 @@ def test_wrong_numbers_get_a_sentence(
 ) -> None:
     given = {"text": "7", "times": 1, "seed": 0, field: value}
     fields = [given.pop(name) for name in ("text", "times", "seed")]
+    models = shelf.fill({"a": tiny_checkpoint}).models
     with pytest.raises(ValueError, match=message):
-        next(draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), *fields, *values(**given)))
+        next(side_by_side.draw(models, *fields, *values(**given)))
 
 
 def test_one_digit_many_times_makes_a_square(tiny_checkpoint: Path) -> None:
-    *_, (_, [picture]) = draw_tab.draw(shelf.fill({"a": tiny_checkpoint}), "7", 9, 0, *values())
+    models = shelf.fill({"a": tiny_checkpoint}).models
+    *_, (_, [picture]) = side_by_side.draw(models, "7", 9, 0, *values())
     assert picture.width == picture.height
 
 
@@ -105,7 +107,7 @@ def test_a_model_without_the_class_leaves_it(tiny_checkpoint: Path, tmp_path: Pa
     spec = replace(make_spec(), class_names=("cat", "dog"))
     checkpoint.save(replace(TINY_LAW, data=spec).build(), tmp_path / "b")
     filled = shelf.fill({"a": tiny_checkpoint, "b": tmp_path / "b"})
-    *_, (note, pictures) = draw_tab.draw(filled, "dog", 2, 0, *values())
+    *_, (note, pictures) = side_by_side.draw(filled.models, "dog", 2, 0, *values())
     assert note.startswith("a leaves it: digits are 'dog'")
     assert pictures[0] is None
     assert pictures[1] is not None
@@ -123,12 +125,12 @@ def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path)
             model.answer.bias[symbol] = 5.0
         checkpoint.save(model, tmp_path / name)
     filled = shelf.fill({name: tmp_path / name for name in ("seven", "nothing")})
-    *_, (note, pictures) = ask_tab.answer(filled.asked, "Draw 77", 0, *values(guidance=2.0))
+    *_, (note, pictures) = side_by_side.answer(filled.asked, "Draw 77", 0, *values(guidance=2.0))
     assert note.startswith("seven reads 77. nothing refuses. Ask for a number")
     assert pictures[0].width == 2 * pictures[0].height
     assert pictures[1] is None
     with pytest.raises(ValueError, match="empty"):
-        next(ask_tab.answer(filled.asked, " ", 0, *values()))
+        next(side_by_side.answer(filled.asked, " ", 0, *values()))
 
 
 def one() -> Image.Image:

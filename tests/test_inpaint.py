@@ -236,7 +236,7 @@ def png_header(width: int, height: int) -> bytes:
         ("photo.jpg --hole random:2", "hole is 'random:2', expected random:SHARE"),
         ("photo.jpg --hole random", "hole is 'random', expected random:SHARE"),
         ("photo.jpg --hole top --n 0", "n is 0"),
-        ("photo.jpg --hole top --label 10", "class '10' is unknown; nearest: "),
+        ("photo.jpg --hole top --label 10", "there is no class '10'; nearest: "),
         ("photo.jpg --hole top --num-particles 0", "num_particles is 0"),
         ("photo.jpg --hole top --num-particles 999", "n is 8 with 999 particles each, expected at"),
         ("photo.jpg --hole top --guidance 2", "guidance is 2.0, expected 1 where no class is"),

@@ -38,7 +38,7 @@ def model():
 def sparse(model, number):
     """Images whose patches are blank or not, the first ones all blank."""
     torch.manual_seed(0)
-    shape, fill = (number, *model.image_shape), model.config.background or 0
+    shape, fill = (number, *model.image_shape), model.config.data.background or 0
     images = torch.randint(0, model.config.num_levels, shape, dtype=torch.uint8)
     ink = torch.rand(shape) < torch.linspace(0, 0.3, number).view(-1, 1, 1, 1)
     return torch.where(ink, images, fill)
@@ -127,7 +127,7 @@ def test_without_a_background_there_is_no_gate():
 
 def test_a_patch_with_ink_is_not_all_background(any_model):
     """However improbable the other values of its last place are."""
-    decoder, background = any_model.decoder, any_model.config.background
+    decoder, background = any_model.decoder, any_model.config.data.background
     if background is None:
         pytest.skip("there is no gate")
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_built_in_guidance_is_a_share_of_the_way_from_the_null_class_in_training
     expected = guided.decoder.nats(packed, *between).flatten(1).sum(1)
     guided.train()
     for block in guided.transformer.blocks:  # all else is as in training
-        block.attention.dropout = block.dropout.probability = 0.0
+        block.attention.dropout = block.probability = 0.0
     loss = guided.loss(images, labels)
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()
@@ -244,7 +244,7 @@ def test_kept_pixels_of_a_wide_coloured_image(any_model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patch_size": 3}, "images are 8x8, expected a multiple of patch_size 3"),
+        ({"patch_size": 3}, "image_size is 8, expected a multiple of patch_size 3"),
         ({"patch_size": 0}, "patch_size is 0, expected 1 or more"),
         ({"margin": 0}, "margin is 0, expected 1 or more"),
         ({"built_in_guidance": 0.5}, "built_in_guidance is 0.5, expected 1 or more"),

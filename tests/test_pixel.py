@@ -90,12 +90,12 @@ def test_a_canvas_is_a_row() -> None:
 def test_levels_outside_the_vocabulary_are_refused() -> None:
     model, images = make_model(), random_images(1, levels=16)
     images[0, 0, 2, 3] = 16
-    with pytest.raises(ValueError, match="a pixel is 16, expected below 16"):
+    with pytest.raises(ValueError, match="pixel 16 is unknown, expected 0 to 15"):
         model.nll(images, [0])
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     model.sample([0], [0], keep=Keep(images, mask))  # what is not kept is not read
     mask[0, 0, 2, 3] = True
-    with pytest.raises(ValueError, match="a pixel is 16, expected below 16"):
+    with pytest.raises(ValueError, match="pixel 16 is unknown, expected 0 to 15"):
         model.sample([0], [0], keep=Keep(images, mask))
 
 

@@ -25,7 +25,7 @@ from mnist_transformer.data.prompted import (
     read_prompts,
     with_prompts,
 )
-from mnist_transformer.models.prompted import Prompted, PromptedConfig
+from mnist_transformer.models.patch_law.prompted import Prompted, PromptedConfig
 from mnist_transformer.options import Sampling
 from mnist_transformer.prompting.prompts import Prompt, is_held_out
 from mnist_transformer.prompting.tokens import (

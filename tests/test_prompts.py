@@ -1,5 +1,6 @@
 """Prompts: the grammar, its splits, and the rules that read."""
 
+import re
 from collections import Counter
 from itertools import islice
 from random import Random
@@ -7,22 +8,25 @@ from random import Random
 import pytest
 
 from mnist_transformer import cli
-from mnist_transformer.prompting.grammar import SPLITS, prompts
+from mnist_transformer.prompting.grammar import SPLITS, misspell, prompts
 from mnist_transformer.prompting.prompts import (
+    HELD_OUT,
     MAX_BYTES,
     OPERATIONS,
     SMALL,
     TENS,
+    TRAIN,
     Prompt,
+    Templates,
     compute,
     find_numbers,
     is_held_out,
     is_out_of_range,
     number_words,
 )
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates
-from mnist_transformer.prompting.typos import misspell
 from tools.write_prompts import parse
+
+SLOTS = {"{x}", "{n}", "{a_n}", "{a}", "{b}", "{c}"}
 
 
 def some(split: str, n: int = 1000, seed: int = 0) -> list[Prompt]:
@@ -98,8 +102,9 @@ def test_templates_are_many_and_two_disjoint_sets() -> None:
     assert len(HELD_OUT.number_frames + HELD_OUT.frames + HELD_OUT.result_frames) >= 20
 
 
-def test_templates_hold_no_number_of_their_own() -> None:
+def test_templates_hold_known_slots_and_no_number_of_their_own() -> None:
     for template in all_templates(TRAIN) + all_templates(HELD_OUT):
+        assert set(re.findall(r"\{\w*\}", template)) <= SLOTS, template
         if template != "a third of {a}":
             assert find_numbers(template.replace("{", " {"))[1] == [], template
 

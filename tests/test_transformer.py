@@ -6,7 +6,7 @@ from helpers import DIM, NUM_TOKENS, make_transformer
 from torch.nn import functional as F
 
 from mnist_transformer.networks.attention import attend, plain_attention
-from mnist_transformer.networks.positions import POSITIONS, AxialRope, Rope, make_positions
+from mnist_transformer.networks.positions import POSITIONS, Rope
 from mnist_transformer.networks.transformer import KVCache, Transformer, rms_norm
 
 
@@ -107,7 +107,7 @@ def test_rope_scores_depend_on_offsets_alone():
 def test_axial_rope_scores_depend_on_row_and_column_offsets():
     torch.manual_seed(0)
     q, k = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8)
-    rope = AxialRope(8, 25, grid_width=5)
+    rope = Rope(8, 25, grid_width=5)
 
     def score(query: int, key: int) -> torch.Tensor:
         at = torch.tensor([[query], [key]])  # one position a token works as a slice does
@@ -181,9 +181,9 @@ def test_condition_modulates_every_token_and_starts_as_nothing():
 
 def test_unknown_scheme_and_odd_sizes_are_refused():
     with pytest.raises(ValueError, match="'alibi', expected one of learned"):
-        make_positions("alibi", dim=8, head_dim=4, num_tokens=4, grid_width=2)
+        make_transformer("alibi")
     with pytest.raises(ValueError, match="head_dim is 6, expected a multiple of 4"):
-        AxialRope(6, 4, grid_width=2)
+        Rope(6, 4, grid_width=2)
     with pytest.raises(ValueError, match="dim is 30, expected a multiple of num_heads 4"):
         Transformer(
             dim=30, depth=1, num_heads=4, mlp_dim=8, num_tokens=4, grid_width=2, positions="none"

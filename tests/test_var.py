@@ -268,7 +268,7 @@ def test_a_missing_tokenizer_is_named(tmp_path):
 
 
 def test_wrong_images_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(2, 1, 8, 8\), expected .* \(B, 1, 12, 12\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 1, 8, 8\), expected .* \(2, 1, 12, 12\)"):
         make(TINY).loss(random_images(2, 8), torch.tensor([0, 1]))
 
 

@@ -240,7 +240,7 @@ def test_its_figures_are_measured():
 @pytest.mark.parametrize(
     ("codes", "sentence"),
     [
-        (torch.zeros(2, 4, dtype=torch.int64), r"shape \(2, 4\), expected .* \(B, 5\)"),
+        (torch.zeros(2, 4, dtype=torch.int64), r"shape \(2, 4\), expected .* \(2, 5\)"),
         (torch.zeros(5, dtype=torch.int64), r"shape \(5,\), expected"),
         (torch.zeros(2, 5), r"torch\.float32 .*, expected torch\.int64"),
         (torch.full((2, 5), 6), "code 6 is unknown, expected 0 to 5"),
@@ -253,7 +253,7 @@ def test_wrong_codes_are_refused(codes, sentence):
 
 
 def test_wrong_images_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(1, 1, 12, 12\), expected .* \(B, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 12, 12\), expected .* \(1, 1, 8, 8\)"):
         make().encode(random_images(1, 12))
     with pytest.raises(ValueError, match=r"images are torch\.float32"):
         make().encode(random_images(1).float())

@@ -28,8 +28,6 @@ def ask(
     Args:
         prompt: The request; without it the lines of standard input are requests.
     """
-    if prompt is not None and not prompt.strip():
-        raise ValueError('the prompt is empty, expected a sentence such as "Draw a 7"')
     check_seed(seed)
     common.check_picture(out)
     from mnist_transformer.prompting import asking
@@ -44,7 +42,8 @@ def ask(
             raise ValueError(f"{text!r} asks for nothing that I can draw: {SCOPE}")
         number = "".join(map(str, digits))
         png = common.picture_file(number, out)
-        drawn = asked.draw([text], [digits], range(seed, seed + len(digits)), how)
+        conditions, seeds = asked.conditions([text], [digits]), range(seed, seed + len(digits))
+        drawn = asked.drawer.sample(conditions, seeds, how)
         made = f"{text} drawn by {PurePath(model).name}, seed {seed}, {how}"
         common.finish(images.grid(drawn, len(digits)), png, made, said=f"{number}: ")
 

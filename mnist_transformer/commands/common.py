@@ -1,7 +1,7 @@
 """Parts that several verbs share: their flags, and the files that pictures go to."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
@@ -11,10 +11,11 @@ from tyro.conf import FlagCreatePairsOff, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mnist_transformer.options import Sampling
-from mnist_transformer.utils.terminal import say, show
+from mnist_transformer.utils.terminal import say, show, stages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 PROG = "mnist-transformer"
 REGISTRY = ConstructorRegistry()
@@ -71,15 +72,21 @@ def picture_file(name: str, out: Path | None, gif: bool = False) -> Path:
     from mnist_transformer.utils.images import is_ours
 
     check_picture(out)
-    if out is None or out.is_dir():
-        png = (out or Path()) / (re.sub(r"[^\w.-]+", "-", name) + ".png")
-        unchosen = [png]
-    else:
-        png, unchosen = out, []
-    for path in [*unchosen, png.with_suffix(".gif")] if gif else unchosen:
-        if path.exists() and not is_ours(path):
+    place = out or Path()
+    chosen = not place.is_dir()
+    png = place if chosen else place / (re.sub(r"[^\w.-]+", "-", name) + ".png")
+    for path, ours in ((png, not chosen), (png.with_suffix(".gif"), gif)):
+        if ours and path.exists() and not is_ours(path):
             raise ValueError(f"{path} exists and was not drawn by {PROG}: name another with --out")
     return png
+
+
+def watched(canvases: "Iterable[Tensor]", stage: str = "drawing") -> "Iterator[Tensor]":
+    """The canvases of a drawing, counted on the terminal as they come to be."""
+    with stages() as report:
+        for number, canvas in enumerate(canvases, start=1):
+            report(stage, number, None)
+            yield canvas
 
 
 def finish(

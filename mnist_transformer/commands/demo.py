@@ -33,8 +33,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected a name for each")
-    page = app.build(paths)
-    app.launch(page, host, port)
+    page = app.launch(paths, host, port)
     say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
     page.block_thread()
 

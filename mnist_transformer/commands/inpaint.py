@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 from mnist_transformer.commands import common
 from mnist_transformer.commands.draw import MAX_BATCH
 from mnist_transformer.options import PLAIN, check_seed
-from mnist_transformer.utils.terminal import say, stages
+from mnist_transformer.utils.terminal import say
 
 
 def inpaint(
@@ -59,11 +59,9 @@ def inpaint(
         say(f"{image} was {change}")
     frames = []
     canvases = inpaint.complete(drawer, original, keep, n=n, label=wanted, seed=seed, how=how)
-    with stages() as report:
-        for num_canvases, canvas in enumerate(canvases, 1):
-            if gif:
-                frames.append(enlarge(inpaint.sheet(original, keep, canvas, columns=10)))
-            report("drawing", num_canvases, None)
+    for canvas in common.watched(canvases):
+        if gif:
+            frames.append(enlarge(inpaint.sheet(original, keep, canvas, columns=10)))
     if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")
     made = f"{image.name} completed by {PurePath(model).name}, seed {seed}, {how}"

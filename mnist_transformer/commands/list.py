@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mnist_transformer.models.base import Model
     from mnist_transformer.recipes import Recipe
 
-WIDTH, INDENT = 80, 12
 LINE = "{:<24}{:>8}{:>15}{:>10}  {}"
 
 
@@ -30,9 +29,9 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
 
     rows, shipped = ledger.latest(), loading.shipped()
     if name is not None:
+        wrap = textwrap.TextWrapper(80, subsequent_indent=12 * " ", break_on_hyphens=False)
         for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
-            wrapped = textwrap.fill(text, WIDTH - INDENT, break_on_hyphens=False)
-            say(f"{head:<{INDENT}}" + wrapped.replace("\n", "\n" + " " * INDENT))
+            say(wrap.fill(f"{head:<12}{text}"))
         return
     say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
     for recipe in RECIPES.values():
@@ -69,8 +68,9 @@ def _details(
     }
     minutes, epochs = recipe.max_seconds and recipe.max_seconds / 60, recipe.epochs
     length = f"{minutes:g} minutes" if minutes else f"{epochs:g} epochs"
-    config = {f.name: getattr(recipe.model, f.name) for f in fields(recipe.model)}
-    settings = {k: v for k, v in config.items() if v is not None and not is_dataclass(v)}
+    settings = {
+        k: v for k, v in vars(recipe.model).items() if v is not None and not is_dataclass(v)
+    }
     yield "model", recipe.name
     yield "about", recipe.about
     yield "does", ", ".join(ability for ability, has in abilities.items() if has)

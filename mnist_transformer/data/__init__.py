@@ -3,7 +3,6 @@
 A data set is a file with a ``SPEC`` and ``load(folder) -> Dataset``, and a line here.
 """
 
-import difflib
 import os
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import ModuleType
 
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.spec import DataSpec
+from mnist_transformer.utils.checks import check_name
 
 __all__ = ["DATASETS", "DataSpec", "Dataset", "Split", "load_dataset", "spec_of"]
 
@@ -45,7 +45,5 @@ def spec_of(name: str) -> DataSpec:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=3) or list(DATASETS)
-        raise ValueError(f"there is no dataset {name!r}; nearest: {', '.join(near)}")
+    check_name("dataset", name, DATASETS)
     return import_module(f"{__name__}.{DATASETS[name]}")

@@ -7,25 +7,25 @@ import pooch
 import requests
 
 
-def fetch(name: str, md5: str, mirrors: Sequence[str], cache: Path | None = None) -> Path:
-    """The file's path in the cache, downloaded (with a progress bar) unless it is there.
+def fetch(name: str, md5: str, mirrors: Sequence[str]) -> Path:
+    """The file's path in the user's cache, downloaded (with a progress bar) unless it is there.
 
     Args:
         md5: of the file's bytes; a download or cached file with another one is discarded.
         mirrors: URLs of folders that hold the file, ending in a slash, tried in this order.
-        cache: the folder to keep it in; the user's cache folder by default.
 
-    Raises:
-        OSError: no mirror delivered the file, or the cache cannot be written.
+    OSError: no mirror delivered the file, or the cache cannot be written.
     """
-    cache = cache or Path(pooch.os_cache("mnist-transformer"))
+    cache = pooch.os_cache("mnist-transformer")
     download = pooch.HTTPDownloader(progressbar=True, timeout=30)
     failures = []
     for mirror in mirrors:
         try:
             path = pooch.retrieve(mirror + name, f"md5:{md5}", name, cache, downloader=download)
         except requests.RequestException as error:
-            failures.append(f"{mirror} ({_reason(error)})")
+            reply = error.response
+            reason = type(error).__name__ if reply is None else f"HTTP {reply.status_code}"
+            failures.append(f"{mirror} ({reason})")
         except ValueError:
             # A wrong hash: pooch has deleted the file.
             failures.append(f"{mirror} (it sent a damaged or different file)")
@@ -35,13 +35,3 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], cache: Path | None = None
         f"could not download {name} from {' or '.join(failures)}; "
         "get it elsewhere and name its folder with --data or MNIST_TRANSFORMER_DATA"
     )
-
-
-def _reason(error: requests.RequestException) -> str:
-    if error.response is not None:
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    return type(error).__name__

@@ -20,9 +20,8 @@ HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
 def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
     """A picture file as an image uint8 (1, size, size), light on black; and the changes made.
 
-    Raises:
-        ValueError: the file is not a picture, is too large or too narrow, or is blank.
-        OSError: it cannot be read.
+    Another file, and one that is too large, too narrow or blank, raises ValueError, one that
+    cannot be read OSError.
     """
     picture, turned = open_picture(path)
     image, changes = to_image(picture, size, str(path))
@@ -62,18 +61,15 @@ def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Te
 def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
     """A picture file as a mask, white where the hole is.
 
-    It is square, or has the (width, height) ``shape`` of the picture that it belongs to. Another
-    shape, or a mask that hides nothing, raises ValueError; other errors are ``read_picture``'s.
+    It is square, or has the (width, height) ``shape`` of the picture that it belongs to, to a
+    pixel of ``size``. Another shape, or a mask that hides nothing, raises ValueError; other
+    errors are ``read_picture``'s.
     """
-
-    def fitted(width: int, height: int) -> tuple[int, int]:  # the longer one becomes ``size``
-        longer = max(width, height)
-        return round(size * width / longer), round(size * height / longer)
-
     mask, _ = open_picture(path)
     if mask.has_transparency_data:
         mask = laid_on("black", mask)
-    if mask.width != mask.height and fitted(*mask.size) != fitted(*shape):
+    stretch = mask.width * shape[1] / (mask.height * shape[0])
+    if mask.width != mask.height and abs(stretch - 1) > 1 / size:
         expected = f"expected a square or the shape of the picture, {shape[0]}x{shape[1]}"
         raise ValueError(f"{path} has {mask.width}x{mask.height} pixels, {expected}")
     keep = to_mask(mask.convert("L"), size)

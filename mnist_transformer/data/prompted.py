@@ -32,8 +32,7 @@ SEEDS = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # of the grammar
 def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
     """Prompts by a language model, from a file of JSON lines that tools/write_prompts.py wrote.
 
-    Raises:
-        ValueError: a line that does not hold a prompt with its answer.
+    A line that does not hold a prompt with its answer raises ValueError.
     """
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -41,13 +40,11 @@ def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
             row = json.loads(line)
             operands = tuple(row["operands"])
             prompt = Prompt(row["text"], row["answer"], row["operation"], operands, row["model"])
-            is_right = prompt.answer is not None and prompt.answer == compute(
-                prompt.operation, operands
-            )
-        except (ValueError, KeyError, TypeError):
-            is_right = False
-        if not is_right:
-            raise ValueError(f"line {number} of {path} does not hold a prompt with its answer")
+            if prompt.answer is None or prompt.answer != compute(prompt.operation, operands):
+                raise ValueError("wrong answer")
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"line {number} of {path} does not hold a prompt with its answer"
+            raise ValueError(message) from error
         found.append(prompt)
     return found
 
@@ -84,9 +81,8 @@ class Prompts:
         digit, index = torch.tensor(shown, dtype=torch.int64).view(-1, 2).unbind(1)
         count = digit.bincount(minlength=10)
         if not count.all():
-            raise ValueError(
-                f"no prompt of {self.num} asks for a {count.argmin()}, expected more prompts"
-            )
+            missing = f"no prompt of {self.num} asks for a {count.argmin()}"
+            raise ValueError(f"{missing}, expected more prompts")
         return stack([encode(p.text, p.digits) for p in prompts]).to(torch.int16), index, count
 
     def draw(self, labels: Tensor, num_read: int) -> Tensor:

@@ -5,7 +5,7 @@ A file holds the float16 states of all tokens of all prompts, packed, and where 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,22 +31,14 @@ SOURCE = f"{MODEL}, layer {LAYER}, answers with the ones first"
 
 @dataclass(frozen=True, eq=False)
 class StatesSplit(Split):
-    """States float16 (U, F) of all tokens in place of images, answers int64 (N, K) of labels.
+    """States float16 (U, F) of all tokens in place of images, answers int64 (N, K) of labels."""
 
-    Args:
-        bounds: int64 (N + 1,); prompt i has the states from ``bounds[i]`` up to ``bounds[i + 1]``.
-    """
-
-    bounds: Tensor
+    bounds: Tensor  # int64 (N + 1,): prompt i has the states bounds[i] up to bounds[i + 1]
 
     def part(self, start: int, stop: int) -> Split:
         bounds = self.bounds[start : stop + 1]
-        return replace(
-            self,
-            images=self.images[bounds[0] : bounds[-1]],
-            labels=self.labels[start:stop],
-            bounds=bounds - bounds[0],
-        )
+        images, labels = self.images[bounds[0] : bounds[-1]], self.labels[start:stop]
+        return StatesSplit(images, labels, bounds - bounds[0])
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, F), with zeros before those of a shorter prompt, and answers (B, K)."""
@@ -64,8 +56,7 @@ def encode_prompts(
 ) -> None:
     """Write train.safetensors and val.safetensors into the folder; raises OSError if it cannot.
 
-    Args:
-        encoder: texts to states (T, F) each: the language model of llm.py up to its LAYER.
+    ``encoder`` makes states (T, F) of each text: the language model of llm.py up to its LAYER.
     """
     folder.mkdir(parents=True, exist_ok=True)
     validation = Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False)
@@ -92,8 +83,7 @@ def encode_prompts(
 def load(folder: Path | None = None) -> Dataset:
     """States for training and validation, which also stands for a test split.
 
-    Raises:
-        ValueError: they are missing, damaged, or of another model or layer.
+    Missing or damaged ones, and those of another model or layer, raise ValueError.
     """
     splits = []
     for name in ("train", "val"):
@@ -101,10 +91,8 @@ def load(folder: Path | None = None) -> Dataset:
         if not path.is_file():
             raise ValueError(f"there is no {path}, expected the states of prompts: {WRITE}")
         tree = trees.load_state(path)
-        if tree.get("source") != SOURCE:
-            raise ValueError(
-                f"{path} holds states of {tree.get('source')}, expected {SOURCE}: {WRITE}"
-            )
+        if (source := tree.get("source")) != SOURCE:
+            raise ValueError(f"{path} holds states of {source}, expected {SOURCE}: {WRITE}")
         bounds = F.pad(tree["ends"], (1, 0))
         splits.append(StatesSplit(tree["states"], tree["answers"], bounds))
     return Dataset(splits[0], splits[1], splits[1], SPEC)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
+from mnist_transformer.utils.checks import check_below, check_tensor
 
 
 class Model(nn.Module, ABC):
@@ -41,20 +42,29 @@ class Model(nn.Module, ABC):
         """(C, H, W)."""
         return self.config.image_shape
 
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
     def check_images(self, images: Tensor) -> Tensor:
         """The images on the model's device; ValueError if dtype, shape or levels do not fit."""
-        if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}, "
-                f"expected torch.uint8 of shape (B, {', '.join(map(str, self.image_shape))})"
-            )
-        self._check_levels(images)
+        check_tensor("images", images, torch.uint8, (len(images), *self.image_shape))
+        if self.config.num_levels < 256:
+            check_below("pixel", images, self.config.num_levels)
         return images.to(self.device)
 
-    def _check_levels(self, values: Tensor) -> None:
-        num_levels = self.config.num_levels
-        if num_levels < 256 and values.numel() and values.max().item() >= num_levels:
-            raise ValueError(f"a pixel is {values.max().item()}, expected below {num_levels}")
+    def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
+        """int64 labels (B,) on the model's device; None becomes the null class."""
+        if cond is None:
+            return torch.full((num_images,), self.num_classes, device=self.device)
+        labels = torch.as_tensor(cond)
+        if labels.shape != (num_images,):
+            expected = f"for {num_images} seeds, expected one class a seed"
+            raise ValueError(f"got classes of shape {tuple(labels.shape)} {expected}")
+        if num_images and (labels.is_floating_point() or labels.dtype == torch.bool):
+            raise ValueError(f"classes are {labels.dtype}, expected integers")
+        check_below("class", labels, self.num_classes)
+        return labels.to(self.device, torch.int64)
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """Further figures to log at a validation, by name, over all its images."""
@@ -62,16 +72,19 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """The training objective of each image, float32 (B,).
-
-        Regularisers (dropout, dropped classes, distortions, smoothed labels) act in training only.
-        """
+        """The training objective (B,), float32; regularisers act in training mode only."""
 
     def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
 
         Raises ValueError: no likelihood, or images or classes that do not fit the model.
         """
+        images = self.check_images(images)
+        with evaluating(self):
+            return self.nats(images, self.check_cond(cond, len(images)))
+
+    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """``nll`` of what has been checked, for a family with a ``likelihood`` to implement."""
         raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -130,10 +143,6 @@ class GenerativeModel(Model):
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
 
     @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         return self.config.data.class_names
 
@@ -152,12 +161,8 @@ class GenerativeModel(Model):
     ) -> Iterator[Tensor]:
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
-        Args:
-            cond: one class per image; None draws without a class.
-            seeds: one per image; the same seed gives the same image in any batch.
-
-        Raises:
-            ValueError: a class, seed, option or mask that this model cannot honour.
+        There is one class and one seed per image; None draws without a class. The same seed gives
+        the same image in any batch. What the model cannot honour raises ValueError.
         """
         how = how or Sampling()
         noise = Noise(seeds, self.device)
@@ -189,42 +194,13 @@ class GenerativeModel(Model):
             pass
         return canvas
 
-    def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
-        """int64 labels (B,) on the model's device; None becomes the null class."""
-        if cond is None:
-            return torch.full((num_images,), self.num_classes, device=self.device)
-        labels = torch.as_tensor(cond)
-        if labels.shape != (num_images,):
-            raise ValueError(
-                f"got classes of shape {tuple(labels.shape)} for {num_images} seeds, "
-                "expected one class a seed"
-            )
-        if num_images and (labels.is_floating_point() or labels.dtype == torch.bool):
-            raise ValueError(f"classes are {labels.dtype}, expected integers")
-        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
-        if len(wrong):
-            raise ValueError(
-                f"class {wrong[0].item()} is unknown, expected 0 to {self.num_classes - 1}"
-            )
-        return labels.to(self.device, torch.int64)
-
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
-        shape = (num_images, *self.image_shape)
-        mask_shape = (num_images, 1, *shape[2:])
-        if keep.images.shape != shape:
-            raise ValueError(
-                f"images to keep have shape {tuple(keep.images.shape)}, expected {shape}"
-            )
-        if keep.images.dtype != torch.uint8 or keep.mask.dtype != torch.bool:
-            raise ValueError(
-                f"images to keep are {keep.images.dtype} and their mask {keep.mask.dtype}, "
-                "expected torch.uint8 and torch.bool"
-            )
-        if keep.mask.shape != mask_shape:
-            raise ValueError(f"mask has shape {tuple(keep.mask.shape)}, expected {mask_shape}")
-        keep = Keep(keep.images.to(self.device), keep.mask.to(self.device))
-        self._check_levels(keep.images.masked_fill(~keep.mask, 0))
-        return keep
+        channels, *size = self.image_shape
+        images, mask = keep.images.to(self.device), keep.mask.to(self.device)
+        check_tensor("images to keep", images, torch.uint8, (num_images, channels, *size))
+        check_tensor("masks", mask, torch.bool, (num_images, 1, *size))
+        self.check_images(images.masked_fill(~mask, 0))
+        return Keep(images, mask)
 
     def _run(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

@@ -9,7 +9,7 @@ it. In format 1 it covered the tensors alone, and a config had no data set: it w
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,6 @@ def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, An
 
 
 def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:
-    known = [field.name for field in fields(config_class)]
-    if unknown := ", ".join(sorted(values.keys() - set(known))):
-        expected = f"expected the fields {', '.join(known)}"
-        raise ValueError(f"{path} has a config with {unknown} unknown, {expected}")
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:

@@ -29,16 +29,14 @@ class ClassifierConfig(ModelConfig):
             size, shear and shift (in pixels) of a training image, drawn uniformly.
     """
 
+    real_valued = True
+
     width: int = 24
     max_degrees: float = 12.0
     max_scale: float = 0.12
     max_shear: float = 0.15
     max_shift: float = 2.0
     label_smoothing: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_8_bit()
 
     def build(self) -> "Classifier":
         return Classifier(self)

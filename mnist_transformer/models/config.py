@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.networks.diffusion import Diffusion
@@ -14,11 +15,15 @@ from mnist_transformer.options import Sampling
 class ModelConfig:
     """A family's config starts with the data set, which gives shape, levels and classes."""
 
+    real_valued: ClassVar[bool] = False  # pixels are real numbers, which 256 levels stand for
+
     data: DataSpec
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Mapping):  # out of a checkpoint's JSON
             object.__setattr__(self, "data", DataSpec.from_json(self.data))
+        if self.real_valued and self.num_levels != 256:
+            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -45,24 +50,14 @@ class ModelConfig:
     def num_classes(self) -> int:
         return self.data.num_classes
 
-    @property
-    def background(self) -> int | None:
-        return self.data.background
-
-    def check_8_bit(self) -> None:
-        """Raises ValueError unless there are 256 levels, for families of real-valued pixels."""
-        if self.num_levels != 256:
-            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
-
 
 @dataclass(frozen=True)
-class BackboneConfig(ModelConfig):
+class TransformerConfig(ModelConfig):
     """A config with a transformer in it; its sizes as in ``Transformer``.
 
     Args:
         positions: a name of ``positions.POSITIONS``. RoPE wants dim / num_heads to be a multiple
             of 2, axial RoPE of 4.
-        class_drop: share of training images that are shown without their class.
     """
 
     dim: int = 192
@@ -71,7 +66,6 @@ class BackboneConfig(ModelConfig):
     mlp_dim: int = 768
     positions: str = "learned"
     dropout: float = 0.0
-    class_drop: float = 0.1
 
     def transformer(
         self, num_tokens: int, grid_width: int, *, causal: bool = True, cond_dim: int | None = None
@@ -91,8 +85,17 @@ class BackboneConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
+class BackboneConfig(TransformerConfig):
+    """``class_drop``: share of training images that are shown without their class."""
+
+    class_drop: float = 0.1
+
+
+@dataclass(frozen=True)
 class DiffusionConfig(BackboneConfig):
     """A config of diffusion over patches; sampler and num_steps are a drawing's defaults."""
+
+    real_valued = True
 
     patch_size: int = 4
     schedule: str = "flow"
@@ -100,12 +103,12 @@ class DiffusionConfig(BackboneConfig):
     loss_space: str = "v"
     time_mean: float | None = 0.0
     time_sd: float = 1.0
+    uniform_share: float = 0.0
     sampler: str = "euler"
     num_steps: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_8_bit()
         check_patch_size(self.image_size, self.patch_size)
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
         _ = self.diffusion
@@ -122,6 +125,5 @@ class DiffusionConfig(BackboneConfig):
 
     @property
     def diffusion(self) -> Diffusion:
-        return Diffusion(
-            self.schedule, self.prediction, self.loss_space, self.time_mean, self.time_sd
-        )
+        times = self.time_mean, self.time_sd, self.uniform_share
+        return Diffusion(self.schedule, self.prediction, self.loss_space, *times)

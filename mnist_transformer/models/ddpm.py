@@ -12,8 +12,8 @@ Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -21,13 +21,7 @@ from torch import Tensor, nn
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.networks.diffusion import (
-    NUM_LEVELS,
-    Diffusion,
-    time_features,
-    to_signed,
-    to_uint8,
-)
+from mnist_transformer.networks.diffusion import NUM_LEVELS, time_features, to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
@@ -47,10 +41,6 @@ class DDPMConfig(DiffusionConfig):
     time_sd: float = 0.8
     uniform_share: float = 0.2
     bound_samples: int = 8
-
-    @property
-    def diffusion(self) -> Diffusion:
-        return replace(super().diffusion, uniform_share=self.uniform_share)
 
     def build(self) -> "DDPM":
         return DDPM(self)
@@ -89,15 +79,13 @@ class DDPM(GenerativeModel):
         x0 = to_signed(images)
         return self.diffusion.loss(denoise, x0) * x0[0].numel()
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
+    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
 
         The estimate's random numbers follow from the image, so an image always gets one figure.
         """
-        images = self.check_images(images)
-        labels = self.check_cond(cond, len(images))
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
-        denoise = partial(self._denoise, self.classes(labels))
+        denoise = partial(self._denoise, self.classes(cond))
         return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
 
     def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -122,9 +110,6 @@ class DDPM(GenerativeModel):
 
         normal = partial(noise.normal, *self.image_shape)
         kept = None if keep is None else (to_signed(keep.images), keep.mask)
-        num_steps = how.num_steps or self.config.num_steps
-        sampler = how.sampler or self.config.sampler
-        steps = sample(
-            self.diffusion, denoise, normal(), num_steps, sampler, normal, kept, NUM_RESAMPLES
-        )
-        yield from map(to_uint8, steps)
+        steps, sampler = how.num_steps or self.config.num_steps, how.sampler or self.config.sampler
+        options = normal(), steps, sampler, normal, kept, NUM_RESAMPLES
+        yield from map(to_uint8, sample(self.diffusion, denoise, *options))

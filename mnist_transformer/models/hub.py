@@ -18,8 +18,7 @@ FILENAME = "model.safetensors"
 def download(address: str) -> Path:
     """The file behind ``hf://owner/name`` or ``hf://owner/name@revision``, cached or downloaded.
 
-    Raises:
-        ValueError: a wrong address, or a file that is neither there nor in the cache.
+    A wrong address, or a file that is neither there nor in the cache, raises ValueError.
     """
     repo_id, _, revision = address.removeprefix(PREFIX).partition("@")
     try:

@@ -23,36 +23,33 @@ HOLE_COLOR = (40, 110, 140)
 def hole(name: str, size: int, seed: int = 0) -> Tensor:
     """The mask of a named hole, one of ``HOLES``; ``random:0.5`` hides half of the pixels.
 
-    Raises:
-        ValueError: an unknown name, or a share outside (0, 1] or of no pixel.
+    An unknown name, or a share outside (0, 1] or of no pixel, raises ValueError.
     """
-    half, quarter, every = size // 2, size // 4, slice(None)
-    inner = slice(quarter, size - quarter)
+    keep = torch.ones(size, size, dtype=torch.bool)
+    half, inner = size // 2, slice(size // 4, size - size // 4)
     places = {
-        "top": (slice(half), every),
-        "bottom": (slice(half, None), every),
-        "left": (every, slice(half)),
-        "right": (every, slice(half, None)),
-        "center": (inner, inner),
+        "top": keep[:half],
+        "bottom": keep[half:],
+        "left": keep[:, :half],
+        "right": keep[:, half:],
+        "center": keep[inner, inner],
     }
-    keep = torch.ones(1, size, size, dtype=torch.bool)
     kind, _, share = name.partition(":")
     if name in places:
-        keep[0][places[name]] = False
+        places[name][:] = False
     elif kind == "random":
         try:
             hidden = float(share)
         except ValueError:
             hidden = 0.0
-        if not 0 < hidden <= 1:
-            raise ValueError(f"hole is {name!r}, expected random:SHARE with a share in (0, 1]")
+        if not 0.5 / size**2 < hidden <= 1:
+            expected = f"a share in (0, 1] that hides a pixel of {size}x{size}"
+            raise ValueError(f"hole is {name!r}, expected random:SHARE with {expected}")
         order = torch.randperm(size * size, generator=torch.Generator().manual_seed(seed))
         keep.view(-1)[order[: round(hidden * size * size)]] = False
-        if keep.all():
-            raise ValueError(f"hole is {name!r}, which hides no pixel of {size}x{size}")
     else:
         raise ValueError(f"hole is {name!r}, expected one of {', '.join(HOLES)}")
-    return keep
+    return keep[None]
 
 
 def complete(
@@ -64,37 +61,30 @@ def complete(
     seed: int = 0,
     how: Sampling = PLAIN,
 ) -> Iterator[Tensor]:
-    """Canvases uint8 (n, C, H, W) of n completions of one image, the last ones finished.
+    """Canvases uint8 (n, C, H, W) of n completions of one image (C, H, W), the last ones finished.
 
-    Args:
-        image: uint8 (C, H, W).
-        keep: bool (1, H, W).
-        label: the class, if it is known.
-
-    Raises:
-        ValueError: as in ``GenerativeModel.steps``, or too many at once.
+    Too many at once raise ValueError, and so does what ``GenerativeModel.steps`` refuses.
     """
     if "num_particles" in model.honours and n * how.num_particles > MAX_DRAWINGS:
         expected = f"expected at most {MAX_DRAWINGS:,} drawings at once"
         raise ValueError(f"n is {n} with {how.num_particles} particles each, {expected}")
-    many = Keep(image.expand(n, -1, -1, -1), keep.expand(n, -1, -1, -1))
-    return model.steps(None if label is None else [label] * n, range(seed, seed + n), how, many)
+    kept = Keep(image.expand(n, -1, -1, -1), keep.expand(n, -1, -1, -1))
+    return model.steps(None if label is None else [label] * n, range(seed, seed + n), how, kept)
 
 
-def class_posterior(model: GenerativeModel, images: Tensor, batch_size: int = 100) -> Tensor:
+def class_posterior(model: GenerativeModel, images: Tensor) -> Tensor:
     """p(class | image), float64 (N, C) on the CPU, by Bayes' rule with equal priors.
 
-    Its mean over completions that were drawn without a class estimates p(class | kept pixels).
-    The estimate is as good as the completions: they should be drawn at temperature 1 and with
-    many particles, and the model without a class should be the mean of the model with each.
-    A model without a likelihood raises ValueError.
+    Its mean over completions that were drawn without a class estimates p(class | kept pixels). The
+    estimate is as good as the completions: they should be drawn at temperature 1 and with many
+    particles, and the model without a class should be the mean of the model with each.
     """
 
     def log_prob(images: Tensor) -> Tensor:
         labels = range(model.num_classes)
         return torch.stack([-model.nll(images, [y] * len(images)) for y in labels], dim=1)
 
-    return in_batches(model, log_prob, images, batch_size=batch_size).softmax(-1)
+    return in_batches(model, log_prob, images, batch_size=100).softmax(-1)
 
 
 def likeliest(model: GenerativeModel, images: Tensor) -> str | None:

@@ -1,11 +1,11 @@
 """Models by name: shipped weights, a checkpoint, a training run's folder, or the Hub."""
 
-import difflib
 import os
 from pathlib import Path
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.utils.checks import check_name
 from mnist_transformer.utils.devices import to_device
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -17,31 +17,27 @@ def shipped() -> list[str]:
 
 
 def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a shipped model, a checkpoint, a training run's folder, or hf://owner/name.
+    """The file of a model, named as in ``load``. Raises ValueError where there is none."""
+    name, names = os.fspath(name_or_path), shipped()
+    if name not in names:
+        if name.startswith("hf://"):
+            from mnist_transformer.models import hub
 
-    An unknown name raises ValueError with the nearest ones.
-    """
-    name = os.fspath(name_or_path)
-    if name in shipped():
-        return WEIGHTS / f"{name}.safetensors"
-    if name.startswith("hf://"):
-        from mnist_transformer.models import hub
+            return hub.download(name)
+        path = Path(name, "model.safetensors") if os.path.isdir(name) else Path(name)
+        if path.is_file():
+            return path
+        if path.suffix == ".safetensors" or path.name != name:
+            raise ValueError(f"there is no checkpoint {path}")
+        from mnist_transformer.recipes import RECIPES
 
-        return hub.download(name)
-    path = Path(name, "model.safetensors") if os.path.isdir(name) else Path(name)
-    if path.is_file():
-        return path
-    if path.suffix == ".safetensors" or path.name != name:
-        raise ValueError(f"there is no checkpoint {path}")
-    from mnist_transformer.recipes import RECIPES
-
-    if name in RECIPES:
-        raise ValueError(
-            f"{name} is a recipe whose weights are not shipped: "
-            f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
-        )
-    near = ", ".join(difflib.get_close_matches(name, shipped(), n=3, cutoff=0.4) or shipped())
-    raise ValueError(f"there is no model {name!r}; nearest: {near} (or give a checkpoint's path)")
+        if name in RECIPES:
+            raise ValueError(
+                f"{name} is a recipe whose weights are not shipped: "
+                f"train it with `mnist-transformer train {name}` and give the checkpoint's path"
+            )
+    check_name("model", name, names)
+    return WEIGHTS / f"{name}.safetensors"
 
 
 def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:

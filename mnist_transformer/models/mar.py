@@ -31,9 +31,10 @@ from mnist_transformer.networks.diffusion import to_signed, to_uint8
 from mnist_transformer.networks.diffusion_head import DiffusionHead
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
-from mnist_transformer.networks.solvers import Normal, sample
+from mnist_transformer.networks.solvers import sample
 from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.checks import check_share
 from mnist_transformer.utils.devices import fast_autocast
 
 
@@ -65,10 +66,7 @@ class MARConfig(DiffusionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.min_mask_ratio < 1:
-            raise ValueError(
-                f"min_mask_ratio is {self.min_mask_ratio}, expected a number in [0, 1)"
-            )
+        check_share("min_mask_ratio", self.min_mask_ratio)
         if self.num_steps > self.grid**2:
             raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
         Unmasking(self.unmasking)  # raises if there is none
@@ -92,8 +90,8 @@ class MAR(GenerativeModel):
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
         self.transformer = config.transformer(self.num_patches, config.grid, causal=False)
-        gated = config.blank_gate and config.background is not None
-        self.blank = 2 * (config.background or 0) / 255 - 1  # as a signed pixel
+        gated = config.blank_gate and config.data.background is not None
+        self.blank = 2 * (config.data.background or 0) / 255 - 1  # as a signed pixel
         self.gate = nn.Linear(config.dim, 1) if gated else None
         sizes = config.head_width, config.head_depth, config.head_mlp_dim
         self.head = DiffusionHead(config.num_patch_pixels, config.dim, *sizes)
@@ -176,7 +174,7 @@ class MAR(GenerativeModel):
         rank_BP = torch.where(whole_BP, -1.0, noise.uniform(self.num_patches))
         order_BP = rank_BP.argsort(dim=1, stable=True)
         uniform_BP = noise.uniform(self.num_patches)
-        x_1_BPI = self._normal(noise)
+        x_1_BPI = noise.normal(*patches_BPI.shape[1:])
         bounds = self.unmasking.bounds(whole_BP, num_steps)
         for step, (first_B, last_B) in enumerate(pairwise(bounds)):
             order_BL = order_BP[:, : int(last_B.max())]
@@ -195,52 +193,29 @@ class MAR(GenerativeModel):
                 inked_N |= (patches_BPI[chosen_N] != self.blank).any(-1)  # kept ink
                 chosen_N = chosen_N[0][inked_N], chosen_N[1][inked_N]
                 z_GND = z_GND[:, inked_N]
-            drawn_NI = self._draw(
-                z_GND.flatten(0, 1),
+            with fast_autocast(self.device):
+                modulation = self.head.modulation(z_GND.flatten(0, 1))
+            *_, drawn_NI = sample(
+                self.diffusion,
+                partial(self._denoise, modulation, scale),
                 x_1_BPI[chosen_N],
-                scale,
-                how,
+                self.config.head_steps,
+                how.sampler or self.config.sampler,
                 partial(self._normal, noise, chosen_N),
                 None if keep is None else (patches_BPI[chosen_N], fixed_BPI[chosen_N]),
+                temperature=how.temperature,
             )
             # Rounded, as the known patches of training are.
             patches_BPI[chosen_N] = to_signed(to_uint8(drawn_NI))
             yield to_uint8(join(patches_BPI, size))
 
-    def _normal(self, noise: Noise, chosen_N: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Noise (N, I) for the chosen patches, or (B, P, I)."""
+    def _normal(self, noise: Noise, chosen_N: tuple[Tensor, Tensor]) -> Tensor:
         # Drawn for all: an image's next numbers must not depend on how many were chosen.
-        x_BPI = noise.normal(self.num_patches, self.config.num_patch_pixels)
-        return x_BPI if chosen_N is None else x_BPI[chosen_N]
+        return noise.normal(self.num_patches, self.config.num_patch_pixels)[chosen_N]
 
-    def _draw(
-        self,
-        z_MD: Tensor,  # M is G * N
-        x_1_NI: Tensor,
-        scale: float,
-        how: Sampling,
-        normal: Normal,
-        keep: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """Pixels (N, I) of N patches by the head's diffusion, from their states."""
+    def _denoise(self, modulation: Tensor, scale: float, x_t: Tensor, t: Tensor) -> Tensor:
+        """The head, guided: noisy patches (N, I) at time t to its prediction."""
+        x_t = x_t.repeat(len(modulation) // max(len(x_t), 1), 1)
         with fast_autocast(self.device):
-            modulation = self.head.modulation(z_MD)
-
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            x_t = x_t.repeat(len(modulation) // max(len(x_t), 1), 1)
-            with fast_autocast(self.device):
-                predicted = self.head(x_t[:, None], t, modulation)[:, 0]
-            return guide(predicted.float(), scale)
-
-        steps, sampler = self.config.head_steps, how.sampler or self.config.sampler
-        *_, x_NI = sample(
-            self.diffusion,
-            denoise,
-            x_1_NI,
-            steps,
-            sampler,
-            normal,
-            keep,
-            temperature=how.temperature,
-        )
-        return x_NI
+            predicted = self.head(x_t[:, None], t, modulation)[:, 0]
+        return guide(predicted.float(), scale)

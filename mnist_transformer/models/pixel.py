@@ -13,7 +13,7 @@ Shapes: B batch, T pixels, V grey levels, D dim; in drawing R rows (K particles 
 the cache's batch (2R with guidance, else R).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -70,20 +70,16 @@ class Pixel(GenerativeModel):
         return self.output(self.transformer(x_BTD))
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Negative log-likelihood in nats (B,)."""
         return self.pixel_nats(images, cond).flatten(1).sum(-1)
+
+    nats = loss
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W)."""
         values_BT = images.flatten(1).long()
-        logits_BTV = self.logits(values_BT, cond).float()
-        nats = F.cross_entropy(logits_BTV.flatten(0, 1), values_BT.flatten(), reduction="none")
-        return nats.view_as(images[:, 0])
-
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
-        """Exact negative log-likelihood in nats (B,), over all pixels."""
-        images = self.check_images(images)
-        return self.loss(images, self.check_cond(cond, len(images)))
+        logits_NV = self.logits(values_BT, cond).float().flatten(0, 1)
+        nats_N = F.cross_entropy(logits_NV, values_BT.flatten(), reduction="none")
+        return nats_N.view_as(images[:, 0])
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -95,10 +91,8 @@ class Pixel(GenerativeModel):
         rows_R = torch.arange(len(uniform_RT), device=self.device)
         pixels_RT = torch.zeros(*uniform_RT.shape, dtype=torch.uint8, device=self.device)
         if keep is not None:
-            kept_RT, mask_RT = (
-                x.flatten(1).repeat_interleave(num_particles, 0)
-                for x in (keep.images.long(), keep.mask)
-            )
+            images, masks = keep.images.flatten(1).long(), keep.mask.flatten(1)
+            kept_RT, mask_RT = (x.repeat_interleave(num_particles, 0) for x in (images, masks))
         cond_R = cond.repeat_interleave(num_particles)
         cond_X = with_null(cond_R, self.classes.null_class, how.guidance)
         num_passes = len(cond_X) // len(rows_R)  # 2 with guidance: class, null class
@@ -114,8 +108,7 @@ class Pixel(GenerativeModel):
                 drawn_R = torch.where(mask_RT[:, t], kept_RT[:, t], drawn_R)
             pixels_RT[:, t] = drawn_R
             if (t + 1) % width == 0:
-                parent_R = particles.resample() if num_particles > 1 else None
-                if parent_R is not None:
+                if (parent_R := particles.resample()) is not None:
                     pixels_RT, drawn_R = pixels_RT[parent_R], drawn_R[parent_R]
                     cache.select(torch.cat([parent_R + i * len(rows_R) for i in range(num_passes)]))
                 chosen_B = particles.choose() if t + 1 == self.num_pixels else particles.best()

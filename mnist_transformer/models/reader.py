@@ -3,8 +3,8 @@
     p(answer | prompt) = prod_k p(symbol_k | states of the prompt, symbols < k)
 
 A small causal transformer reads the language model's states, normalised and projected, then ASK
-and the digits so far, ones first, as in prompted.py. A frozen generator draws each digit from its
-class, not from a mixture of class vectors, which it never saw.
+and the digits so far, ones first, as in patch_law/prompted.py. A frozen generator draws each digit
+from its class, not from a mixture of class vectors, which it never saw.
 
 Training examples are (states, answer) in place of (image, label). States are (B, T, F), with
 zeros before those of a shorter prompt. Answers int64 (B, K) hold digits, END and IGNORED.
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.models.base import Model, in_batches
-from mnist_transformer.models.config import ModelConfig
+from mnist_transformer.models.config import TransformerConfig
 from mnist_transformer.networks.attention import causal_mask_of
-from mnist_transformer.networks.transformer import Transformer, rms_norm
+from mnist_transformer.networks.transformer import rms_norm
 from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.prompts import MAX_BYTES
@@ -28,7 +28,7 @@ from mnist_transformer.prompting.tokens import Digits
 
 
 @dataclass(frozen=True)
-class ReaderConfig(ModelConfig):
+class ReaderConfig(TransformerConfig):
     """Sizes of an adapter, and the models on both sides of it.
 
     Args:
@@ -37,17 +37,15 @@ class ReaderConfig(ModelConfig):
         generator: the recipe of the model that draws the digits.
     """
 
+    depth: int = 3
+    num_heads: int = 3
+    positions: str = "learned_rope"
+    dropout: float = 0.1
     llm: str = MODEL
     layer: int = LAYER
     state_dim: int = 576
     generator: str = "mnist-patch"
     max_digits: int = 2
-    dim: int = 192
-    depth: int = 3
-    num_heads: int = 3
-    mlp_dim: int = 768
-    positions: str = "learned_rope"
-    dropout: float = 0.1
 
     @property
     def image_shape(self) -> tuple[int]:
@@ -68,16 +66,8 @@ class Reader(Model):
         self.states = nn.Linear(config.state_dim, config.dim)
         self.symbols = nn.Embedding(1 + config.num_classes, config.dim)  # ASK, digits
         nn.init.normal_(self.symbols.weight, std=0.02)
-        self.transformer = Transformer(
-            dim=config.dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_dim=config.mlp_dim,
-            num_tokens=MAX_BYTES + config.max_digits,  # a token is a byte or more
-            grid_width=1,
-            positions=config.positions,
-            dropout=config.dropout,
-        )
+        # A token is a byte or more.
+        self.transformer = config.transformer(MAX_BYTES + config.max_digits, grid_width=1)
         self.answer = nn.Linear(config.dim, config.num_classes + 1)
         for parameter in self.answer.parameters():
             nn.init.zeros_(parameter)

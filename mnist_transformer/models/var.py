@@ -16,8 +16,8 @@ codebook_size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp,
 from mnist_transformer.networks.drawing import Noise, draw_categorical
 from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.checks import check_choice
 
 ORDERS = ("scales", "raster")
 
@@ -46,8 +47,7 @@ class VarConfig(BackboneConfig):
         super().__post_init__()
         if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
             object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
-        if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}, expected one of {', '.join(ORDERS)}")
+        check_choice("order", self.order, ORDERS)
         if self.order == "raster" and len(self.tokenizer.scales) > 1:
             raise ValueError(
                 f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
@@ -71,9 +71,8 @@ class Var(GenerativeModel):
         scales, num_tokens = config.tokenizer.scales, config.tokenizer.num_tokens
         self.raster = config.order == "raster"
         sizes = [1] * num_tokens if self.raster else [scale * scale for scale in scales]
-        ends = accumulate(sizes)
-        self.spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
+        self.spans = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
+        step_T = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
@@ -93,15 +92,11 @@ class Var(GenerativeModel):
         return self
 
     def set_tokenizer(self, tokenizer: Model) -> None:
-        """Take over a tokenizer's weights; ValueError if it is not the one expected."""
         if not isinstance(tokenizer, VQVAE):
             raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected a VQVAE")
-        ours = asdict(self.config.tokenizer)
-        for name, value in asdict(tokenizer.config).items():
-            if value != ours[name]:
-                raise ValueError(
-                    f"the tokenizer has {name} {value}, the transformer expects {ours[name]}"
-                )
+        for name, got in vars(tokenizer.config).items():
+            if got != (ours := getattr(self.config.tokenizer, name)):
+                raise ValueError(f"the tokenizer has {name} {got}, the transformer expects {ours}")
         self.tokenizer.load_state_dict(tokenizer.state_dict())
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -167,7 +162,7 @@ class Var(GenerativeModel):
 
     def _blank(self) -> Tensor:
         """A drawing's first total (1, G, C): zero; in raster order codes of background."""
-        level = self.config.background or 0
+        level = self.config.data.background or 0
         blank = torch.full((1, *self.image_shape), level, dtype=torch.uint8, device=self.device)
         total_BGC = self.tokenizer.totals(self.tokenizer.encode(blank))[-1]
         return total_BGC if self.raster else torch.zeros_like(total_BGC)

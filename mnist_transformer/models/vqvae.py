@@ -24,6 +24,7 @@ from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
+from mnist_transformer.utils.checks import check_below, check_tensor
 
 STRIDE = 4  # pixels of a finest cell, in height and width
 
@@ -43,6 +44,8 @@ class VQVAEConfig(ModelConfig):
         decay, dead: see ``Codebook``.
     """
 
+    real_valued = True
+
     width: int = 96
     depth: int = 2
     scales: tuple[int, ...] = (1, 2, 4, 7)
@@ -55,14 +58,11 @@ class VQVAEConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_8_bit()
         object.__setattr__(self, "scales", tuple(self.scales))  # JSON has no tuples
         if not 0 <= self.truncate <= 1:
             raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")
-        if self.image_size < STRIDE or self.image_size % STRIDE:
-            raise ValueError(
-                f"image_size is {self.image_size}, expected a multiple of {STRIDE} above 0"
-            )
+        if self.image_size % STRIDE:
+            raise ValueError(f"image_size is {self.image_size}, expected a multiple of {STRIDE}")
         ascending = self.scales == tuple(sorted({s for s in self.scales if s > 0}))
         if not ascending or self.scales[-1:] != (self.grid,):
             raise ValueError(
@@ -162,19 +162,11 @@ class VQVAE(Model):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
-        num_tokens, largest = self.config.num_tokens, self.config.codebook_size - 1
-        if codes.ndim != 2 or codes.shape[1] != num_tokens or codes.dtype != torch.int64:
-            raise ValueError(
-                f"codes are {codes.dtype} of shape {tuple(codes.shape)}, "
-                f"expected torch.int64 of shape (B, {num_tokens})"
-            )
-        wrong = codes[(codes < 0) | (codes > largest)]
-        if len(wrong):
-            raise ValueError(f"code {wrong[0].item()} is unknown, expected 0 to {largest}")
+        check_tensor("codes", codes, torch.int64, (len(codes), self.config.num_tokens))
+        check_below("code", codes, self.config.codebook_size)
         return self.render(self.totals(codes.to(self.device))[-1])
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Encode and decode."""
         return self.decode(self.encode(images))
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
@@ -182,11 +174,8 @@ class VQVAE(Model):
         codes = in_batches(self, self.encode, images).long()
         figures: dict[str, float] = {}
         for scale, ids in zip(self.config.scales, self.by_scale(codes), strict=True):
-            values = code_usage(ids, self.config.codebook_size)
-            figures |= {
-                f"usage_{scale}x{scale}": values[0],
-                f"perplexity_{scale}x{scale}": values[1],
-            }
+            usage, perplexity = code_usage(ids, self.config.codebook_size)
+            figures |= {f"usage_{scale}x{scale}": usage, f"perplexity_{scale}x{scale}": perplexity}
         return figures
 
     # --- the parts, for a model over the codes ---

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mnist_transformer.utils.checks import check_share
+
 
 class ClassEmbedding(nn.Module):
     """One learned vector per class, and one for no class: the null class ``num_classes``.
@@ -13,8 +15,7 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, num_classes: int, dim: int, drop: float, std: float = 0.02) -> None:
         super().__init__()
-        if not 0 <= drop < 1:
-            raise ValueError(f"class drop probability is {drop}, expected a number in [0, 1)")
+        check_share("class_drop", drop)
         self.table = nn.Embedding(num_classes + 1, dim)
         nn.init.normal_(self.table.weight, std=std)
         self.null_class, self.drop = num_classes, drop

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.utils.checks import check_choice
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t (N, ...), t (N,) or (1,) -> (N, ...)
 
@@ -46,13 +47,6 @@ class Levels(NamedTuple):
     sigma: Tensor
     v_noise: Tensor
     v_data: Tensor
-
-
-class Estimate(NamedTuple):
-    """The network's estimate of what x_t is made of."""
-
-    x0: Tensor
-    noise: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,10 +72,9 @@ class Diffusion:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("schedule", "prediction", "loss_space"):
-            value, known = getattr(self, name), SCHEDULES if name == "schedule" else SPACES
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("prediction", self.prediction, SPACES)
+        check_choice("loss_space", self.loss_space, SPACES)
 
     def levels(self, t: Tensor, like: Tensor) -> Levels:
         """The levels at times t, each shaped to multiply ``like`` (N, ...)."""
@@ -138,7 +131,7 @@ class Diffusion:
         above = at.alpha.clamp(min=MIN_LEVEL) if space == "epsilon" else 1
         return above / at.sigma.clamp(min=MIN_LEVEL)
 
-    def estimate(self, denoise: Denoise, x_t: Tensor, t: Tensor) -> Estimate:
+    def estimate(self, denoise: Denoise, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's x0 within [-clip, clip], and the noise that goes with it; t above 0."""
         at = self.levels(t, x_t)
         output = denoise(x_t, t).float()
@@ -147,7 +140,7 @@ class Diffusion:
         elif self.prediction == "v":
             output = at.v_noise * x_t - at.sigma * output
         x0 = output.clamp(-self.clip, self.clip)
-        return Estimate(x0, (x_t - at.alpha * x0) / at.sigma)
+        return x0, (x_t - at.alpha * x0) / at.sigma
 
     def bound(
         self, denoise: Denoise, x0: Tensor, noise: Noise, num_samples: int | None = None
@@ -192,7 +185,7 @@ class Diffusion:
     def _denoised(self, denoise: Denoise, x0: Tensor, t: Tensor, noise: Noise) -> Tensor:
         at = self.levels(t, x0)
         x_t = at.alpha * x0 + at.sigma * noise.normal(*x0.shape[1:])
-        return self.estimate(denoise, x_t, t).x0
+        return self.estimate(denoise, x_t, t)[0]
 
 
 def discretized_normal(x0: Tensor, mean: Tensor, sd: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ At = slice | Tensor
 
 
 class Positions(nn.Module):
-    """The interface, and no positions at all: the causal mask is their only signal (NoPE, arXiv
-    2305.19466)."""
+    """No positions: the causal mask is their only signal (NoPE, arXiv 2305.19466)."""
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD
@@ -59,18 +58,24 @@ class Rope(Positions):
     """Rotary embedding of the 1-D position (arXiv 2104.09864, equation 34).
 
     Pairs (i, i + K/2) of each head's queries and keys turn by position * frequency_i, so that
-    q.k depends on the difference of positions alone.
+    q.k depends on the difference of positions alone. On a grid of a given width half of the pairs
+    turn with the row and half with the column (axial RoPE, arXiv 2403.13298).
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, num_tokens: int) -> None:
+    def __init__(self, head_dim: int, num_tokens: int, grid_width: int | None = None) -> None:
         super().__init__()
-        _check_head_dim(head_dim, 2)
-        self._set_angles(_angles(torch.arange(num_tokens), head_dim // 2, base=10_000.0))
-
-    def _set_angles(self, angle_TF: Tensor) -> None:
+        axes, base = [torch.arange(num_tokens)], 10_000.0
+        if grid_width is not None:
+            axes, base = [axes[0] // grid_width, axes[0] % grid_width], 100.0
+        if head_dim % (2 * len(axes)):
+            raise ValueError(
+                f"head_dim is {head_dim}, expected a multiple of {2 * len(axes)} for RoPE"
+            )
+        num_frequencies = head_dim // 2 // len(axes)
+        angle_TF = torch.cat([_angles(axis, num_frequencies, base) for axis in axes], dim=-1)
         self.register_buffer("cos", angle_TF.cos(), persistent=False)
         self.register_buffer("sin", angle_TF.sin(), persistent=False)
 
@@ -79,18 +84,6 @@ class Rope(Positions):
         cos, sin = (table[at].unsqueeze(-3).to(x_BNTK) for table in (self.cos, self.sin))
         a, b = x_BNTK.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
-class AxialRope(Rope):
-    """Rotary embedding of row and column: half of the pairs turn with each (arXiv 2403.13298)."""
-
-    def __init__(self, head_dim: int, num_tokens: int, grid_width: int) -> None:
-        Positions.__init__(self)
-        _check_head_dim(head_dim, 4)
-        position = torch.arange(num_tokens)
-        row = _angles(position // grid_width, head_dim // 4, base=100.0)
-        column = _angles(position % grid_width, head_dim // 4, base=100.0)
-        self._set_angles(torch.cat([row, column], dim=-1))
 
 
 class LearnedAndRope(Positions):
@@ -112,28 +105,14 @@ POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
     "learned": lambda D, K, T, W: Learned(D, T),
     "sinusoidal": lambda D, K, T, W: Sinusoidal(D, T),
     "rope": lambda D, K, T, W: Rope(K, T),
-    "axial_rope": lambda D, K, T, W: AxialRope(K, T, W),
+    "axial_rope": lambda D, K, T, W: Rope(K, T, W),
     "learned_rope": lambda D, K, T, W: LearnedAndRope(D, T, Rope(K, T)),
-    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, T, AxialRope(K, T, W)),
+    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, T, Rope(K, T, W)),
     "none": lambda D, K, T, W: Positions(),
 }
-
-
-def make_positions(
-    scheme: str, *, dim: int, head_dim: int, num_tokens: int, grid_width: int
-) -> Positions:
-    """The scheme of a name, or ValueError."""
-    if scheme not in POSITIONS:
-        raise ValueError(f"position scheme is {scheme!r}, expected one of {', '.join(POSITIONS)}")
-    return POSITIONS[scheme](dim, head_dim, num_tokens, grid_width)
 
 
 def _angles(position_T: Tensor, num_frequencies: int, base: float) -> Tensor:
     """position * base^(-i / num_frequencies): (T, num_frequencies)."""
     i = torch.arange(num_frequencies) / max(num_frequencies, 1)
     return position_T[:, None].float() * torch.exp(-math.log(base) * i)
-
-
-def _check_head_dim(head_dim: int, divisor: int) -> None:
-    if head_dim % divisor:
-        raise ValueError(f"head_dim is {head_dim}, expected a multiple of {divisor} for RoPE")

@@ -51,14 +51,14 @@ def heun_step(
 
     Two evaluations, but one in the step to s = 0, where there is no noise to estimate.
     """
-    here = diffusion.estimate(denoise, x_t, t)
+    x0, noise = diffusion.estimate(denoise, x_t, t)
     at_t, at_s = diffusion.levels(t, x_t), diffusion.levels(s, x_t)
-    x_s = at_s.alpha * here.x0 + at_s.sigma * here.noise
+    x_s = at_s.alpha * x0 + at_s.sigma * noise
     if s.item() == 0:
         return x_s
-    there = diffusion.estimate(denoise, x_s, s)
-    along_alpha = (at_s.alpha - at_t.alpha) * (here.x0 + there.x0)
-    along_sigma = (at_s.sigma - at_t.sigma) * (here.noise + there.noise)
+    x0_s, noise_s = diffusion.estimate(denoise, x_s, s)
+    along_alpha = (at_s.alpha - at_t.alpha) * (x0 + x0_s)
+    along_sigma = (at_s.sigma - at_t.sigma) * (noise + noise_s)
     return x_t + (along_alpha + along_sigma) / 2
 
 

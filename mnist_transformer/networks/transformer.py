@@ -17,20 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.networks.attention import Packing, attend, attend_packed, drop
-from mnist_transformer.networks.positions import At, Positions, make_positions
-
-
-class Dropout(nn.Module):
-    """``drop`` in training."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        if not 0 <= probability < 1:
-            raise ValueError(f"dropout is {probability}, expected a number in [0, 1)")
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        return drop(x, self.probability) if self.training else x
+from mnist_transformer.networks.positions import POSITIONS, At, Positions
+from mnist_transformer.utils.checks import check_choice, check_share
 
 
 class KVCache:
@@ -160,8 +148,11 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Attention(dim, num_heads, dropout, causal)
         self.mlp = MLP(dim, mlp_dim)
-        self.dropout = Dropout(dropout)
+        self.probability = dropout
         self.modulation = Modulation(cond_dim, dim, 6) if cond_dim is not None else None
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return drop(x, self.probability if self.training else 0.0)
 
     def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
         if self.modulation is None:
@@ -202,13 +193,13 @@ class Transformer(nn.Module):
         cond_dim: int | None = None,
     ) -> None:
         super().__init__()
+        check_share("dropout", dropout)
+        check_choice("positions", positions, POSITIONS)
         self.num_tokens, self.num_heads, self.head_dim = num_tokens, num_heads, dim // num_heads
         self.blocks = nn.ModuleList(
             Block(dim, num_heads, mlp_dim, dropout, causal, cond_dim) for _ in range(depth)
         )
-        self.positions = make_positions(
-            positions, dim=dim, head_dim=self.head_dim, num_tokens=num_tokens, grid_width=grid_width
-        )
+        self.positions = POSITIONS[positions](dim, self.head_dim, num_tokens, grid_width)
         self.modulation = Modulation(cond_dim, dim, 2) if cond_dim is not None else None
 
     def forward(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnist_transformer.utils.checks import check_choice
+
 SCHEDULES = "cosine", "linear"
 
 
@@ -19,9 +21,7 @@ class Unmasking:
     schedule: str
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            known = ", ".join(SCHEDULES)
-            raise ValueError(f"unmasking is {self.schedule!r}, expected one of {known}")
+        check_choice("unmasking", self.schedule, SCHEDULES)
 
     def unknown_share(self, u: Tensor) -> Tensor:
         return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u

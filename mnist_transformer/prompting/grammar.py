@@ -10,29 +10,27 @@ import random
 import re
 import zlib
 from collections.abc import Iterator
+from functools import cache
+from itertools import repeat
 
 from mnist_transformer.prompting.prompts import (
+    HELD_OUT,
     MAX_BYTES,
     MAX_NUMBER,
     OPERATIONS,
+    SMALL,
+    TENS,
+    TRAIN,
+    WORDS,
     Prompt,
+    Templates,
     compute,
     is_held_out,
     number_words,
 )
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, Templates, words
-from mnist_transformer.prompting.typos import misspell
 
 SPLITS = ("train", "held_out_templates", "held_out_sums", "typos", "out_of_scope")
-
-_ASKING = ("Can you", "Could you", "Would you", "Will you", "Could you please", "Can you please")
-_GREETING = ("Hey,", "Hi,", "OK,", "Hello,", "Now", "So,")
-_THANKING = (" please", ", please", " for me please", ", thanks", ", thank you", " now")
-_COMMANDS = words(
-    "draw show paint sketch give make write generate create put scribble imagine print display "
-    "picture visualise handwrite take try calculate compute work solve evaluate tell add "
-    "subtract multiply double find figure"
-)
+_KEYBOARD = " qwertyuiop asdfghjkl zxcvbnm "
 
 
 def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
@@ -44,27 +42,20 @@ def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
     - typos: templates and pairs of training with one or two typos, in texts never trained on.
     - out_of_scope: to refuse, in templates never trained on.
 
-    Raises:
-        ValueError: a split that is not one of SPLITS.
+    Another split raises ValueError.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
-    return _stream(split, random.Random(f"{split} {seed}"))
-
-
-def _stream(split: str, rng: random.Random) -> Iterator[Prompt]:
+    rng = random.Random(f"{split} {seed}")
     source = HELD_OUT if split in ("held_out_templates", "out_of_scope") else TRAIN
-    while True:
-        if split == "out_of_scope" or (split == "train" and rng.random() < 0.1):
-            prompt: Prompt | None = _refused(rng, source)
-        else:
-            prompt = _request(rng, source, split)
-        if prompt is not None and len(prompt.text.encode()) <= MAX_BYTES:
-            yield prompt
+    made = (_prompt(rng, source, split) for _ in repeat(None))
+    return (p for p in made if p is not None and len(p.text.encode()) <= MAX_BYTES)
 
 
-def _request(rng: random.Random, source: Templates, split: str) -> Prompt | None:
-    """A request in scope; None where the dice gave one of another split."""
+def _prompt(rng: random.Random, source: Templates, split: str) -> Prompt | None:
+    """A prompt of the split; None where the dice gave one of another split."""
+    if split == "out_of_scope" or (split == "train" and rng.random() < 0.1):
+        return _refused(rng, source)
     operation = rng.choices(("number", *OPERATIONS), (35, 30, 20, 15))[0]
     operands = _operands(rng, operation)
     if is_held_out(operands) != (split == "held_out_sums"):
@@ -132,7 +123,7 @@ def _refused(rng: random.Random, source: Templates) -> Prompt:
     else:
         if kind == "unfinished":
             sign = rng.choice(("plus", "+", "minus", "times", "x", "*"))
-            phrase = rng.choice((f"{{a}} {sign}", f"{sign} {{a}}"))
+            phrase = rng.choice(("{a} " + sign, sign + " {a}"))
         elif kind == "unsupported":
             phrase = rng.choice(source.unsupported)
         else:
@@ -165,9 +156,8 @@ def _wrong_number(rng: random.Random) -> str:
 def _fill(rng: random.Random, template: str, **numbers: int) -> str:
     """The template with its numbers, each in digits or in words."""
     # Between words a sign reads as a hyphen or as a letter: twenty-one, twoxfour.
-    in_digits = set(numbers) if re.search(r"\}\S\{", template) else set()
-    if re.search(r"\} [-−] \{", template):
-        in_digits = {"a"}
+    joined, minus = re.search(r"\}\S\{", template), re.search(r"\} [-−] \{", template)
+    in_digits = "abc" if joined else "a" if minus else ""
     for slot, number in numbers.items():
         spelt = number_words(number, rng.choice("- "))
         spoken = rng.random() < 0.5 and slot not in in_digits
@@ -186,17 +176,17 @@ def _decorate(rng: random.Random, text: str) -> str:
     """Politeness, punctuation, case and stray spaces."""
     question = text.endswith("?")
     text = text.removesuffix("?").rstrip()
-    is_command = text.split(" ", 1)[0].lower() in _COMMANDS
+    is_command = text.split(" ", 1)[0].lower() in WORDS["commands"]
     plain = text if re.match(r"I\b", text) else text[:1].lower() + text[1:]
     dice = rng.random()
     if dice < 0.12 and is_command:
-        text, question = f"{rng.choice(_ASKING)} {plain}", True
+        text, question = f"{rng.choice(WORDS['asking'])} {plain}", True
     elif dice < 0.2 and is_command:
         text = f"Please {plain}"
     elif dice < 0.3:
-        text = f"{rng.choice(_GREETING)} {plain}"
+        text = f"{rng.choice(WORDS['greeting'])} {plain}"
     if rng.random() < 0.12 and not text.endswith("="):
-        text += rng.choice(_THANKING)
+        text += rng.choice(WORDS["thanking"])
     if question:
         text += rng.choices(("?", "", "??"), (75, 22, 3))[0]
     elif not text.endswith("="):
@@ -209,3 +199,45 @@ def _decorate(rng: random.Random, text: str) -> str:
     if rng.random() < 0.04:
         text = rng.choice((f" {text}", f"{text} ", text.replace(" ", "  ", 1)))
     return text
+
+
+def misspell(rng: random.Random, text: str) -> str:
+    """The text with one slip in a word of four letters or more, if it has such a word.
+
+    A slip that could mean another word is not made: eighty without its y, four without its u.
+    """
+    found = list(re.finditer(r"[A-Za-z]{4,}", text))
+    if not found:
+        return text
+    match = rng.choice(found)
+    word = match[0]
+    slip = rng.choice(_slips(word.lower()))
+    if _meanings().get(slip, set()) - {word.lower()}:
+        return text
+    typed = word[0] + (slip.upper() if word.isupper() else slip)[1:]
+    return text[: match.start()] + typed + text[match.end() :]
+
+
+def _slips(word: str) -> list[str]:
+    """Words with a letter after the first left out, doubled, swapped with the next, or missed."""
+    slips = []
+    for i in range(1, len(word)):
+        before, letter, after = word[:i], word[i], word[i + 1 :]
+        slips += [before + after, before + letter + letter + after]
+        if after and after[0] != letter:
+            slips.append(before + after[0] + letter + after[1:])
+        k = _KEYBOARD.index(letter)
+        neighbours = (_KEYBOARD[k - 1] + _KEYBOARD[k + 1]).replace(" ", "")
+        slips += [before + near + after for near in neighbours]
+    return slips
+
+
+@cache
+def _meanings() -> dict[str, set[str]]:
+    """The words that a spelling may mean, of the templates' words and misspelt key words."""
+    templates = repr([*TRAIN, *HELD_OUT]).lower()
+    meanings = {word: {word} for word in re.findall("[a-z]+", templates)}
+    for word in (*SMALL, *TENS, *WORDS["decisive"]):
+        for typed in (word, *_slips(word)):
+            meanings.setdefault(typed, set()).add(word)
+    return meanings

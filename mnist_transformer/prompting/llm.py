@@ -41,8 +41,7 @@ def weights(model: str) -> Path:
 class LLM:
     """A frozen language model, named as its GGUF file, up to one of its layers.
 
-    Raises:
-        ValueError: the extra is not installed, or the model has no such layer.
+    ValueError: the extra is not installed, or the model has no such layer.
     """
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:

@@ -2,15 +2,22 @@
 
 "Show me 2 + four" asks for a 6. ``grammar.py`` writes such sentences from templates, and a language
 model may write others (tools/write_prompts.py).
+
+In templates.json one half of the templates is to train on, the other is held out. ``{x}`` stands
+for a number or an expression, ``{n}`` for a number, ``{a_n}`` for a number with its article (a 3,
+an 8), ``{a}``, ``{b}`` and ``{c}`` for operands. A phrase or sentence of products without ``{a}``
+doubles ``{b}``. An expression means the same in every frame. Outside their slots templates hold no
+number and not the word "one". The rules also read the phrases of ``also_read``.
 """
 
+import json
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-
-from mnist_transformer.prompting.templates import HELD_OUT, TRAIN, words
+from pathlib import Path
+from typing import NamedTuple
 
 MAX_NUMBER = 99
 MAX_BYTES = 128  # of a prompt in UTF-8
@@ -20,11 +27,24 @@ SCOPE = (
     'that is one itself, such as "Draw a 7" or "Show me 2 + four"'
 )
 
-SMALL = words(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-)
-TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
+
+class Templates(NamedTuple):
+    """One half of the language; the keys of dicts are OPERATIONS."""
+
+    number_frames: list[str]  # requests for a number only
+    frames: list[str]  # requests for a number or an expression
+    result_frames: list[str]  # requests that suit an expression only
+    phrases: dict[str, list[str]]  # expressions
+    sentences: dict[str, list[str]]  # expressions with their own request
+    unsupported: list[str]  # expressions to refuse; they fit into frames too
+    chat: list[str]  # sentences that do not ask for a number; ``{a}`` is any number
+    things: list[str]  # nouns to refuse in ``number_frames``
+
+
+_LANGUAGE = json.loads(Path(__file__).with_name("templates.json").read_text("utf-8"))
+TRAIN, HELD_OUT = Templates(**_LANGUAGE["train"]), Templates(**_LANGUAGE["held_out"])
+WORDS: dict[str, list[str]] = _LANGUAGE["words"]
+SMALL, TENS = WORDS["small"], WORDS["tens"]
 
 
 def number_words(number: int, joint: str = "-") -> str:
@@ -34,13 +54,6 @@ def number_words(number: int, joint: str = "-") -> str:
     tens, ones = divmod(number, 10)
     return TENS[tens - 2] + (joint + SMALL[ones] if ones else "")
 
-
-# Phrases that the rules read in addition to those of the templates.
-_ALSO_READ = {
-    "sum": ["adding {a} to {b}", "adding {a} and {b}"],
-    "difference": ["subtracting {b} from {a}", "taking {b} away from {a}", "take {b} from {a}"],
-    "product": ["multiplying {a} by {b}", "multiplying {a} and {b}", "doubling {b}"],
-}
 
 _WORDS = {number_words(n, joint): n for n in range(MAX_NUMBER + 1) for joint in ("-", " ", "")}
 _VALUES = _WORDS | {str(n): n for n in range(MAX_NUMBER + 1)}
@@ -58,20 +71,13 @@ _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#)
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sentence and what it asks for.
-
-    Args:
-        answer: 0 to 99, or None for a request that is to be refused.
-        operation: "number", one of OPERATIONS, or "refused".
-        operands: as the operation takes them: one of a number, two of an operation.
-        template: the request and the expression in it, "frame | phrase"; or who wrote it.
-    """
+    """A sentence and what it asks for."""
 
     text: str
-    answer: int | None
-    operation: str
-    operands: tuple[int, ...] = ()
-    template: str = ""
+    answer: int | None  # 0 to 99, or None for a request that is to be refused
+    operation: str  # "number", one of OPERATIONS, or "refused"
+    operands: tuple[int, ...] = ()  # one of a number, two of an operation
+    template: str = ""  # the request and the expression in it, "frame | phrase"; or who wrote it
 
     @property
     def digits(self) -> tuple[int, ...]:
@@ -141,7 +147,7 @@ def _phrases() -> list[tuple[str, str, int]]:
     """(phrase with # for numbers, operation, order of its operands: 1, or -1 for reversed)."""
     phrases = []
     halves = TRAIN.phrases, TRAIN.sentences, HELD_OUT.phrases, HELD_OUT.sentences
-    for templates_of in (_ALSO_READ, *halves):
+    for templates_of in (_LANGUAGE["also_read"], *halves):
         for operation, templates in templates_of.items():
             for template in templates:
                 order = -1 if -1 < template.find("{b}") < template.find("{a}") else 1

@@ -33,13 +33,12 @@ Digits: TypeAlias = tuple[int, ...]  # as they are written, most significant fir
 def encode(text: str, digits: Sequence[int] = ()) -> list[int]:
     """Tokens of a prompt and the digits of its answer, most significant first, if there are any.
 
-    Raises:
-        ValueError: an empty text, or one of more than MAX_BYTES bytes.
+    An empty text, or one of more than MAX_BYTES bytes, raises ValueError.
     """
     # A terminal may send half of a surrogate pair, which UTF-8 cannot hold.
     content = text.encode(errors="replace")
     if not text.strip():
-        raise ValueError("the prompt is empty, expected a sentence")
+        raise ValueError('the prompt is empty, expected a sentence such as "Draw a 7"')
     if len(content) > MAX_BYTES:
         raise ValueError(f"the prompt has {len(content)} bytes, expected at most {MAX_BYTES}")
     return [*content, ASK, *(ASK + 1 + digit for digit in reversed(digits))]

@@ -1,17 +1,16 @@
 """Classes as people name them. Importing this needs no torch."""
 
-import difflib
 from collections.abc import Sequence
+
+from mnist_transformer.utils.checks import check_name
 
 DIGITS = tuple("0123456789")
 
 
 def class_of(name: str, names: Sequence[str]) -> int:
     """The label of a class. Raises ValueError for an unknown name, with the nearest ones."""
-    if name in names:
-        return names.index(name)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:10]
-    raise ValueError(f"class {name[:20]!r} is unknown; nearest: {', '.join(near)}")
+    check_name("class", name, names)
+    return names.index(name)
 
 
 def classes_of(text: str, names: Sequence[str]) -> list[int]:

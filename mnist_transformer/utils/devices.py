@@ -1,7 +1,6 @@
 """Devices by name, and what is fast on each of them."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -47,14 +46,8 @@ def fast_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if fast == torch.float32 else torch.autocast(device.type, fast)
 
 
-@contextmanager
-def fork_rng(device: torch.device) -> Iterator[None]:
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
     """A context after which random numbers, this device's too, go on as if it had not been."""
-    on_mps = device.type == "mps"  # which torch's own context does not know
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        before = torch.mps.get_rng_state() if on_mps else None
-        try:
-            yield
-        finally:
-            if before is not None:
-                torch.mps.set_rng_state(before)
+    if device.type == "cpu":
+        return torch.random.fork_rng([])
+    return torch.random.fork_rng([device], device_type=device.type)

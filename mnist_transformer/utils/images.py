@@ -7,8 +7,9 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 if TYPE_CHECKING:
@@ -25,28 +26,22 @@ FRAME_MS, LAST_FRAME_MS = 60, 2000
 def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
     """Images uint8 (B, C, H, W) row by row in one picture, ``gap`` black pixels between them.
 
-    Raises:
-        ValueError: no images, another shape or type, or fewer than one column.
+    No images, another shape or type, or fewer than one column raise ValueError.
     """
     fits = images.ndim == 4 and images.shape[1] in (1, 3) and len(images)
-    if not fits or str(images.dtype) != "torch.uint8":
+    if not fits or str(images.dtype) != "torch.uint8" or columns < 1:
         raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}, "
-            "expected torch.uint8 of shape (B, C, H, W) with B of 1 or more and C of 1 or 3"
+            f"got {columns} columns of images {images.dtype} of shape {tuple(images.shape)}, "
+            "expected 1 or more of torch.uint8, (B, C, H, W) with B of 1 or more and C of 1 or 3"
         )
-    if columns < 1 or gap < 0:
-        raise ValueError(f"got {columns} columns and a gap of {gap}, expected 1 and 0 or more")
-    num, channels, height, width = images.shape
+    num, channels, height, _ = images.shape
     columns = min(columns, num)
     rows = -(-num // columns)
-    width, height = width + gap, height + gap
-    size = (columns * width - gap, rows * height - gap)
-    picture = Image.new("L" if channels == 1 else "RGB", size)
-    for index, image_HWC in enumerate(images.permute(0, 2, 3, 1).cpu().numpy()):
-        row, column = divmod(index, columns)
-        tile = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
-        picture.paste(tile, (column * width, row * height))
-    return picture
+    padding = (0, rows * columns - num), (0, 0), (0, gap), (0, gap)
+    tiles = np.pad(images.cpu().numpy(), padding).reshape(rows, columns, channels, height + gap, -1)
+    sheet = tiles.transpose(0, 3, 1, 4, 2).reshape(rows * (height + gap), -1, channels)
+    sheet = sheet[: len(sheet) - gap, : sheet.shape[1] - gap]
+    return Image.fromarray(sheet if channels == 3 else sheet[..., 0])
 
 
 def columns_for(num_classes: int, times: int) -> int:
@@ -56,10 +51,8 @@ def columns_for(num_classes: int, times: int) -> int:
 
 def figure_png(figure: "Figure") -> bytes:
     """A plot as a PNG file's content, drawn without pyplot: no window and no globals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
+    figure.savefig(content, format="png")
     return content.getvalue()
 
 
@@ -75,9 +68,7 @@ def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None =
     for key, value in {"Software": SOFTWARE, **(notes or {})}.items():
         # Half of a surrogate pair, as a terminal may send it, is no character.
         info.add_itxt(key, value.encode(errors="replace").decode())
-    content = io.BytesIO()
-    picture.save(content, "PNG", pnginfo=info, optimize=True)
-    _write(path, content)
+    _write(path, picture, "PNG", pnginfo=info, optimize=True)
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
@@ -85,14 +76,11 @@ def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
 
     Of many frames an even selection is shown, the first and the last among them.
     """
-    shown = min(len(frames), MAX_FRAMES)
-    step = (len(frames) - 1) / max(1, shown - 1)
-    chosen = [frames[len(frames) - 1 - round(k * step)] for k in reversed(range(shown))]
-    content = io.BytesIO()
-    times = [FRAME_MS] * (shown - 1) + [LAST_FRAME_MS]
-    options = {"append_images": chosen[1:], "duration": times, "comment": SOFTWARE.encode()}
-    chosen[0].save(content, "GIF", save_all=True, loop=0, **options)
-    _write(path, content)
+    places = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES))
+    first, *rest = [frames[round(place)] for place in places]
+    times = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
+    look = {"save_all": True, "append_images": rest, "duration": times, "loop": 0}
+    _write(path, first, "GIF", comment=SOFTWARE.encode(), **look)
 
 
 def is_ours(path: Path) -> bool:
@@ -105,7 +93,9 @@ def is_ours(path: Path) -> bool:
     return mark in (SOFTWARE, SOFTWARE.encode())
 
 
-def _write(path: Path, content: io.BytesIO) -> None:
+def _write(path: Path, picture: Image.Image, kind: str, **options: Any) -> None:
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.write_bytes(content.getvalue())

@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -27,17 +28,10 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
 
-screen, errors = Console(), Console(stderr=True)
-
-
-def say(text: str) -> None:
-    """A line of result, as it is."""
-    screen.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def complain(text: str) -> None:
-    """A line on standard error, as it is."""
-    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+screen, errors = Console(emoji=False), Console(stderr=True, emoji=False)
+_AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+say = partial(screen.print, **_AS_IT_IS)  # a line of result
+complain = partial(errors.print, **_AS_IT_IS)
 
 
 def exit_code(program: str, run: Callable[[], object]) -> int:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.utils._pytree import KeyPath, keystr, tree_map, tree_map_with_path
 
 from mnist_transformer.utils.files import write_atomic
 
@@ -28,35 +29,24 @@ def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
     """Write a tree, atomically; raises OSError."""
     tensors: dict[str, Tensor] = {}
 
-    def pull(node: Any, place: str) -> Any:
-        if isinstance(node, Tensor):
-            tensors[place] = node
-            return _LEAF + place
-        if isinstance(node, Mapping):
-            assert all(isinstance(key, str) for key in node), node.keys()
-            return {key: pull(value, f"{place}/{key}") for key, value in node.items()}
-        if isinstance(node, list | tuple):
-            return [pull(value, f"{place}/{index}") for index, value in enumerate(node)]
-        assert node is None or isinstance(node, bool | int | float | str), node
-        assert not (isinstance(node, str) and node.startswith(_LEAF)), node
-        return node
+    def pull(place: KeyPath, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        tensors[keystr(place)] = leaf
+        return _LEAF + keystr(place)
 
-    skeleton = json.dumps(pull(tree, ""))
-    write(Path(path), tensors, {"tree": skeleton}, KIND)
+    write(Path(path), tensors, {"tree": json.dumps(tree_map_with_path(pull, tree))}, KIND)
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Undo ``save_state``, tensors on the CPU bit for bit, tuples as lists; errors as ``read``."""
     tensors, metadata = read(Path(path), KIND)
 
-    def put(node: Any) -> Any:
-        if isinstance(node, str) and node.startswith(_LEAF):
-            return tensors[node.removeprefix(_LEAF)]
-        if isinstance(node, dict):
-            return {key: put(value) for key, value in node.items()}
-        return [put(value) for value in node] if isinstance(node, list) else node
+    def put(leaf: Any) -> Any:
+        is_tensor = isinstance(leaf, str) and leaf.startswith(_LEAF)
+        return tensors[leaf.removeprefix(_LEAF)] if is_tensor else leaf
 
-    return put(header(metadata, "tree", Path(path)))
+    return tree_map(put, header(metadata, "tree", Path(path)))
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], kind: str) -> None:

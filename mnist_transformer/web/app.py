@@ -5,45 +5,33 @@ from pathlib import Path
 
 import gradio as gr
 
-from mnist_transformer.web import ask_tab, draw_tab, models_tab, restore_tab, shelf
+from mnist_transformer.web import models_tab, restore_tab, shelf, side_by_side
 
 NUM_WAITING = 16  # drawings in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-CSS = """
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)) }
-.drawn img, .restored img { image-rendering: pixelated }
-.figures { overflow-x: auto }
-.figures th, .figures td {
-    padding: 0.4em 0.6em !important; font-size: 12px !important;
-    text-align: right; word-break: normal; overflow-wrap: normal;
-}
-.figures td { white-space: nowrap }
-.figures th:first-child, .figures td:first-child { text-align: left; white-space: nowrap }
-"""
+STYLE = Path(__file__).with_name("style.css")
 ABOUT = "Small transformers that draw handwritten digits, here on this machine."
 
 
-def build(models: Mapping[str, Path]) -> gr.Blocks:
-    """The page over checkpoints by name, as far as they draw; ValueError if none does."""
+def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
+    """Begin to serve the page, in a thread; its ``block_thread`` waits for Ctrl-C.
+
+    It is over checkpoints by name, as far as they draw; ValueError if none does.
+    """
     filled, title = shelf.fill(models), "MNIST Transformer"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(f"# {title}\n{ABOUT}")
         with gr.Tab("Draw"):
-            draw_tab.build(filled)
+            side_by_side.build_draw(filled.models)
         with gr.Tab("Erase and restore"):
-            restore_tab.build(filled)
+            restore_tab.build(filled.models)
         if filled.asked:
             with gr.Tab("Ask"):
-                ask_tab.build(filled.asked)
+                side_by_side.build_ask(filled.asked)
         with gr.Tab("Models"):
             models_tab.build(filled)
-    return page.queue(max_size=NUM_WAITING)
-
-
-def launch(page: gr.Blocks, host: str, port: int) -> None:
-    """Begin to serve the page, in a thread; ``page.block_thread`` waits for Ctrl-C."""
-    page.launch(
+    page.queue(max_size=NUM_WAITING).launch(
         server_name=host,
         server_port=port,
         share=False,
@@ -51,7 +39,8 @@ def launch(page: gr.Blocks, host: str, port: int) -> None:
         quiet=True,
         footer_links=[],
         theme=THEME,
-        css=CSS,
+        css_paths=STYLE,
         max_file_size=restore_tab.MAX_BYTES,
         prevent_thread_lock=True,
     )
+    return page

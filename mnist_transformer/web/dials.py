@@ -10,10 +10,9 @@ from typing import Any
 import gradio as gr
 
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.options import NEED_KEEP, OPTIONS, PLAIN, Dial, Sampling
+from mnist_transformer.options import NEED_KEEP, OPTIONS, PLAIN, Sampling
 
 MAX_SEED = 2**31
-
 
 # An interval has two dials, every other option one.
 _DIALS: list[tuple[Field, str]] = [
@@ -26,22 +25,27 @@ _DIALS: list[tuple[Field, str]] = [
 def dials(
     models: Sequence[GenerativeModel], keeping: bool = False, start: Sampling = PLAIN
 ) -> list[gr.Component]:
-    """The dials of all options, in the order of the fields, for ``read``.
+    """The seed, then the dials of all options in the order of the fields, for ``read``.
 
-    Args:
-        keeping: whether pixels are kept.
-        start: where the dials stand at first.
+    They stand at ``start`` at first; ``keeping`` says whether pixels are kept.
     """
-    made = []
+    made: list[gr.Component] = [gr.Number(0, label="Seed")]
     for option, label in _DIALS:
-        value = getattr(start, option.name)
-        value = value[label.endswith(" to")] if isinstance(value, tuple) else value
-        made.append(_dial(option.metadata["dial"], label, value, _fit(option, models, keeping)))
+        dial, value = option.metadata["dial"], getattr(start, option.name)
+        fit = {"label": label, **_fit(option, models, keeping)}
+        if dial.choices:
+            made.append(gr.Dropdown([dial.none, *dial.choices], value=value or dial.none, **fit))
+            continue
+        if isinstance(value, tuple):
+            value = value[label.endswith(" to")]
+        info = f"{dial.low:g}: {dial.none}" if dial.none else None
+        fit = {"maximum": dial.high, "step": dial.step, "info": info, **fit}
+        made.append(gr.Slider(dial.low, value=dial.low if value is None else value, **fit))
     return made
 
 
 def refit(models: Sequence[GenerativeModel], keeping: bool = False) -> list[dict[str, Any]]:
-    """Updates of all dials for other models."""
+    """Updates of all dials but the seed for other models."""
     return [gr.update(**_fit(option, models, keeping)) for option, _ in _DIALS]
 
 
@@ -54,28 +58,21 @@ def _fit(option: Field, models: Sequence[GenerativeModel], keeping: bool) -> dic
     return fit
 
 
-def _dial(dial: Dial, label: str, value: Any, fit: dict[str, Any]) -> gr.Component:
-    if dial.choices:
-        return gr.Dropdown([dial.none, *dial.choices], value=value or dial.none, label=label, **fit)
-    info = f"{dial.low:g}: {dial.none}" if dial.none else None
-    shown = {"maximum": dial.high, "step": dial.step, "label": label, "info": info} | fit
-    return gr.Slider(dial.low, value=dial.low if value is None else value, **shown)
+def read(values: Sequence[Any]) -> tuple[int, Sampling]:
+    """The seed and the options that all dials stand for.
 
-
-def read(values: Sequence[Any]) -> Sampling:
-    """The options that all dials stand for; ValueError for one that is empty or out of range."""
+    A value that is empty or out of range raises ValueError.
+    """
+    seed = number("seed", values[0], 0, MAX_SEED)
     found: dict[str, list[Any]] = {}
-    for (option, label), value in zip(_DIALS, values, strict=True):
-        found.setdefault(option.name, []).append(_read(option.metadata["dial"], label, value))
+    for (option, label), value in zip(_DIALS, values[1:], strict=True):
+        dial = option.metadata["dial"]
+        if not dial.choices:
+            value = number(label.lower(), value, dial.low, dial.high, dial.step)
+        is_none = dial.none and value == (dial.none if dial.choices else dial.low)
+        found.setdefault(option.name, []).append(None if is_none else value)
     given: dict[str, Any] = {k: tuple(x) if len(x) > 1 else x[0] for k, x in found.items()}
-    return Sampling(**given)
-
-
-def _read(dial: Dial, label: str, value: Any) -> Any:
-    if dial.choices:
-        return None if value == dial.none else value
-    value = number(label.lower(), value, dial.low, dial.high, dial.step)
-    return None if dial.none and value == dial.low else value
+    return seed, Sampling(**given)
 
 
 def for_model(model: GenerativeModel, wanted: Sampling, who: str) -> tuple[Sampling, str]:

@@ -19,10 +19,8 @@ def build(shelf: Shelf) -> None:
         gr.Markdown(complaint)
     for dataset, some in tables.by_dataset(rows).items():
         if tables.having(some, "drawn"):
-            gr.Markdown(f"### Quality on {dataset}")
-            gr.Markdown(tables.results_table(some), elem_classes="figures")
-            gr.Markdown(f"### Speed on {dataset}")
-            gr.Markdown(tables.speed_table(some), elem_classes="figures")
+            for title, table in (("Quality", tables.results_table), ("Speed", tables.speed_table)):
+                gr.Markdown(f"### {title} on {dataset}\n{table(some)}", elem_classes="figures")
     for name, row in rows.items():
         if row["metrics"].get("curve"):
             gr.Markdown(f"### Training of {name}")

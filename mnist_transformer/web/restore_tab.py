@@ -18,8 +18,8 @@ from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
-from mnist_transformer.web.dials import MAX_SEED, dials, for_model, number, read, refit
-from mnist_transformer.web.shelf import Drawing, Shelf, buttons, picture, together, visited, wire
+from mnist_transformer.web.dials import dials, for_model, read, refit
+from mnist_transformer.web.shelf import QUIET, Drawing, buttons, picture, together, visited, wire
 
 PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -30,7 +30,7 @@ SHEET_SCALE = 6
 MAX_BYTES = 10_000_000
 
 
-def build(shelf: Shelf) -> None:
+def build(models: Mapping[str, GenerativeModel]) -> None:
     """Add the tab's parts to the page."""
     gr.Markdown(
         "Draw a digit in black or upload one. Then choose the part to erase, or paint over it "
@@ -57,12 +57,11 @@ def build(shelf: Shelf) -> None:
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
             # One that can also say which digit it may be, where there is one.
-            default = max(shelf.models, key=lambda name: shelf.models[name].likelihood == "exact")
-            model = shelf.models[default]
-            chosen = gr.Dropdown(list(shelf.models), value=default, label="Model")
+            default = max(models, key=lambda name: models[name].likelihood == "exact")
+            model = models[default]
+            chosen = gr.Dropdown(list(models), value=default, label="Model")
             label = gr.Dropdown([UNKNOWN, *model.class_names], value=UNKNOWN, label="It is a")
             start, cancel = buttons("Restore")
-            seed = gr.Number(0, label="Seed")
             knobs = dials([model], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
     sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
@@ -72,21 +71,19 @@ def build(shelf: Shelf) -> None:
             return read_upload(Path(path))
 
     def fit(chosen: str) -> list[dict[str, Any]]:
-        model = shelf.models[chosen]
+        model = models[chosen]
         names = gr.update(choices=[UNKNOWN, *model.class_names], value=UNKNOWN)
         return [names, *refit([model], keeping=True)]
 
-    inputs = [chosen, pad, hole, label, seed, *knobs]
-    wire([start.click], cancel, partial(restore, shelf.models), inputs, [notes, sheet])
+    inputs = [chosen, pad, hole, label, *knobs]
+    wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet])
     # Shown progress would end, after a bad upload, as an error that covers the pad.
-    upload.upload(show, upload, pad, show_progress="hidden", api_visibility="private")
-    chosen.change(fit, chosen, [label, *knobs], show_progress="hidden", api_visibility="private")
+    upload.upload(show, upload, pad, **QUIET)
+    chosen.change(fit, chosen, [label, *knobs[1:]], **QUIET)
 
 
 def read_upload(path: Path) -> Image.Image:
     """An uploaded picture as the pad shows it, black on white; ValueError for another file."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 10**6} MB")
     try:
         image, _ = pictures.read_picture(path, 28)
     except ValueError as error:  # the user knows the file by its name only
@@ -111,7 +108,6 @@ def restore(
     pad: dict | None,
     hole: str,
     label: str,
-    seed: float | None,
     *values: Any,
 ) -> Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
@@ -126,13 +122,11 @@ def restore(
     if keep.all():
         raise ValueError("nothing is erased: paint over a part in red or choose one")
     known = None if label == UNKNOWN else class_of(label, model.class_names)
-    first = number("seed", seed, 0, MAX_SEED)
-    how, note = for_model(model, read(values), "This model")
+    first, wanted = read(values)
+    how, note = for_model(model, wanted, "This model")
     drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
     for (canvas,) in together([drawn]):
-        assert canvas is not None
         sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
         yield note, [sheet]
-    assert canvas is not None
     if known is None and (guess := inpaint.likeliest(model, canvas)):
         yield f"{note} It may be a {guess}".strip(), [sheet]

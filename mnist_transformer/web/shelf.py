@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import gradio as gr
 from PIL import Image
@@ -20,9 +20,9 @@ from mnist_transformer.prompting import asking
 from mnist_transformer.utils import images
 
 NUM_RUNNING = 2  # drawings of the queue at a time
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 
-Canvas = TypeVar("Canvas")
 Drawing: TypeAlias = Iterator[tuple[str, list[Image.Image | None]]]  # a note and the pictures
 
 
@@ -44,7 +44,7 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
             if isinstance(model, GenerativeModel):
                 models[name] = model
             if asking.reads_prompts(model):
-                asked[name] = asking.system_of(model)
+                asked[name] = asking.Asked(model)
         except ValueError as error:
             complaints.append(f"{name} is left out: {error}")
     if not models:
@@ -90,14 +90,13 @@ def wire(
                     drawn.info["drawing"] = uuid.uuid4().hex
                 yield [note, *pictures]
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
-    event = gr.on(triggers, stream, inputs, outputs, **limit, **quiet)
+    event = gr.on(triggers, stream, inputs, outputs, **limit, **QUIET)
     cancel.click(None, cancels=[event], api_visibility="private")
 
 
 def picture(label: str | None, kind: str, value: Image.Image | None = None) -> gr.Image:
-    """A place for a picture; ``kind`` is its class in app.CSS."""
+    """A place for a picture; ``kind`` is its class in style.css."""
     look = {"show_label": label is not None, "buttons": ["download"], "elem_classes": kind}
     return gr.Image(value, label=label, interactive=False, format="png", **look)
 
@@ -107,16 +106,18 @@ def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Im
     return [None if x is None else images.enlarge(images.grid(x, columns)) for x in canvases]
 
 
-def together(streams: Iterable[Iterator[Canvas]]) -> Iterator[list[Canvas | None]]:
-    """The latest canvas of every stream, a step of each in turn; the last list is finished."""
-    latest: list[Canvas | None] = []
-    sent, pending = 0.0, False
+def together(streams: Iterable[Iterator[Any]]) -> Iterator[list[Any]]:
+    """The latest canvas of every stream, a step of each in turn; the last list is finished.
+
+    None stands for a stream that has drawn nothing.
+    """
+    latest: list[Any] = []
+    sent = 0.0
     for canvases in zip_longest(*streams):
         latest = latest or [None] * len(canvases)
         latest = [old if new is None else new for old, new in zip(latest, canvases, strict=True)]
-        pending = time.monotonic() - sent < FRAME_SECONDS
-        if not pending:
+        if time.monotonic() - sent >= FRAME_SECONDS:
             yield latest
             sent = time.monotonic()
-    if pending:
+    if latest:
         yield latest

@@ -35,10 +35,6 @@ class Rows(NamedTuple):
     state_RGD: Tensor  # of the last token
     next_R: Tensor  # the patch with ink that is drawn next, P if there is none
 
-    def take(self, index: Tensor) -> "Rows":
-        """These rows, in this order."""
-        return Rows(*(x[index] for x in self))
-
 
 @dataclass(eq=False)
 class Drawing:
@@ -84,7 +80,7 @@ class Drawing:
 
     def take(self, index: Tensor) -> None:
         """Go on with these rows."""
-        self.rows = self.rows.take(index)
+        self.rows = Rows(*(x[index] for x in self.rows))
         pass_G = torch.arange(self.num_passes, device=index.device)
         self.cache.select((index[:, None] * self.num_passes + pass_G).flatten())
 

@@ -12,7 +12,7 @@ and a blank one none. Without a background there is no gate.
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from mnist_transformer.models.patch.keep import DrawingAround
 from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free, with_null
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.particles import Particles
+from mnist_transformer.networks.patches import check_patch_size
 from mnist_transformer.options import Keep, Sampling
 
 
@@ -55,11 +56,8 @@ class PatchConfig(BackboneConfig):
         for name in ("patch_size", "margin", "built_in_guidance"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        _, height, width = self.image_shape
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"images are {height}x{width}, expected a multiple of patch_size {self.patch_size}"
-            )
+        for size in self.image_shape[1:]:
+            check_patch_size(size, self.patch_size)
 
     def build(self) -> "Patch":
         return Patch(self)
@@ -75,11 +73,12 @@ class Patch(GenerativeModel):
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
-        features, dim = value_features(config.num_levels, config.background), config.dim
+        background, dim = config.data.background, config.dim
+        features = value_features(config.num_levels, background)
         around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
         gate = None
-        if config.background is not None:
-            gate = Gate(around, config.background, dim, config.gate_width)
+        if background is not None:
+            gate = Gate(around, background, dim, config.gate_width)
         sizes = config.head_width, config.head_depth, config.head_mlp_dim
         head = ValueHead(around, config.num_levels, dim, *sizes)
         self.decoder = PatchDecoder(around, gate, head, dim)
@@ -95,14 +94,11 @@ class Patch(GenerativeModel):
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
         packed, scale = self.decoder.lay_out(images), self.config.built_in_guidance
-        logits = self.logits(packed, cond)
+        logits: tuple[Tensor, ...] = self.logits(packed, cond)
         if scale != 1:
             with evaluating(self), torch.no_grad():
                 null = self.logits(packed, torch.full_like(cond, self.classes.null_class))
-            logits = (
-                guidance_free(logits[0], null[0], scale),
-                guidance_free(logits[1], null[1], scale),
-            )
+            logits = tuple(map(guidance_free, logits, null, [scale] * 2))
         return self.decoder.nats(packed, *logits).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -110,11 +106,8 @@ class Patch(GenerativeModel):
         packed = self.decoder.lay_out(images)
         return self.decoder.nats(packed, *self.logits(packed, cond))
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
-        """Exact negative log-likelihood in nats (B,), over all values."""
-        images = self.check_images(images)
-        with evaluating(self):
-            return self.pixel_nats(images, self.check_cond(cond, len(images))).flatten(1).sum(-1)
+    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

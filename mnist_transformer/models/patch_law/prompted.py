@@ -17,7 +17,7 @@ learn sums from. In training the first prompt of an image asks for it; the other
 them, are only read. With probability ``class_drop`` an image stands alone, without class and
 prompt, as guidance needs it. A class without a prompt becomes the shortest prompt: its digit.
 
-Shapes: as in patch_law/model.py, and: R prompts per image, Q = R * B prompts (the first B ask for
+Shapes: as in model.py, and: R prompts per image, Q = R * B prompts (the first B ask for
 the images), T tokens of a text, U tokens of all texts, K symbols, V digits and END.
 """
 
