@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, Split
-from mnist_transformer.evaluation import ledger, likelihood
+from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation.ledger import Row
-from mnist_transformer.evaluation.metrics import class_agreement, fd_cnn
+from mnist_transformer.evaluation.metrics import bits_per_dim, class_agreement, fd_cnn
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model, in_batches
 from mnist_transformer.models.loading import find_weights
@@ -195,9 +195,7 @@ class Quality:
     def bits(self, model: GenerativeModel) -> Figures:
         """Bits/dim of the validation set, given the class."""
         with stages() as report:
-            bits = likelihood.bits_per_dim(
-                model, self.dataset.val, report=report, stage="validation"
-            )
+            bits = bits_per_dim(model, self.dataset.val, report=report, stage="validation")
         return {"validation bits/dim": bits}
 
     def draw(

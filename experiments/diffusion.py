@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import Figures, Quality, dots, results, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
-from mnist_transformer.evaluation import likelihood
+from mnist_transformer.evaluation.metrics import bits_per_dim
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.recipes import RECIPES
 from tools import trials
@@ -59,7 +59,7 @@ def main(
     def measure(model: GenerativeModel, seed: int) -> Figures:
         return {
             **quality.drawn(model, seed),
-            "validation bound, bits/dim": likelihood.bits_per_dim(model, part),
+            "validation bound, bits/dim": bits_per_dim(model, part),
         }
 
     recipe = RECIPES["mnist-ddpm"]

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from helpers import TINY_LAW
@@ -45,8 +45,9 @@ def test_notes_come_back_typed(tmp_path):
     assert read_info(tmp_path / "shipped") == INFO
 
 
-def test_string_notes_are_read_too():
-    assert RunInfo.from_notes(OLD, "") == RunInfo(**{**vars(INFO), "dataset": None})
+def test_string_notes_are_read_too(tmp_path):
+    checkpoint.save(TINY_LAW.build(), tmp_path / "old", **OLD)
+    assert read_info(tmp_path / "old") == replace(INFO, dataset=None)
 
 
 def test_what_is_not_noted_is_none(tmp_path):

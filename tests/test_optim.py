@@ -4,19 +4,19 @@ import pytest
 import torch
 from helpers import RECIPE
 
-from mnist_transformer.training import batches, optim
+from mnist_transformer.training import optim, state
 
 
 def test_batches_go_through_every_image_once_an_epoch():
-    seen = torch.cat([batches.images_of(step, 10, batch_size=4, seed=0) for step in range(5)])
+    seen = torch.cat([state.images_of(step, 10, batch_size=4, seed=0) for step in range(5)])
     for epoch in seen.split(10):
         assert sorted(epoch.tolist()) == list(range(10))
     assert not torch.equal(seen[:10], seen[10:])
-    assert torch.equal(batches.images_of(3, 10, batch_size=4, seed=0), seen[12:16])
+    assert torch.equal(state.images_of(3, 10, batch_size=4, seed=0), seen[12:16])
 
 
 def test_batches_larger_than_the_dataset():
-    assert sorted(batches.images_of(0, 3, batch_size=7, seed=0)[:3].tolist()) == [0, 1, 2]
+    assert sorted(state.images_of(0, 3, batch_size=7, seed=0)[:3].tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (16, 24)])

@@ -27,12 +27,11 @@ _PACKAGE = Path(__file__).parent.parent
 
 def results_folder() -> Path:
     """``results`` of the source tree that the package is in, else of the current folder."""
-    return (_source_tree() or Path.cwd()) / "results"
+    return (_PACKAGE.parent if _in_source_tree() else Path.cwd()) / "results"
 
 
-def _source_tree() -> Path | None:
-    """The folder of the source tree that the package is in; None if it is installed."""
-    return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").exists() else None
+def _in_source_tree() -> bool:
+    return (_PACKAGE.parent / "pyproject.toml").exists()
 
 
 def describe_device(device: str = "cpu") -> str:
@@ -42,25 +41,21 @@ def describe_device(device: str = "cpu") -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        name = found.group(1).strip() if found else name
+    found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", re.M)
+    name = found[1].strip() if found else platform.processor() or platform.machine()
     return f"{name}, {cores} core{'s' if cores != 1 else ''}"
 
 
 def current_commit() -> str | None:
     """Short name of the source tree's commit, with "-dirty" when files differ from it."""
-    tree = _source_tree()
-    if tree is None:
+    if not _in_source_tree():
         return None  # installed, maybe below a repository of something else
-    command = ["git", "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(_PACKAGE), "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # a source tree without its history
-    return done.stdout.strip() or None
 
 
 def clean_command(arguments: Sequence[str]) -> str:
@@ -74,47 +69,34 @@ def clean_command(arguments: Sequence[str]) -> str:
 
 
 def make_row(
-    recipe: str,
-    metrics: Mapping[str, Any],
-    *,
-    dataset: str = "mnist",
-    parameters: int,
-    device: str = "cpu",
-    exact: bool | None = None,
-    images_seen: int | None = None,
-    seconds: float | None = None,
-    command: str = "",
+    recipe: str, metrics: Mapping[str, Any], *, parameters: int, device: str = "cpu", **known: Any
 ) -> Row:
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
     Args:
         parameters: number of the model's parameters.
-        images_seen, seconds: length of its training; None when unknown.
+        known: of FIELDS ``dataset``, ``exact``, ``command``, and of the training ``images_seen``
+            and ``seconds``.
     """
     import torch
 
-    return {
+    row = dict.fromkeys(FIELDS) | {"dataset": FIRST_DATASET, "command": ""} | known
+    return row | {
         "recipe": recipe,
-        "dataset": dataset,
         "commit": current_commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),
         "torch": torch.__version__,
         "parameters": parameters,
-        "images_seen": images_seen,
-        "seconds": seconds,
         "metrics": dict(metrics),
-        "exact": exact,
-        "command": command,
     }
 
 
 def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
-    """Add a row at the end of the ledger and return the ledger's path.
+    """Add a row at the end of the ledger and return the ledger's path; may raise OSError.
 
-    Raises:
-        ValueError: a field is missing or unknown, a number is not finite, the command names
-            a place of this machine, or the ledger cannot be written.
+    Raises ValueError: a field is missing or unknown, a number is not finite, the command names
+    a place of this machine, or the ledger ends in the middle of a row.
     """
     if set(row) != set(FIELDS):
         raise ValueError(f"row has fields {sorted(row)}, expected {sorted(FIELDS)}")
@@ -122,28 +104,21 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
         raise ValueError(f"command is {row['command']!r}, expected one without absolute paths")
     line = json.dumps({name: row[name] for name in FIELDS}, allow_nan=False)
     path = path or results_folder() / "ledger.jsonl"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+        raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
+    with path.open("ab") as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 
 def rows(path: Path | None = None) -> list[Row]:
     """All rows of a ledger, oldest first; none if there is no such file.
 
-    Without a path: the rows that an installed package brings, then those of this folder.
-
-    Raises:
-        ValueError: a line is not a row.
+    Without a path: the rows that an installed package brings, then those of this folder. Raises
+    ValueError where a line is not a row.
     """
     if path is None:
         return rows(_PACKAGE / "ledger.jsonl") + rows(results_folder() / "ledger.jsonl")
@@ -152,10 +127,9 @@ def rows(path: Path | None = None) -> list[Row]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = {"dataset": FIRST_DATASET, **json.loads(line)}
+        except (json.JSONDecodeError, TypeError) as error:
             raise ValueError(f"{path} line {number} is not JSON, expected a row") from error
-        row = {"dataset": FIRST_DATASET, **row} if isinstance(row, dict) else {}
         if set(row) != set(FIELDS):
             raise ValueError(f"{path} line {number} is not a row of {', '.join(FIELDS)}")
         found.append(row)

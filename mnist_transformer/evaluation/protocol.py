@@ -3,11 +3,12 @@
 Likelihood: bits/dim of the whole test and validation sets, over all dimensions. Drawn images:
 class-balanced samples, once per seed, plain and guided, as mean and standard deviation over the
 seeds. The shipped judge measures them, beside a floor: as many training images in their place.
-A tokenizer is judged by its reconstructions. Test data measures; it never chooses anything.
+A tokenizer is judged by its reconstructions, beside a ceiling: the floor coded and decoded, which
+models over its codes can hardly surpass. Test data measures; it never chooses anything.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, stdev
@@ -18,16 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_transformer.data import Dataset, DataSpec, Split, load_dataset
-from mnist_transformer.evaluation.likelihood import likelihood_figures
-from mnist_transformer.evaluation.metrics import (
-    Progress,
-    class_agreement,
-    copy_check,
-    fd_cnn,
-    nearest_distances,
-    precision_recall,
-    quiet,
-)
+from mnist_transformer.evaluation import metrics
+from mnist_transformer.evaluation.metrics import Progress, quiet
 from mnist_transformer.evaluation.speed import sampling_speed, throughput
 from mnist_transformer.models.base import GenerativeModel, Judge, Model, Tokenizer, in_batches
 from mnist_transformer.models.loading import find_weights, load_model
@@ -37,6 +30,8 @@ from mnist_transformer.training.info import read_info
 
 SEEDS_APART = 2**20  # image seeds of one evaluation seed; torch uses only the lowest 32 bits
 Metrics = dict[str, Any]
+Images = tuple[Tensor, Tensor]
+"""uint8 (N, C, H, W), and their labels int64 (N,)."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +60,8 @@ def evaluate(
         model: a loaded model, or the name or path of one, as ``load`` takes them.
         dataset: by default the one that the model was trained on.
         device: for a model that is not loaded yet.
-        report: called with (stage, done, total) all along.
 
-    Raises:
-        ValueError: as in ``load`` and ``check_measurable``.
+    Raises ValueError as ``load`` and ``check_measurable`` do.
     """
     recipe = None
     if not isinstance(model, Model):
@@ -91,30 +84,43 @@ def measure(
     judge: Judge | None = None,
     report: Progress = quiet,
 ) -> Metrics:
-    """Measure a loaded model, and with its recipe also the speed of training.
+    """Measure a model that passes ``check_measurable``; with its recipe, training's speed too.
 
     Args:
-        judge: the judge of drawn images; the shipped one by default.
-
-    Raises:
-        ValueError: as in ``check_measurable``, or a missing judge.
+        judge: the judge of drawn images; by default the shipped one, ``load_judge``.
     """
-    check_measurable(model, samples)
     if isinstance(model, Judge):
         return judge_figures(model, dataset)
     judge = judge or load_judge(dataset.spec)
+    # Sets of equal size: of test images, and of training images for each seed.
+    test = dataset.test.spaced(samples.num_samples).images
+    real = [balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds]
+    judged = partial(_judged, judge, in_batches(judge, judge.features, test), report)
+    found: Metrics = {
+        "num_samples": samples.num_samples,
+        "num_seeds": len(samples.seeds),
+        "floor": judged("judge training images", real),
+    }
     if isinstance(model, GenerativeModel):
-        metrics = likelihood_figures(model, dataset, report)
+        if model.likelihood is not None:
+            bits = partial(metrics.bits_per_dim, model, report=report)
+            found["bits_per_dim_val"] = bits(dataset.val, stage="validation bits/dim")
+            found["bits_per_dim"] = bits(dataset.test)
+            found["bits_per_dim_null"] = bits(dataset.test, use_labels=False, stage="no class")
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
-        metrics["images_per_second"] = speeds
-        metrics |= drawing_figures(model, dataset, judge, samples, report)
+        found["images_per_second"] = speeds
+        found["drawn"] = list(_drawn(model, dataset, samples, judged, report))
     else:
         assert isinstance(model, Tokenizer)
-        metrics = tokenizer_figures(model, dataset, judge, samples, report)
+        coded = partial(in_batches, model, model.reconstruct)
+        for name, split in (("", dataset.test), ("_val", dataset.val)):
+            figures = _reconstruction(judge, split, coded(split.images))
+            found["reconstruction" + name] = figures | model.figures(split.images, split.labels)
+        ceiling = [(coded(images).to(torch.uint8), labels) for images, labels in real]
+        found["ceiling"] = judged("judge their reconstructions", ceiling)
     if recipe is not None:
-        speed = throughput(model, recipe, dataset.train, report=report)
-        metrics["throughput"] = speed._asdict()
-    return metrics
+        found["throughput"] = throughput(model, recipe, dataset.train, report=report)
+    return found
 
 
 def check_measurable(model: Model, samples: Samples) -> None:
@@ -138,9 +144,7 @@ def load_judge(spec: DataSpec) -> Judge:
         raise ValueError(f"{spec.name} has no judge: train a classifier for it first")
     judge = load_model(spec.judge, "cpu")
     if not isinstance(judge, Judge):
-        raise ValueError(
-            f"the weights of {spec.judge} hold a {type(judge).__name__}, expected a judge"
-        )
+        raise ValueError(f"{spec.judge} holds a {type(judge).__name__}, expected a judge")
     return judge
 
 
@@ -152,19 +156,18 @@ def draw_balanced(
     *,
     batch_size: int = 256,
     report: Progress = quiet,
-) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, C, H, W) and their labels int64 (N,): 0, 1, 2, ... again and again."""
-    labels = torch.arange(num_samples) % model.num_classes
-    images = []
-    for start in range(0, num_samples, batch_size):
-        batch, first = labels[start : start + batch_size], seed * SEEDS_APART + start
-        images.append(model.sample(batch, range(first, first + len(batch)), how))
+) -> Images:
+    """Images with the labels 0, 1, 2, ... again and again."""
+    index = torch.arange(num_samples)
+    labels, images = index % model.num_classes, []
+    for batch in index.split(batch_size):
+        images.append(model.sample(labels[batch], (seed * SEEDS_APART + batch).tolist(), how))
         stage = f"draw with guidance {how.guidance:g}, seed {seed}"
-        report(stage, start + len(batch), num_samples)
+        report(stage, int(batch[-1]) + 1, num_samples)
     return torch.cat(images), labels
 
 
-def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def balanced_subset(split: Split, num_samples: int, seed: int) -> Images:
     """As many real images of each class as ``draw_balanced`` draws, without repetition."""
     num_classes = int(split.labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
@@ -177,99 +180,62 @@ def balanced_subset(split: Split, num_samples: int, seed: int) -> tuple[Tensor, 
     return split.images[index], split.labels[index]
 
 
-class _Judgement:
-    """A judge, its features of test images, and as many training images for each seed."""
-
-    def __init__(self, judge: Judge, dataset: Dataset, samples: Samples, report: Progress) -> None:
-        self.judge, self.samples, self.report = judge, samples, report
-        test = dataset.test.spaced(samples.num_samples)  # sets of equal size
-        self.reference = in_batches(judge, judge.features, test.images)
-        self.real = [
-            balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds
-        ]
-
-    def floor(self) -> Metrics:
-        """The figures of the training images, and the number and size of all sets."""
-        return {
-            "num_samples": self.samples.num_samples,
-            "num_seeds": len(self.samples.seeds),
-            "floor": self.measure(self.real, "judge training images"),
-        }
-
-    def measure(self, sets: Sequence[tuple[Tensor, Tensor]], stage: str) -> Metrics:
-        """Mean and standard deviation over the (images, labels) sets, one per seed."""
-        measured: list[dict[str, float]] = []
-        for images, labels in sets:
-            features = in_batches(self.judge, self.judge.features, images)
-            figures = {
-                "agreement": class_agreement(images, labels, self.judge),
-                "fd_cnn": fd_cnn(self.reference, features),
-                **precision_recall(self.reference, features)._asdict(),
-            }
-            measured.append(figures)
-            self.report(stage, len(measured), len(sets))
-        columns = {name: [figures[name] for figures in measured] for name in measured[0]}
-        return {
-            name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
-            for name, values in columns.items()
-        }
-
-
-def drawing_figures(
-    model: GenerativeModel, dataset: Dataset, judge: Judge, samples: Samples, report: Progress
+def _judged(
+    judge: Judge, reference_NF: Tensor, report: Progress, stage: str, sets: Sequence[Images]
 ) -> Metrics:
-    """Figures of drawn images and of the floor; copies are looked for in one set."""
-    judgement = _Judgement(judge, dataset, samples, report)
-    held_out = nearest_distances(
-        dataset.test.images, dataset.train.images, report, "neighbours of test images"
-    )
-    metrics = judgement.floor() | {"drawn": []}
+    """Mean and standard deviation over the sets, one per seed, beside features of test images."""
+    measured: list[dict[str, float]] = []
+    for images, labels in sets:
+        features_NF = in_batches(judge, judge.features, images)
+        figures = {
+            "agreement": metrics.class_agreement(images, labels, judge),
+            "fd_cnn": metrics.fd_cnn(reference_NF, features_NF),
+            **metrics.precision_recall(reference_NF, features_NF),
+        }
+        measured.append(figures)
+        report(stage, len(measured), len(sets))
+    columns = {name: [figures[name] for figures in measured] for name in measured[0]}
+    return {
+        name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
+        for name, values in columns.items()
+    }
+
+
+def _drawn(
+    model: GenerativeModel,
+    dataset: Dataset,
+    samples: Samples,
+    judged: Callable[[str, Sequence[Images]], Metrics],
+    report: Progress,
+) -> Iterator[Metrics]:
+    """Figures of drawn images for each guidance; copies are looked for in one set."""
+    train, test = dataset.train.images, dataset.test.images
+    held_out = metrics.nearest_distances(test, train, report, "neighbours of test images")
     for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
         how = Sampling(guidance=guidance)
         draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
         sets = [draw(seed=seed) for seed in samples.seeds]
-        copies = copy_check(sets[0][0], dataset.train.images, held_out, report)
-        figures = judgement.measure(sets, "judge drawn images")
-        metrics["drawn"].append({"guidance": guidance, **figures, "copies": copies._asdict()})
-    return metrics
+        copies = metrics.copy_check(sets[0][0], train, held_out, report)
+        yield {"guidance": guidance, **judged("judge drawn images", sets), "copies": copies}
 
 
-def tokenizer_figures(
-    model: Tokenizer, dataset: Dataset, judge: Judge, samples: Samples, report: Progress
-) -> Metrics:
-    """Losses of coding and decoding real images, and how the codes are used.
-
-    ``reconstruction`` compares the test set, and ``reconstruction_val`` the validation set, with
-    itself: squared error of pixels in [0, 1], class agreement, fd_cnn, the model's ``figures``.
-    ``ceiling`` is the floor coded and decoded: models over these codes can hardly surpass it.
-    """
-    assert isinstance(model, Model)
-
-    def again(images: Tensor) -> Tensor:
-        return in_batches(model, model.reconstruct, images).to(torch.uint8)
-
-    judgement = _Judgement(judge, dataset, samples, report)
-    metrics = judgement.floor()
-    for suffix, split in (("", dataset.test), ("_val", dataset.val)):
-        images = again(split.images)
-        features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
-        metrics["reconstruction" + suffix] = {
-            "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
-            "agreement": class_agreement(images, split.labels, judge),
-            "fd_cnn": fd_cnn(*features),
-            **model.figures(split.images, split.labels),
-        }
-    coded = [(again(images), labels) for images, labels in judgement.real]
-    metrics["ceiling"] = judgement.measure(coded, "judge their reconstructions")
-    return metrics
+def _reconstruction(judge: Judge, split: Split, images: Tensor) -> dict[str, float]:
+    """What coding and decoding a split's images lost; squared error of pixels in [0, 1]."""
+    images = images.to(torch.uint8)
+    features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
+    return {
+        "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
+        "agreement": metrics.class_agreement(images, split.labels, judge),
+        "fd_cnn": metrics.fd_cnn(*features),
+    }
 
 
 def judge_figures(model: Judge, dataset: Dataset) -> Metrics:
     """Accuracy and cross-entropy (nats) of a judge on the test and validation sets."""
-    metrics: Metrics = {}
+    found: Metrics = {}
     for suffix, split in (("", dataset.test), ("_val", dataset.val)):
-        logits = in_batches(model, model.logits, split.images)
-        right = logits.argmax(-1) == split.labels
-        metrics["accuracy" + suffix] = right.double().mean().item()
-        metrics["cross_entropy" + suffix] = F.cross_entropy(logits, split.labels).item()
-    return metrics
+        logits_NK = in_batches(model, model.logits, split.images)
+        right_N = logits_NK.argmax(-1) == split.labels
+        found["accuracy" + suffix] = right_N.double().mean().item()
+        found["cross_entropy" + suffix] = F.cross_entropy(logits_NK, split.labels).item()
+    return found

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverloadPacket
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_transformer.data import Split
@@ -27,10 +26,8 @@ from mnist_transformer.utils.devices import fast_autocast, fast_dtype, fork_rng
 
 def now(device: torch.device) -> float:
     """Seconds of a clock, once everything asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
@@ -52,13 +49,12 @@ def sampling_speed(
     return batch_size / median(seconds[1:])
 
 
-def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> tuple[float, str]:
+def matmul_peak(device: torch.device, size: int | None = None) -> tuple[float, str]:
     """Floating-point operations per second of a size x size matrix product, and its dtype.
 
     The better of float32 and, where the device has it in hardware, bfloat16. By default
     large enough to saturate the device: 2,048 on a CPU, 8,192 on a GPU.
     """
-    device = torch.device(device)
     size = size or (2048 if device.type == "cpu" else 8192)
     rates = []
     for dtype in {torch.float32, fast_dtype(device)}:
@@ -68,18 +64,14 @@ def matmul_peak(device: torch.device | str = "cpu", size: int | None = None) -> 
     return max(rates)
 
 
-def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..., int]:
-    """A counter of a fused kernel: ``num_products`` per head, half of each where it is causal."""
+def _attention_flops(kernel: Any, num_products: int, *arguments: Any, **others: Any) -> int:
+    """Those of a fused kernel: ``num_products`` per head, half of each where it is causal."""
     # The kernels take their arguments in different orders, but give them the same names.
     names = [argument.name for argument in kernel.default._schema.arguments]
-
-    def count(*arguments: Any, **others: Any) -> int:
-        given = dict(zip(names, arguments, strict=False)) | others
-        (batch, heads, num_queries, head_dim), num_keys = given["query"], given["key"][2]
-        share = 2 if given.get("is_causal", False) else 1
-        return 2 * num_products * batch * heads * num_queries * num_keys * head_dim // share
-
-    return count
+    given = dict(zip(names, arguments, strict=False)) | others
+    (batch, heads, num_queries, head_dim), num_keys = given["query"], given["key"][2]
+    share = 2 if given.get("is_causal", False) else 1
+    return 2 * num_products * batch * heads * num_queries * num_keys * head_dim // share
 
 
 # torch does not count the kernel for CPUs, and on GPUs takes causal attention for a full one.
@@ -87,7 +79,7 @@ def _attention_flops(kernel: OpOverloadPacket, num_products: int) -> Callable[..
 # queries and keys.
 _KERNELS = "flash_attention_for_cpu", "flash_attention", "cudnn_attention", "efficient_attention"
 _ATTENTION_FLOPS = {
-    kernel: _attention_flops(kernel, num_products)
+    kernel: partial(_attention_flops, kernel, num_products)
     for name in _KERNELS
     for suffix, num_products in (("", 2), ("_backward", 5))
     for kernel in [getattr(torch.ops.aten, f"_scaled_dot_product_{name}{suffix}")]
@@ -101,53 +93,23 @@ def count_flops(work: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-class Throughput(NamedTuple):
-    """Training speed of a model on this machine: forward, backward and optimizer step.
-
-    Attributes:
-        flops_per_image: operations of one image's forward and backward pass.
-        peak_flops: operations per second of the best large matrix product, in ``peak_dtype``.
-        share_of_peak: images_per_second * flops_per_image / peak_flops.
-    """
-
-    batch_size: int
-    images_per_second: float
-    flops_per_image: float
-    peak_flops: float
-    peak_dtype: str
-    share_of_peak: float
-
-
 def throughput(
-    model: Model,
-    recipe: Recipe,
-    split: Split,
-    *,
-    batch_size: int | None = None,
-    num_steps: int = 10,
-    peak_size: int | None = None,
-    report: Progress = quiet,
-) -> Throughput:
-    """Train a copy of the model for a few steps, as the recipe does, and count.
+    model: Model, recipe: Recipe, split: Split, *, num_steps: int = 10, report: Progress = quiet
+) -> dict[str, Any]:
+    """Train a copy of the model for a few steps, as the recipe does, and count; figures by name.
+
+    A step is forward, backward and optimizer. ``flops_per_image`` are one image's, forward and
+    backward; ``peak_flops`` a second's of the best large matrix product, in ``peak_dtype``.
 
     Args:
         split: real images, because the cost of a step may depend on them.
-        batch_size: images per step; the recipe's by default.
-        peak_size: rows and columns of the product that measures the peak, see ``matmul_peak``.
-
-    Raises:
-        ValueError: the split holds less than a batch.
     """
-    batch_size = batch_size or recipe.batch_size
-    if len(split) < batch_size:
-        raise ValueError(f"got {len(split)} images, expected {batch_size} or more")
     device = model.device
     model = copy.deepcopy(model).train()
     optimizers = optim.build_optimizers(model, recipe)
     optim.set_rates(optimizers, 0.0)  # the work of a step, and the same weights after it
-    whole = torch.arange(len(split) // batch_size * batch_size)
-    batches = [split.batch(index) for index in whole.split(batch_size)[:num_steps]]
-    num_images = batch_size * len(batches)
+    chosen = torch.arange(len(split))[: num_steps * recipe.batch_size]
+    batches = [split.batch(index) for index in chosen.split(recipe.batch_size)]
 
     def gradients(images: Tensor, labels: Tensor) -> None:
         with fast_autocast(device):
@@ -161,16 +123,20 @@ def throughput(
             optimizer.step()
             optimizer.zero_grad()
 
-    peaks, seconds = [matmul_peak(device, peak_size)], 0.0
+    peaks, seconds = [matmul_peak(device)], 0.0
     with fork_rng(device):
         step(*batches[0])  # warm-up: buffers, kernels
         for done, batch in enumerate(batches):
             seconds += _timed(device, partial(step, *batch))
             report("training speed", done + 1, len(batches))
         flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)
-    peaks.append(matmul_peak(device, peak_size))
-    (peak_flops, peak_dtype), images_per_second = max(peaks), num_images / seconds
-    share = images_per_second * flops / num_images / peak_flops
-    return Throughput(
-        batch_size, images_per_second, flops / num_images, peak_flops, peak_dtype, share
-    )
+    peaks.append(matmul_peak(device))
+    (peak_flops, peak_dtype), images_per_second = max(peaks), len(chosen) / seconds
+    return {
+        "batch_size": recipe.batch_size,
+        "images_per_second": images_per_second,
+        "flops_per_image": flops / len(chosen),
+        "peak_flops": peak_flops,
+        "peak_dtype": peak_dtype,
+        "share_of_peak": images_per_second * flops / len(chosen) / peak_flops,
+    }

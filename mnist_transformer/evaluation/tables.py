@@ -1,6 +1,7 @@
 """The ledger's figures as markdown tables, one data set at a time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -33,8 +34,8 @@ def table(columns: Sequence[tuple[str, Cell]], rows: Iterable[Any]) -> str:
     return markdown(heads, ([cell(row) for cell in cells] for row in rows))
 
 
-def number(value: float | None, digits: int) -> str:
-    return NOTHING if value is None else f"{value:,.{digits}f}"
+def number(value: float | None, digits: int, scale: float = 1) -> str:
+    return NOTHING if value is None else f"{scale * value:,.{digits}f}"
 
 
 def figure(*path: str, digits: int, scale: float = 1) -> Cell:
@@ -44,20 +45,19 @@ def figure(*path: str, digits: int, scale: float = 1) -> Cell:
         found = row["metrics"]
         for key in path:
             found = (found or {}).get(key)
-        return NOTHING if found is None else number(scale * found, digits)
+        return number(found, digits, scale)
 
     return cell
 
 
-def percent(spread: Mapping[str, float] | None) -> str:
-    """A mean and its standard deviation over the seeds, in percent."""
-    return plus_minus(spread, digits=1, scale=100)
-
-
 def plus_minus(spread: Mapping[str, float] | None, digits: int = 3, scale: float = 1) -> str:
+    """A mean and its standard deviation over the seeds."""
     if spread is None:
         return NOTHING
     return " ± ".join(f"{scale * spread[key]:.{digits}f}" for key in ("mean", "sd"))
+
+
+percent = partial(plus_minus, digits=1, scale=100)
 
 
 name: Cell = itemgetter("recipe")
@@ -83,20 +83,15 @@ def bits(row: Row) -> str:
     return ("≤ " if found is not None and not row["exact"] else "") + number(found, 3)
 
 
-def plain(row: Row) -> dict[str, Any]:
-    """The figures of the plain samples."""
-    return next((d for d in row["metrics"].get("drawn", ()) if d["guidance"] == 1), {})
-
-
-def guided(row: Row) -> dict[str, Any]:
-    """The figures of the samples with the most guidance."""
-    found = (d for d in row["metrics"]["drawn"] if d["guidance"] != 1)
-    return max(found, key=lambda d: d["guidance"], default={})
+def drawn(row: Row, *, guided: bool = False) -> dict[str, Any]:
+    """The figures of the plain samples, or of those with the most guidance."""
+    found = [d for d in row["metrics"].get("drawn", ()) if (d["guidance"] != 1) == guided]
+    return max(found, key=itemgetter("guidance"), default={})
 
 
 def fd_cnn(row: Row) -> str:
     """Mean fd_cnn of the plain samples."""
-    return number(plain(row).get("fd_cnn", {}).get("mean"), 3)
+    return number(drawn(row).get("fd_cnn", {}).get("mean"), 3)
 
 
 def having(rows: Rows, metric: str) -> list[Row]:
@@ -114,22 +109,22 @@ def results_table(rows: Rows) -> str:
     drawing = having(rows, "drawn")
     real: dict[Any, Row] = {}  # one row for each data set and number of images
     for row in drawing:
-        num_samples, floor = row["metrics"].get("num_samples"), row["metrics"]["floor"]
+        floor, num_samples = row["metrics"]["floor"], row["metrics"].get("num_samples")
         metrics = {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]}
-        shown = {"recipe": "training images", "parameters": None, "metrics": metrics}
-        real[row["dataset"], num_samples] = shown
+        kind = row["dataset"], num_samples
+        real[kind] = {"recipe": "training images", "parameters": None, "metrics": metrics}
     return table(
         [
             ("model", name),
             ("parameters", size),
             ("test bits/dim", bits),
             ("samples per seed", figure("num_samples", digits=0)),
-            ("class agreement, %", lambda row: percent(plain(row).get("agreement"))),
-            ("guided: agreement, %", lambda row: percent(guided(row).get("agreement"))),
-            ("fd_cnn", lambda row: plus_minus(plain(row).get("fd_cnn"))),
-            ("guided: fd_cnn", lambda row: plus_minus(guided(row).get("fd_cnn"))),
-            ("precision / recall, %", lambda row: _pair(plain(row))),
-            ("guided: precision / recall, %", lambda row: _pair(guided(row))),
+            ("class agreement, %", lambda row: percent(drawn(row).get("agreement"))),
+            ("guided: agreement, %", lambda row: percent(drawn(row, guided=True).get("agreement"))),
+            ("fd_cnn", lambda row: plus_minus(drawn(row).get("fd_cnn"))),
+            ("guided: fd_cnn", lambda row: plus_minus(drawn(row, guided=True).get("fd_cnn"))),
+            ("precision / recall, %", lambda row: _pair(drawn(row))),
+            ("guided: precision / recall, %", lambda row: _pair(drawn(row, guided=True))),
         ],
         [*drawing, *real.values()],
     )

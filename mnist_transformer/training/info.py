@@ -1,12 +1,9 @@
 """How a model was trained, as its checkpoint tells. Importing this needs no torch."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-
-Curve = tuple[tuple[float, int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -31,26 +28,23 @@ class RunInfo:
     torch: str | None = None
     validation: str | None = None
     validation_bits_per_dim: float | None = None
-    curve: Curve | None = None
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any], recipe: str) -> "RunInfo":
-        """Read a checkpoint's notes, the fields as JSON; ``recipe`` stands for one not noted.
-
-        In the first checkpoints every note was a string, and ``images_seen`` was ``images``.
-        """
-        notes = {"recipe": recipe, "images_seen": notes.get("images"), **notes}
-        values: dict[str, Any] = {field.name: notes.get(field.name) for field in fields(cls)}
-        for name, value in values.items():
-            if isinstance(value, str) and name not in ("recipe", "dataset", "torch", "validation"):
-                values[name] = json.loads(value)
-        if values["curve"] is not None:
-            values["curve"] = tuple(tuple(point) for point in values["curve"])
-        return cls(**values)
+    curve: tuple[tuple[float, int, float], ...] | None = None
 
 
 def read_info(weights: Path) -> RunInfo:
-    """The training of a checkpoint's model; errors as ``checkpoint.read_notes``."""
+    """The training of a checkpoint's model; errors as ``checkpoint.read_notes``.
+
+    The file's name stands for a recipe not noted. In the first checkpoints every note was a
+    string, and ``images_seen`` was ``images``.
+    """
     from mnist_transformer.models import checkpoint
 
-    return RunInfo.from_notes(checkpoint.read_notes(weights), weights.stem)
+    notes = checkpoint.read_notes(weights)
+    notes = {"recipe": weights.stem, "images_seen": notes.get("images"), **notes}
+    values: dict[str, Any] = {field.name: notes.get(field.name) for field in fields(RunInfo)}
+    for name, value in values.items():
+        if isinstance(value, str) and name not in ("recipe", "dataset", "torch", "validation"):
+            values[name] = json.loads(value)
+    if values["curve"] is not None:
+        values["curve"] = tuple(tuple(point) for point in values["curve"])
+    return RunInfo(**values)

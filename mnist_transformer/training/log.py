@@ -7,9 +7,9 @@ objective in both kinds; ``bits_per_dim`` is the likelihood of validation images
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,31 +52,15 @@ class Record:
     message: str | None = None
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Means over images of the validation split, and the model's own figures.
-
-    Args:
-        loss: the training objective; None where evaluation mode measures another.
-        bits_per_dim: over all dimensions; None for a model without a likelihood.
-    """
-
-    loss: float | None
-    bits_per_dim: float | None
-    num_images: int
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        bits = self.bits_per_dim
-        said = [f"loss {self.loss:.4f}" if bits is None else f"{bits:.4f} bits/dim"]
-        said += [f"{name} {value:.4g}" for name, value in self.figures.items()]
-        return f"{', '.join(said)} on {self.num_images:,} images"
-
-
-def validate(model: Model, split: Split, seed: int) -> Validation:
-    """Measure a model on a split, in evaluation mode and the precision that the caller has set.
+def validate(model: Model, split: Split, seed: int) -> dict[str, float | None]:
+    """Means over a split, in evaluation mode and the precision that the caller has set.
 
     A loss that draws at random draws the same at every call, from ``seed``.
+
+    Returns:
+        ``loss``: the training objective; None where evaluation mode measures another.
+        ``bits_per_dim``: over all dimensions; None for a model without a likelihood.
+        ``num_images``, and the model's own figures.
     """
     torch.manual_seed(seed)
     images, cond = split.batch(torch.arange(len(split)))
@@ -88,7 +72,17 @@ def validate(model: Model, split: Split, seed: int) -> Validation:
         some = slice(None if bits is None else LOSS_IMAGES)
         columns = images[some], cond[some]
         loss = in_batches(model, model.loss, *columns, batch_size=VALIDATION_BATCH).mean().item()
-    return Validation(loss, bits, len(split), model.figures(images, cond))
+    found = {"loss": loss, "bits_per_dim": bits, "num_images": len(split)}
+    return found | model.figures(images, cond)
+
+
+def in_words(validation: Mapping[str, float | None]) -> str:
+    """The likelihood, else the loss, and the model's own figures."""
+    figures = dict(validation)
+    loss, bits, num_images = (figures.pop(x) for x in ("loss", "bits_per_dim", "num_images"))
+    said = [f"loss {loss:.4f}" if bits is None else f"{bits:.4f} bits/dim"]
+    said += [f"{name} {value:.4g}" for name, value in figures.items()]
+    return f"{', '.join(said)} on {num_images:,} images"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

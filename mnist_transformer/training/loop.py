@@ -16,11 +16,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from mnist_transformer.data import Dataset, load_dataset
@@ -28,7 +30,6 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
-from mnist_transformer.training.batches import images_of, mix
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.training.runtime import Clock, Timer
@@ -97,46 +98,41 @@ def train(
     return run.weights_path
 
 
-@dataclass
 class _Run:
-    """A run: its fixed parts, its state, its records, and the loop over its steps."""
+    """A run: its state, its records, and the loop over its steps."""
 
-    recipe: Recipe
-    out: Path
-    dataset: Dataset
-    accelerator: Accelerator
-    clock: Clock
-    seed: int
-    report: Callable[[Record], None]
-
-    def __post_init__(self) -> None:
-        recipe, out, accelerator = self.recipe, self.out, self.accelerator
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        dataset: Dataset,
+        accelerator: Accelerator,
+        clock: Clock,
+        seed: int,
+        report: Callable[[Record], None],
+    ) -> None:
+        self.out, self.accelerator, self.clock = out, accelerator, clock
         self.weights_path = out / "model.safetensors"
         if recipe.batch_size % accelerator.num_processes:
             raise ValueError(
                 f"batch_size is {recipe.batch_size}, expected a multiple of the "
                 f"{accelerator.num_processes} processes"
             )
-        torch.manual_seed(mix(self.seed, 2))
+        torch.manual_seed(resume.mix(seed, 2))
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(model, recipe, out.parent)
         model.to(accelerator.device)
-        self.data = self.dataset.train.to(accelerator.device)
+        self.data = dataset.train.to(accelerator.device)
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {model.image_shape}")
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
-        self.state = resume.RunState(recipe, len(self.data), model)
-        self.identity = resume.identity(recipe, model, self.seed, len(self.data))
-        self.records = Records(
-            out, self.state, self.dataset, accelerator, self.clock, self.seed, self.report
-        )
-        tree = resume.load_newest(out, self.identity, self.records.tell)
-        if tree is not None:
-            self.state.load_tree(tree)
-            self.clock.set(self.state.seconds)
+        self.state = resume.RunState(recipe, len(self.data), seed, model)
+        self.records = Records(out, self.state, dataset, accelerator, clock, report)
+        if resume.load_newest(self.state, out, self.records.tell):
+            clock.set(self.state.seconds)
         elif self.weights_path.exists():
             raise ValueError(
                 f"{self.weights_path} exists but no state to go on from, expected a new folder"
@@ -152,7 +148,7 @@ class _Run:
             self.records.tell(f"going on from step {self.state.step:,}")
         self.parallel = self.accelerator.prepare(self.state.model)
         self.state.model.train()
-        if self.recipe.compile:
+        if self.state.recipe.compile:
             self._compile()
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)
@@ -168,7 +164,7 @@ class _Run:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"recipe {self.recipe.name} cannot be compiled here ({reason}), expected a "
+                f"recipe {self.state.recipe.name} cannot be compiled here ({reason}), expected a "
                 "compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
             ) from error
         model.zero_grad()
@@ -178,8 +174,8 @@ class _Run:
 
     def loop(self, stop: list[int]) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit once a signal is in ``stop``."""
-        recipe, accelerator, clock = self.recipe, self.accelerator, self.clock
-        state, records = self.state, self.records
+        accelerator, clock, state, records = self.accelerator, self.clock, self.state, self.records
+        recipe = state.recipe
         saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
         while state.progress < 1:
             begun = clock.now()
@@ -188,9 +184,9 @@ class _Run:
             loss = self.forward().mean()
             accelerator.backward(loss * self.scale)
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
-            mean, state.seconds, stopped = runtime.agree(
-                accelerator, float(loss.detach()), clock.read(), bool(stop)
-            )
+            all_processes = gather_object([(float(loss.detach()), clock.read(), bool(stop))])
+            losses, seconds, stops = zip(*all_processes, strict=True)
+            mean, state.seconds, stopped = fmean(losses), seconds[0], any(stops)
             if math.isfinite(mean) and math.isfinite(norm):
                 state.update()
                 records.losses.append(mean)
@@ -209,7 +205,7 @@ class _Run:
             if accelerator.is_main_process:
                 if saving.due(state.seconds) or stopped or state.progress >= 1:
                     try:
-                        resume.save_newest(self.out, self.identity, state)
+                        resume.save(state, self.out)
                     except OSError as error:  # a full disk is no reason to stop
                         records.tell(f"could not save the state, the one before is kept: {error}")
                 records.keep()
@@ -220,10 +216,10 @@ class _Run:
 
     def forward(self) -> Tensor:
         """Losses of this process's share of the step's images."""
-        step, process = self.state.step, self.accelerator.process_index
-        chosen = images_of(step, len(self.data), self.recipe.batch_size, self.seed)
+        state, process = self.state, self.accelerator.process_index
+        chosen = resume.images_of(state.step, len(self.data), state.recipe.batch_size, state.seed)
         chosen = chosen.chunk(self.accelerator.num_processes)[process]
-        torch.manual_seed(mix(self.seed, 1, step, process))
+        torch.manual_seed(resume.mix(state.seed, 1, state.step, process))
         losses: Tensor = self.parallel(*self.data.batch(chosen.to(self.accelerator.device)))
         return losses
 
@@ -231,8 +227,7 @@ class _Run:
         """Measure on the whole validation split and write the weights."""
         if self.accelerator.is_main_process:
             records = self.records
-            info = records.info(records.validate())
-            checkpoint.save(self.state.averaged, self.weights_path, **asdict(info))
+            checkpoint.save(self.state.averaged, self.weights_path, **asdict(records.info()))
             records.redraw()  # after the weights: samples can take minutes
             records.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

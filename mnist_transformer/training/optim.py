@@ -77,25 +77,20 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            for p in params:
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for turn, p in enumerate(p for p in group["params"] if p.grad is not None):
                 if not (state := self.state[p]):
                     state.update(momentum_buffer=torch.zeros_like(p), step=torch.zeros(()))
                 state["step"] += 1
-            grads = [p.grad for p in params]
-            buffers = [self.state[p]["momentum_buffer"] for p in params]
-            torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-            updates = torch._foreach_lerp(grads, buffers, group["momentum"])  # Nesterov
-            alike: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for turn, (p, update) in enumerate(zip(params, updates, strict=True)):
-                if (self.state[p]["step"] + turn) % self.interval == 0:
+                momentum = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                if (state["step"] + turn) % self.interval == 0:
+                    update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
                     wide = update.mT if p.shape[0] > p.shape[1] else update
-                    alike[p.device, wide.shape].append((p, wide))
-            for (device, _), pairs in alike.items():
-                stacked = torch.stack([wide for _, wide in pairs]).to(fast_dtype(device))
-                for (p, _), x_RC in zip(pairs, orthogonalise(stacked), strict=True):
+                    alike[wide.shape].append((p, wide))
+            for pairs in alike.values():
+                stacked = torch.stack([wide for _, wide in pairs])
+                stacked = orthogonalise(stacked.to(fast_dtype(stacked.device)))
+                for (p, _), x_RC in zip(pairs, stacked, strict=True):
                     rows, columns = p.shape
                     x = x_RC.mT if rows > columns else x_RC
                     rate = group["lr"] * self.interval * math.sqrt(max(1, rows / columns))
@@ -111,14 +106,13 @@ def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     orthogonal updates.
     """
     excluded = tuple(f"{prefix}." for prefix in model.adamw_modules)
-    hidden_ids = {
-        id(module.weight)
+    matrices = {
+        module.weight
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not f"{name}.".startswith(excluded)
     }
     trainable = [p for p in model.parameters() if p.requires_grad]
-    hidden = [p for p in trainable if id(p) in hidden_ids]
-    return hidden, [p for p in trainable if id(p) not in hidden_ids]
+    return [p for p in trainable if p in matrices], [p for p in trainable if p not in matrices]
 
 
 def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -127,8 +121,7 @@ def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
         optimizers.append(Muon(hidden, recipe.muon_lr, recipe.muon_interval))
-    if rest:
-        optimizers.append(torch.optim.AdamW(rest, lr=recipe.adamw_lr, **ADAMW))
+    optimizers.append(torch.optim.AdamW(rest, lr=recipe.adamw_lr, **ADAMW))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

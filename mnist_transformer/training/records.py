@@ -3,7 +3,7 @@
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,10 @@ from accelerate import Accelerator
 
 from mnist_transformer.data import Dataset
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.training.batches import mix
 from mnist_transformer.training.info import RunInfo
-from mnist_transformer.training.log import Record, Validation, plot_losses, read_metrics, validate
+from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
 from mnist_transformer.training.runtime import Clock, Timer
-from mnist_transformer.training.state import RunState
+from mnist_transformer.training.state import RunState, mix
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import grid, save_png
 
@@ -34,8 +33,7 @@ class Records:
     """The records of a run; processes other than the main one call ``tell`` alone.
 
     Args:
-        dataset: what the run is trained on, and validated on with random numbers from ``seed``.
-        report: see ``train``.
+        dataset: what the run is trained and validated on.
         losses, durations: of the last steps; the loop appends to them.
         bits_per_dim: of the last validation.
     """
@@ -45,7 +43,6 @@ class Records:
     dataset: Dataset
     accelerator: Accelerator
     clock: Clock
-    seed: int
     report: Callable[[Record], None]
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
@@ -89,13 +86,13 @@ class Records:
                 self.report(self.record())
             if self.logging.due(seconds):
                 record, group = self.record(), self.state.optimizers[0].param_groups[0]
-                measured = {
-                    "loss": record.loss,
-                    "progress": round(record.progress, 5),
-                    "images_per_second": round(record.images_per_second, 2),
-                    "lr_factor": round(group["lr"] / group["peak_lr"], 4),
-                }
-                self._log("train", measured)
+                self._log(
+                    "train",
+                    loss=record.loss,
+                    progress=round(record.progress, 5),
+                    images_per_second=round(record.images_per_second, 2),
+                    lr_factor=round(group["lr"] / group["peak_lr"], 4),
+                )
             if self.state.progress < 1 and self.validating.due(seconds):
                 self.validate(VALIDATE_IMAGES)
                 self.redraw()
@@ -104,15 +101,14 @@ class Records:
         except OSError as error:
             self.tell(f"could not write the records: {error}")
 
-    def validate(self, num_images: int | None = None) -> Validation:
+    def validate(self, num_images: int | None = None) -> dict[str, float | None]:
         """Validate on the first images of the split, or on all of them; may raise OSError."""
         part = self.dataset.val.part(0, num_images or len(self.dataset.val))
         with self.accelerator.autocast():
-            found = validate(self.state.averaged, part, mix(self.seed, 3))
-        self.bits_per_dim = found.bits_per_dim
-        self.tell(f"validation: {found}")
-        measured = {"loss": found.loss, "bits_per_dim": found.bits_per_dim}
-        self._log("validation", measured | {"num_images": found.num_images} | found.figures)
+            found = validate(self.state.averaged, part, mix(self.state.seed, 3))
+        self.bits_per_dim = found["bits_per_dim"]
+        self.tell(f"validation: {in_words(found)}")
+        self._log("validation", **found)
         return found
 
     def redraw(self) -> None:
@@ -125,9 +121,10 @@ class Records:
                 images = model.sample(labels, range(len(labels)))
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
-    def info(self, validation: Validation) -> RunInfo:
-        """The metadata of the run, given the validation on the whole split."""
-        state, bits = self.state, validation.bits_per_dim
+    def info(self) -> RunInfo:
+        """The metadata of the run, once it is validated on the whole split."""
+        state, validation = self.state, self.validate()
+        bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
         found = [x for x in self.lines if x["kind"] == "validation"]
         return RunInfo(
@@ -136,17 +133,17 @@ class Records:
             images_seen=state.images_seen,
             steps=state.step,
             seconds=round(state.seconds, 1),
-            seed=self.seed,
+            seed=state.seed,
             torch=torch.__version__,
-            validation=str(validation),
+            validation=in_words(validation),
             validation_bits_per_dim=None if bits is None else round(bits, 6),
             curve=tuple((x["seconds"], x["images"], round(x[measured], 5)) for x in found),
         )
 
-    def _log(self, kind: str, measured: Mapping[str, float | None]) -> None:
+    def _log(self, kind: str, **measured: float | None) -> None:
         state = self.state
         place = {"kind": kind, "step": state.step, "images": state.images_seen}
-        self.lines.append(place | {"seconds": round(state.seconds, 2)} | dict(measured))
+        self.lines.append({**place, "seconds": round(state.seconds, 2), **measured})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
         known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}

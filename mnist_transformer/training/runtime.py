@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
 
@@ -66,8 +66,8 @@ def override(
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     if lr is not None:
-        factor = lr / recipe.adamw_lr
-        recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * factor)
+        muon_lr = recipe.muon_lr * (lr / recipe.adamw_lr)
+        recipe = replace(recipe, adamw_lr=lr, muon_lr=muon_lr)
     if (recipe.max_seconds is None) == (recipe.epochs is None):
         raise ValueError(
             f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs} for recipe "
@@ -81,59 +81,51 @@ def override(
 
 
 def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
-    """Hand a model over codes the tokenizer that its recipe names.
+    """Hand a model over codes the tokenizer that its recipe names: a run in ``runs``, else shipped.
 
-    Args:
-        runs: folder of runs, one folder per recipe; a finished one comes before shipped weights.
-
-    Raises:
-        ValueError: there is no such tokenizer, it is another one than the model expects, or
-            the recipe names one for a model without, or none for a model with one.
+    Raises ValueError: it is not there, or not what the model expects, which may be none.
     """
     name = recipe.tokenizer
-    if isinstance(model, UsesTokenizer) != (name is not None):
+    if name is None and not isinstance(model, UsesTokenizer):
+        return
+    if name is None or not isinstance(model, UsesTokenizer):
         raise ValueError(
             f"recipe {recipe.name} names the tokenizer {name}, "
             f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
         )
-    if name is None or not isinstance(model, UsesTokenizer):
-        return
     path = runs / name / "model.safetensors"
-    if not path.is_file():
-        try:
-            path = find_weights(name)
-        except ValueError as error:
-            raise ValueError(
-                f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
-                f"in {runs}: train it first with `mnist-transformer train {name}`"
-            ) from error
+    try:
+        path = path if path.is_file() else find_weights(name)
+    except ValueError as error:
+        raise ValueError(
+            f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
+            f"in {runs}: train it first with `mnist-transformer train {name}`"
+        ) from error
     model.set_tokenizer(checkpoint.load(path))
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:
     """An accelerator for a device, in bf16 where that is fast there; logs to out/tensorboard.
 
-    Raises:
-        ValueError: the device is unknown or not here, or a launcher gives each process its own.
+    Raises ValueError: the device is not here, or a launcher gives each process its own.
     """
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if device not in (None, "cpu") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"device is {device!r}, expected none: the launcher gives each process its own"
-        )
+    cpu, variables = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), {}
     if device is not None:
+        if device != "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                f"device is {device!r}, expected none: the launcher gives each process its own"
+            )
         find_device(device)
-    # accelerate has no argument for the device, but reads this variable.
-    with patch_environment(**({} if device is None else {"ACCELERATE_TORCH_DEVICE": device})):
+        variables["ACCELERATE_TORCH_DEVICE"] = device  # there is no argument for it
+    with patch_environment(**variables):
         place = PartialState(cpu=cpu).device
     return Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
         log_with="tensorboard",
         project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 
@@ -159,14 +151,3 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
             for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
                 after.callback(signal.signal, number, signal.signal(number, handle))
         yield received
-
-
-def agree(
-    accelerator: Accelerator, loss: float, seconds: float, stopped: bool
-) -> tuple[float, float, bool]:
-    """The mean loss of all processes, the first one's clock, and whether any was told to stop."""
-    if accelerator.num_processes == 1:
-        return loss, seconds, stopped
-    mine = torch.tensor([[loss, seconds, float(stopped)]], device=accelerator.device)
-    every = accelerator.gather(mine)
-    return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())

@@ -1,14 +1,21 @@
 """The state of a run: everything that changes from step to step, and the files that keep it.
 
 A folder keeps the last two states; a run goes on from the newest one that can be read. A file
-holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to.
+holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to. The images
+of a step, and the seeds of everything drawn at random, need no file: they are functions of the
+run's seed and the step alone.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
@@ -24,6 +31,25 @@ FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 EARLIER = {"muon_interval": 4}
 
 
+def mix(*numbers: int) -> int:
+    """A seed for torch from several numbers, 0 or more each."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def images_of(step: int, num_images: int, batch_size: int, seed: int) -> Tensor:
+    """int64 (batch_size,): the run's permutations one after another, cut to batches."""
+    epoch, first = divmod(step * batch_size, num_images)
+    num_epochs = -(-(first + batch_size) // num_images)
+    orders = [_permutation(num_images, seed, epoch + further) for further in range(num_epochs)]
+    return torch.cat(orders)[first : first + batch_size]
+
+
+@lru_cache(maxsize=1)
+def _permutation(num_images: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(mix(seed, 0, epoch))
+    return torch.randperm(num_images, generator=generator)
+
+
 @dataclass
 class RunState:
     """Everything that changes from step to step in a run of ``recipe`` over ``num_train`` images.
@@ -35,6 +61,7 @@ class RunState:
 
     recipe: Recipe
     num_train: int
+    seed: int
     model: Model
     step: int = 0
     seconds: float = 0.0
@@ -68,6 +95,14 @@ class RunState:
         if self.ema:
             self.ema.update_parameters(self.model)
 
+    def identity(self) -> dict[str, Any]:
+        """The values that identify the run, as JSON."""
+        values = asdict(self.recipe)
+        values |= {f"model.{name}": value for name, value in values.pop("model").items()}
+        values["family"] = checkpoint.family_of(self.model)
+        values |= {"seed": self.seed, "num_train": self.num_train}
+        return dict(json.loads(json.dumps(values)))
+
     def to_tree(self) -> dict[str, Any]:
         """For ``trees.save_state``; learning rates are left out, as the recipe has them."""
         states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
@@ -85,20 +120,11 @@ class RunState:
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.model.load_state_dict(tree["model"])
         for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
-            groups = optimizer.state_dict()["param_groups"]
             state = {int(key): value for key, value in found.items()}
-            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         if self.ema:
             self.ema.n_averaged.fill_(tree["ema"]["num_updates"])
             self.ema.module.load_state_dict(tree["ema"]["model"])
-
-
-def identity(recipe: Recipe, model: Model, seed: int, num_train: int) -> dict[str, Any]:
-    """The values that identify a run, as JSON."""
-    values = asdict(recipe)
-    values |= {f"model.{name}": value for name, value in values.pop("model").items()}
-    values |= {"family": checkpoint.family_of(model), "seed": seed, "num_train": num_train}
-    return dict(json.loads(json.dumps(values)))
 
 
 def find_states(folder: Path) -> list[Path]:
@@ -106,10 +132,10 @@ def find_states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"), reverse=True)
 
 
-def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
-    """Write a state of a run, then drop all but the last two up to it; may raise OSError."""
+def save(state: RunState, folder: Path) -> None:
+    """Write a state, then drop all but the last two up to it; may raise OSError."""
     path = folder / f"state-{state.step:09d}.safetensors"
-    trees.save_state(path, {"run": run, **state.to_tree()})
+    trees.save_state(path, {"run": state.identity(), **state.to_tree()})
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
     kept = [found for found in states if found <= path][:NUM_KEPT]
@@ -117,15 +143,12 @@ def save_newest(folder: Path, run: dict[str, Any], state: RunState) -> None:
         dropped.unlink()
 
 
-def load_newest(
-    folder: Path, run: dict[str, Any], tell: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """The newest readable state of a run, None in a fresh folder; ``tell`` of unreadable ones.
+def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> bool:
+    """Go on from the newest readable state, if there are any; ``tell`` of unreadable ones.
 
-    Raises:
-        ValueError: the folder is another run's, or nothing in it can be read.
+    Raises ValueError: the folder is another run's, or nothing in it can be read.
     """
-    states = find_states(folder)
+    states, ours = find_states(folder), state.identity()
     for path in states:
         try:
             tree = trees.load_state(path)
@@ -133,19 +156,20 @@ def load_newest(
             tell(f"{error}; trying the state before")
             continue
         theirs = EARLIER | tree["run"]
-        for name in sorted((run | theirs).keys() - FREE_FIELDS):
-            if run.get(name) != theirs.get(name):
+        for name in sorted((ours | theirs).keys() - FREE_FIELDS):
+            if ours.get(name) != theirs.get(name):
                 raise ValueError(
                     f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
-                    f"{run.get(name)!r}; expected the same recipe, options and seed, or another "
+                    f"{ours.get(name)!r}; expected the same recipe, options and seed, or another "
                     "folder"
                 )
-        return tree
+        state.load_tree(tree)
+        return True
     if states:
         raise ValueError(
             f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
         )
-    return None
+    return False
 
 
 def drop_leftovers(folder: Path) -> None:
