@@ -45,9 +45,10 @@ def bits_per_dim(
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 
-    columns = (split.images, split.labels) if use_labels else (split.images,)
-    nats = model.nll if use_labels else partial(model.nll, cond=None)
-    heard = partial(report, stage)
+    def nats(images: Tensor, labels: Tensor) -> Tensor:
+        return model.nll(images, labels if use_labels else None)
+
+    columns, heard = (split.images, split.labels), partial(report, stage)
     nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)
     return nats_N.sum().item() / (math.log(2) * split.images.numel())
 

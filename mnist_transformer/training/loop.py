@@ -18,11 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from mnist_transformer.data import Dataset, load_dataset
@@ -184,9 +182,9 @@ class _Run:
             loss = self.forward().mean()
             accelerator.backward(loss * self.scale)
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
-            all_processes = gather_object([(float(loss.detach()), clock.read(), bool(stop))])
-            losses, seconds, stops = zip(*all_processes, strict=True)
-            mean, state.seconds, stopped = fmean(losses), seconds[0], any(stops)
+            mean, state.seconds, stopped = runtime.agree(
+                accelerator, float(loss.detach()), clock.read(), bool(stop)
+            )
             if math.isfinite(mean) and math.isfinite(norm):
                 state.update()
                 records.losses.append(mean)

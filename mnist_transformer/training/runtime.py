@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
 
@@ -126,6 +126,7 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
         mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
         log_with="tensorboard",
         project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 
@@ -151,3 +152,14 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
             for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
                 after.callback(signal.signal, number, signal.signal(number, handle))
         yield received
+
+
+def agree(
+    accelerator: Accelerator, loss: float, seconds: float, stopped: bool
+) -> tuple[float, float, bool]:
+    """The mean loss of all processes, the first one's clock, and whether any was told to stop."""
+    if accelerator.num_processes == 1:
+        return loss, seconds, stopped
+    mine = torch.tensor([[loss, seconds, float(stopped)]], device=accelerator.device)
+    every = accelerator.gather(mine)
+    return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
