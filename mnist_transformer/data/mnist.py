@@ -10,6 +10,7 @@ import math
 import os
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ SPEC = DataSpec(
     licence="CC BY-SA 3.0",
     source="Yann LeCun, Corinna Cortes and Christopher Burges",
 )
+# The scans that MNIST was made from (scans.py) as images, for a model that draws those.
+SCANS = replace(SPEC, name="mnist-scans", shape=(1, 88, 88), num_levels=2, judge=None)
 FOLDER_VARIABLE = "MNIST_TRANSFORMER_DATA"
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

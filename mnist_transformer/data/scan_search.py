@@ -21,22 +21,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mnist_transformer.data.scans import (
-    BOX,
-    IMAGE,
-    SIDES,
-    to_boxes,
-    weights,
-)
+from mnist_transformer.data.scans import BOX, IMAGE, SIDES, to_boxes, weights
 
 GRID = 1 << 16  # area is searched in steps of 1 / GRID,
 TOLERANCE = 14 / GRID  # in which a sum of 36 rounded shares errs by less than this
 SCALE = 1 << 24  # CP-SAT has integers alone: shares are multiples of 1 / SCALE
 LEEWAY = 3e-4  # the brightest pixel may lack ink of next to no share
-INFINITE = 1 << 60
+INFINITE = 1 << 60  # no upper bound
 SLACK = 3e-6  # the most that float32 moves an area
 EFFORT = 0.5  # CP-SAT's deterministic time, about seconds: the same scans on any machine
-NONE = -(1 << 30)  # a scanned pixel whose value is known, and so has no variable
+NONE = -(1 << 30)  # a scanned pixel that is paper, and so has no variable
 ATTEMPTS = 12  # solutions per side whose bytes differ, before the side is given up
 
 
@@ -131,7 +125,7 @@ def possible(side: int, most: float, top: int) -> np.ndarray:
 @functools.cache
 def _possible(side: int, most: float, top: int) -> tuple[np.ndarray, np.ndarray]:
     kinds, sums = _sums(side)
-    low, high = (bound * most / 255 for bound in bounds(top))
+    low, high = (bound * most / 255 for bound in bounds_of(top))
     below = [np.searchsorted(values, low - TOLERANCE, "left") for values in sums]
     until = [np.searchsorted(values, high + TOLERANCE, "right") for values in sums]
     return kinds, np.stack(until) > np.stack(below)
@@ -160,7 +154,7 @@ def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 @functools.cache
-def bounds(top: int) -> tuple[np.ndarray, np.ndarray]:
+def bounds_of(top: int) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest area (256,) of each level, where the brightest one's is 255.
 
     Levels round up below 128 and down from 128 on; the top level is the brightest pixel's.
@@ -177,53 +171,31 @@ def bounds(top: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def solve(box: np.ndarray, side: int, most: float) -> np.ndarray | None:
-    """The scan (m, m) of the shortest outline that gives a box (BOX, BOX), or None."""
-    fixed = _fixed(box, side, most)
-    if fixed is None:
-        return None
-    puzzle = _Puzzle(box, side, most, fixed)
+    """The scan, bool (m, m), of the shortest outline that gives a box (BOX, BOX), or None."""
+    puzzle = _Puzzle(box, side, most)
     for ink in puzzle.solutions():
-        levels = _run(ink)
+        levels = to_boxes(torch.from_numpy(ink).byte()[None], torch.tensor([side]))[0].numpy()
         if (levels == box).all():
             return ink
         puzzle.forbid(np.argwhere(levels != box))
     return None
 
 
-def _run(ink: np.ndarray) -> np.ndarray:
-    """The levels (BOX, BOX) that the program makes of one scan (m, m)."""
-    scan = torch.from_numpy(ink.astype(np.uint8))[None]
-    levels: np.ndarray = to_boxes(scan, torch.tensor([len(ink)]))[0].numpy()
-    return levels
-
-
-def _fixed(box: np.ndarray, side: int, most: float) -> np.ndarray | None:
-    """What levels 0 and the top say of single scanned pixels: 0, 1, or -1 for nothing (m, m).
-
-    None if they contradict each other.
-    """
-    shares = weights(side)
-    touches = (shares > 0).astype(int)
-    full = np.outer(shares.sum(1), shares.sum(1))
-    paper = touches.T @ (box == 0) @ touches > 0
-    filled = (box == 256) & (full <= most + 2e-6)
-    ink = touches.T @ filled @ touches > 0
-    return None if (paper & ink).any() else np.where(paper, 0, np.where(ink, 1, -1))
-
-
 class _Puzzle:
     """The integer program of one box. Variable ``i`` is a number, and ``~i`` its negation."""
 
-    def __init__(self, box: np.ndarray, side: int, most: float, fixed: np.ndarray) -> None:
+    def __init__(self, box: np.ndarray, side: int, most: float) -> None:
         from ortools.sat.python import cp_model
 
-        self.model = cp_model.CpModel()
+        self.unknown = cp_model.UNKNOWN
+        self.model, self.solver = cp_model.CpModel(), cp_model.CpSolver()
         # Written without the wrapper: its checks take longer than most solutions.
         self.proto = self.model.proto
-        self.fixed, self.shares = fixed, weights(side)
-        self.variable = np.full(fixed.shape, NONE)
-        self.variable[fixed < 0] = [self._variable() for _ in range(int((fixed < 0).sum()))]
-        self.solver = cp_model.CpSolver()
+        self.shares = weights(side)
+        touches = (self.shares > 0).astype(int)
+        self.free = touches.T @ (box == 0) @ touches == 0  # all others are paper
+        self.variable = np.full(self.free.shape, NONE)
+        self.variable[self.free] = [self._variable() for _ in range(int(self.free.sum()))]
         self.solver.parameters.num_workers = 1
         self.solver.parameters.max_deterministic_time = EFFORT
         # The defaults leave most outlines unproved after 30 times as long.
@@ -237,8 +209,8 @@ class _Puzzle:
             found = self._solve() or self._solve_from_any()
             if not found:
                 return
-            self.ink = self.fixed == 1
-            self.ink[self.fixed < 0] = np.array(found)[self.variable[self.fixed < 0]] > 0
+            self.ink = self.free.copy()
+            self.ink[self.free] = np.array(found)[self.variable[self.free]] > 0
             yield self.ink
 
     def _solve(self) -> list[int]:
@@ -248,9 +220,7 @@ class _Puzzle:
 
     def _solve_from_any(self) -> list[int]:
         """Find any ink first, which is quick, and shorten its outline from there."""
-        from ortools.sat.python import cp_model
-
-        if self.status == cp_model.INFEASIBLE:
+        if self.status != self.unknown:
             return []
         objective = type(self.proto.objective)()
         objective.CopyFrom(self.proto.objective)
@@ -266,8 +236,8 @@ class _Puzzle:
         for row, column in pixels:
             window = self._window(row, column)
             variable = self.variable[window]
-            free = variable != NONE
-            self._any(np.where(self.ink[window], ~variable, variable)[free].tolist())
+            literals = np.where(self.ink[window], ~variable, variable)[variable != NONE]
+            self._any(literals.tolist())
 
     def _variable(self, low: int = 0, high: int = 1) -> int:
         self.proto.variables.add().domain.extend([low, high])
@@ -281,29 +251,27 @@ class _Puzzle:
         return np.ix_(np.flatnonzero(self.shares[row]), np.flatnonzero(self.shares[column]))
 
     def _demand_levels(self, box: np.ndarray, most: float) -> None:
-        """A linear constraint for each box pixel's area."""
-        low, high = bounds(int(box.max()))
-        self.most = self._variable(*(int((most + side * LEEWAY) * SCALE) for side in (-1, 1)))
+        """Each area is at least, and at most, its level / 255 of the brightest one."""
+        bounds = bounds_of(int(box.max()))
+        brightest = self._variable(*(int((most + sign * LEEWAY) * SCALE) for sign in (-1, 1)))
+        slack = -int(255 * SLACK * SCALE)
         for row, column in np.argwhere(box > 0):
             window = self._window(row, column)
-            variable = self.variable[window]
-            free = variable != NONE
+            free = self.free[window]
             if not free.any():
                 continue
             products = self.shares[row][window[0]] * self.shares[column][window[1]]
-            whole = np.rint(products.astype(float) * SCALE).astype(int)
-            known = int(whole[self.fixed[window] == 1].sum())
-            level = box[row, column]
-            # level / 255 of the brightest area, at least and at most
-            for bound, sign in ((low[level], 1), (high[level], -1)):
+            variables = [*self.variable[window][free].tolist(), brightest]
+            whole = np.rint(products.astype(float) * SCALE).astype(int)[free]
+            for bound, sign in zip(bounds, (1, -1), strict=True):
                 linear = self.proto.constraints.add().linear
-                linear.vars.extend([*variable[free].tolist(), self.most])
-                linear.coeffs.extend([*(sign * 255 * whole[free]).tolist(), -sign * int(bound)])
-                linear.domain.extend([-int(255 * SLACK * SCALE) - sign * 255 * known, INFINITE])
+                linear.vars.extend(variables)
+                level = int(bound[box[row, column]])
+                linear.coeffs.extend([*(sign * 255 * whole).tolist(), -sign * level])
+                linear.domain.extend([slack, INFINITE])
 
     def _shorten_outline(self) -> None:
         """Minimise the pairs of neighbours that differ; around the square is paper."""
-        fixed = np.pad(self.fixed, 1)
         variable = np.pad(self.variable, 1, constant_values=NONE)
         for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
             a, b = variable[first], variable[second]
@@ -311,13 +279,11 @@ class _Puzzle:
                 differ = self._variable()
                 self._any([differ, ~x, y])
                 self._any([differ, x, ~y])
-                self._pay(differ, 1)
-            # Beside a fixed pixel, a variable itself says whether the two differ.
-            for free, other, value in ((a, b, fixed[second]), (b, a, fixed[first])):
-                lone = (free != NONE) & (other == NONE)
-                for x, ink in zip(free[lone].tolist(), value[lone].tolist(), strict=True):
-                    self._pay(x, -1 if ink else 1)
+                self._pay([differ])
+            # Beside paper, ink itself says whether the two differ.
+            self._pay(a[(a != NONE) & (b == NONE)].tolist())
+            self._pay(b[(b != NONE) & (a == NONE)].tolist())
 
-    def _pay(self, variable: int, price: int) -> None:
-        self.proto.objective.vars.append(variable)
-        self.proto.objective.coeffs.append(price)
+    def _pay(self, variables: list[int]) -> None:
+        self.proto.objective.vars.extend(variables)
+        self.proto.objective.coeffs.extend([1] * len(variables))

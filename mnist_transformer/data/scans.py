@@ -22,12 +22,14 @@ import functools
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mnist_transformer.utils.checks import check_tensor
 
 SIDES = range(20, 129)  # the sides m that a scan may have
 BOX = 20  # the side of the grey box
 IMAGE = 28  # the side of an image
+USUAL_SIDE = 46  # the median side of MNIST's scans
 
 
 def square(side: int, canvas: int) -> slice:
@@ -112,8 +114,12 @@ def to_images(scans: Tensor, sides: Tensor) -> Tensor:
     if len(wrong := sides[(sides < least) | (sides > most)]):
         raise ValueError(f"a scan's side is {wrong[0].item()}, expected {least} to {most}")
     boxes = to_boxes(scans, sides)
+    return place(boxes, *corner(boxes))
+
+
+def place(boxes: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Images uint8 (B, 1, 28, 28) with boxes (B, 20, 20) at these rows and columns (B,)."""
     images = boxes.new_zeros(len(boxes), 1, IMAGE, IMAGE)
-    row, column = corner(boxes)
     index = torch.arange(BOX, device=boxes.device)
     image = torch.arange(len(boxes), device=boxes.device)[:, None, None]
     images[image, 0, row[:, None, None] + index[:, None], column[:, None, None] + index] = boxes
@@ -129,3 +135,58 @@ def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
     half = IMAGE // 2
     corners = [(2 * (half * total - mass) + total) // (2 * total) for mass in (row, column)]
     return corners[0].clamp(0, IMAGE - BOX), corners[1].clamp(0, IMAGE - BOX)
+
+
+# --- approximations, for what is not one of MNIST's images ------------------------------------
+
+
+def shares_on(canvas: int, sides: Tensor) -> Tensor:
+    """The shares of canvas rows in box rows, float32 (B, 20, S), for scans of sides (B,)."""
+    rows, shares = (table.to(sides.device)[sides - SIDES.start] for table in _tables())
+    rows = (rows + ((canvas - sides) // 2)[:, None, None]).clamp(max=canvas - 1)
+    return shares.new_zeros(len(sides), BOX, canvas).scatter_add(2, rows, shares)
+
+
+def preview(scans: Tensor, sides: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """``to_images`` but for rounding, in a tenth of the time, with boxes at these corners (B,)."""
+    shares = shares_on(scans.shape[-1], sides)
+    area = shares @ scans.float() @ shares.mT
+    most = area.amax((1, 2), keepdim=True).clamp(min=0.5)
+    return place((area * (255 / most)).clamp(max=255).byte(), row, column)
+
+
+def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Approximate scans of any images uint8 (B, 28, 28), by enlarging and a threshold.
+
+    Returns:
+        Scans uint8 (B, S, S), their sides, and the rows and columns of their boxes, all (B,).
+    """
+    index = torch.arange(IMAGE, device=images.device)
+    ends = []
+    for axis in (2, 1):
+        ink = images.amax(axis) > 0
+        first = torch.where(ink, index, IMAGE).amin(1)
+        last = torch.where(ink, index, -1).amax(1)
+        middle = torch.where(last < 0, IMAGE - 1, first + last)  # paper: the middle of the image
+        ends.append(((middle - BOX + 2) // 2).clamp(0, IMAGE - BOX))
+    place_B, box = torch.arange(len(images), device=images.device), torch.arange(BOX)
+    rows = ends[0][:, None, None] + box.to(images.device)[:, None]
+    columns = ends[1][:, None, None] + box.to(images.device)
+    levels = images[place_B[:, None, None], rows, columns].float()[:, None]
+    large = F.interpolate(levels, (USUAL_SIDE, USUAL_SIDE), mode="bilinear")
+    # Half of the brightest level nearby is the edge of a stroke, of a pale one too.
+    near = F.max_pool2d(levels, 5, stride=1, padding=2)
+    near = F.interpolate(near, (USUAL_SIDE, USUAL_SIDE), mode="nearest")
+    scans = images.new_zeros(len(images), canvas, canvas)
+    inside = square(USUAL_SIDE, canvas)
+    scans[:, inside, inside] = ((large > near / 2) & (large > 16))[:, 0].byte()
+    return scans, torch.full_like(ends[0], USUAL_SIDE), ends[0], ends[1]
+
+
+def kept(mask: Tensor, sides: Tensor, row: Tensor, column: Tensor, canvas: int) -> Tensor:
+    """Scanned pixels with no share in a hidden pixel, bool (B, S, S), given a mask (B, 28, 28)."""
+    index = torch.arange(BOX, device=mask.device)
+    image = torch.arange(len(mask), device=mask.device)[:, None, None]
+    hidden = ~mask[image, row[:, None, None] + index[:, None], column[:, None, None] + index]
+    touches = (shares_on(canvas, sides) > 0).float()
+    return touches.mT @ hidden.float() @ touches == 0
