@@ -79,13 +79,14 @@ def _tables() -> tuple[Tensor, Tensor]:
 def to_boxes(scans: Tensor, sides: Tensor) -> Tensor:
     """Resample scans (B, S, S), uint8 of 0 and 1, of sides (B,) to levels uint8 (B, 20, 20)."""
     rows, shares = (table.to(scans.device)[sides - SIDES.start] for table in _tables())
-    rows = rows + ((scans.shape[-1] - sides) // 2)[:, None, None]
+    used = int((shares > 0).any(1).any(0).sum())  # 4 up to m = 60, 8 for the largest
+    rows = rows[..., :used] + ((scans.shape[-1] - sides) // 2)[:, None, None]
     ink = scans.float()
     area = ink.new_zeros(len(scans), BOX, BOX)
     image = torch.arange(len(scans), device=scans.device)[:, None, None]
     # The program's order of additions: by row, then by column.
-    for row in range(rows.shape[2]):
-        for column in range(rows.shape[2]):
+    for row in range(used):
+        for column in range(used):
             share = shares[:, :, row, None] * shares[:, None, :, column]
             area += share * ink[image, rows[:, :, row, None], rows[:, None, :, column]]
     most = area.amax((1, 2), keepdim=True)
