@@ -170,5 +170,5 @@ def _find(folder: Path, name: str) -> Path:
                 return path
     raise ValueError(
         f"{folder} holds no {name}.gz (nor {name}); "
-        f"get it from {' or '.join(MIRRORS)}, or give no folder to have it downloaded"
+        f"get it from {' or '.join(MIRRORS)}, or give no folder"
     )
