@@ -14,6 +14,7 @@ from mnist_transformer.commands.evaluate import evaluate
 from mnist_transformer.commands.inpaint import inpaint
 from mnist_transformer.commands.list import list_models
 from mnist_transformer.commands.prompts import prompts
+from mnist_transformer.commands.scans import scans
 from mnist_transformer.commands.train import train
 from mnist_transformer.utils.terminal import exit_code, say
 
@@ -26,6 +27,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "list": list_models,
     "prompts": prompts,
+    "scans": scans,
 }
 
 

@@ -64,6 +64,7 @@ def test_help_is_quick_and_does_without_torch() -> None:
         ("train", "--out --data --device --seed --max-seconds --epochs --batch-size --lr"),
         ("eval", "MODEL --data"),
         ("list", "NAME"),
+        ("scans", "build verify table"),
     ],
 )
 def test_every_verb_explains_itself(

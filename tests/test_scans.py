@@ -48,8 +48,17 @@ def test_the_ink_is_centred_by_its_mass():
     scan[0, :, 14:22] = 1
     image = scans.to_images(scan, torch.tensor([40]))[0, 0]
     columns = image.sum(0).nonzero().ravel()
-    assert (columns[0], columns[-1]) == (13, 16)
+    assert (columns[0], columns[-1]) == (12, 15)
     assert (scans.to_images(scan * 0, torch.tensor([40])) == 0).all()  # paper stays paper
+
+
+def test_half_a_pixel_rounds_down():
+    boxes = torch.zeros(2, 20, 20, dtype=torch.uint8)
+    boxes[:, 8, 8] = 9
+    boxes[0, 9, 8] = boxes[1, 8, 9] = 9  # a mean of 8.5
+    rows, columns = scans.corner(boxes)
+    assert rows.tolist() == [5, 6]
+    assert columns.tolist() == [6, 5]
 
 
 @pytest.mark.parametrize("side", [19, 72, 200])

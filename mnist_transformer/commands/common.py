@@ -36,7 +36,7 @@ Device: TypeAlias = Annotated[
 ]
 _DATA = (
     "The folder with the data set's files; otherwise the one that MNIST_TRANSFORMER_DATA names, "
-    "else a cache that a download fills."
+    "else MNIST comes with the package."
 )
 Data: TypeAlias = Annotated[Path | None, arg(help=_DATA)]
 

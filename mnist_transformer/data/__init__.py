@@ -28,7 +28,7 @@ def load_dataset(name: str, folder: str | os.PathLike[str] | None = None) -> Dat
     Args:
         name: a key of ``DATASETS``.
         folder: where the data set's files lie; without it the folder that the variable
-            MNIST_TRANSFORMER_DATA names, else a cache that a download fills.
+            MNIST_TRANSFORMER_DATA names, else what comes with the package.
 
     Raises:
         ValueError: an unknown name, or a file that is missing, damaged or another one.

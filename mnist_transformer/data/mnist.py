@@ -1,4 +1,4 @@
-"""MNIST from its four IDX files.
+"""MNIST from the package, which holds its scans, or from its four IDX files.
 
 An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a
 big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/).
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mnist_transformer.data import scan_file
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.download import fetch
 from mnist_transformer.data.spec import DataSpec
@@ -79,12 +80,34 @@ TEST_LABELS = IdxFile(
 def load(folder: Path | None = None) -> Dataset:
     """All of MNIST: 55,000 / 5,000 (the last of the training images) / 10,000.
 
+    From the package, unless a folder is given or the variable names one.
+
+    Raises:
+        ValueError: a file is missing, damaged or not MNIST's.
+    """
+    # TODO: the packaged file is not complete yet; without it the IDX files are downloaded.
+    if _folder(folder) or not scan_file.PACKAGED.exists():
+        train, test = read(folder)
+    else:
+        scans = scan_file.load_scans()
+        num_all, num_test = len(scans), TEST_IMAGES.shape[0]
+        all_images = Split(scans.images(), scans.labels)
+        train = all_images.part(0, num_all - num_test)
+        test = all_images.part(num_all - num_test, num_all)
+    num_train = len(train) - NUM_VAL
+    return Dataset(train.part(0, num_train), train.part(num_train, len(train)), test, SPEC)
+
+
+def read(folder: Path | None = None) -> tuple[Split, Split]:
+    """MNIST's training and test images from the IDX files.
+
+    They lie in the folder, else in the one that the variable names, else they are downloaded.
+
     Raises:
         ValueError: a file is missing, damaged or not MNIST's.
         OSError: no mirror could be reached.
     """
-    if folder is None and os.environ.get(FOLDER_VARIABLE):
-        folder = Path(os.environ[FOLDER_VARIABLE])
+    folder = _folder(folder)
     train, test = (
         Split(
             torch.from_numpy(_read(folder, images).copy()).unsqueeze(1),
@@ -92,8 +115,12 @@ def load(folder: Path | None = None) -> Dataset:
         )
         for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS))
     )
-    num_train = len(train) - NUM_VAL
-    return Dataset(train.part(0, num_train), train.part(num_train, len(train)), test, SPEC)
+    return train, test
+
+
+def _folder(folder: Path | None) -> Path | None:
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named) if folder is None and named else folder
 
 
 def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
@@ -143,5 +170,5 @@ def _find(folder: Path, name: str) -> Path:
                 return path
     raise ValueError(
         f"{folder} holds no {name}.gz (nor {name}); "
-        f"get it from {' or '.join(MIRRORS)}, or give no folder to have it downloaded"
+        f"get it from {' or '.join(MIRRORS)}, or give no folder"
     )

@@ -79,13 +79,14 @@ def _tables() -> tuple[Tensor, Tensor]:
 def to_boxes(scans: Tensor, sides: Tensor) -> Tensor:
     """Resample scans (B, S, S), uint8 of 0 and 1, of sides (B,) to levels uint8 (B, 20, 20)."""
     rows, shares = (table.to(scans.device)[sides - SIDES.start] for table in _tables())
-    rows = rows + ((scans.shape[-1] - sides) // 2)[:, None, None]
+    used = int((shares > 0).any(1).any(0).sum())  # 4 up to m = 60, 8 for the largest
+    rows = rows[..., :used] + ((scans.shape[-1] - sides) // 2)[:, None, None]
     ink = scans.float()
     area = ink.new_zeros(len(scans), BOX, BOX)
     image = torch.arange(len(scans), device=scans.device)[:, None, None]
     # The program's order of additions: by row, then by column.
-    for row in range(rows.shape[2]):
-        for column in range(rows.shape[2]):
+    for row in range(used):
+        for column in range(used):
             share = shares[:, :, row, None] * shares[:, None, :, column]
             area += share * ink[image, rows[:, :, row, None], rows[:, None, :, column]]
     most = area.amax((1, 2), keepdim=True)
@@ -131,9 +132,10 @@ def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
     ink, index = boxes.long(), torch.arange(BOX, device=boxes.device)
     total = ink.sum((1, 2)).clamp(min=1)
     row, column = ((ink.sum(axis) * index).sum(1) for axis in (2, 1))
-    # round(14 - mean) in integers: the centre of mass is a quotient of them.
+    # round(14 - mean) in integers: the centre of mass is a quotient of them. Halves round down,
+    # as all three that MNIST has do: images 23,831, 33,691 and 68,688.
     half = IMAGE // 2
-    corners = [(2 * (half * total - mass) + total) // (2 * total) for mass in (row, column)]
+    corners = [-((2 * (mass - half * total) + total) // (2 * total)) for mass in (row, column)]
     return corners[0].clamp(0, IMAGE - BOX), corners[1].clamp(0, IMAGE - BOX)
 
 
