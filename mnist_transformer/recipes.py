@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
@@ -12,6 +13,7 @@ from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.reader import ReaderConfig
+from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.utils.checks import check_name
@@ -70,6 +72,12 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
            batch_size=16, max_seconds=150 * 60,
            about="patch by patch; knows nothing of MNIST"),
+    # TODO sizes
+    Recipe("mnist-scan",
+           ScanConfig(MNIST, PatchConfig(SCANS, patch_size=8, margin=8, head_width=48,
+                                         head_depth=2, head_mlp_dim=96, built_in_guidance=1.7)),
+           batch_size=16, max_seconds=150 * 60,
+           about="scans that MNIST's program turns into images"),
     # 4,000 real digits that a package carries: to try training with no MNIST at hand.
     Recipe("mnist-patch-5k", _patch, dataset="mnist-5k", batch_size=16, max_seconds=10 * 60,
            about="the same on 4,000 images"),

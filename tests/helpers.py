@@ -4,10 +4,13 @@ import math
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import torch
 
 from mnist_transformer.data import Dataset, DataSpec, Split
+from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.mnist import SPEC as MNIST
+from mnist_transformer.data.scan_file import Scans
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
@@ -15,6 +18,7 @@ from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.networks.transformer import Transformer
@@ -89,6 +93,27 @@ TINY = {
     ),
     "ddpm": DDPMConfig(**SMALL, num_steps=4, bound_samples=4),
 }
+# 28 x 28: MNIST's program makes no other images. The scans are those of ``make_scans``.
+TINY["scan"] = ScanConfig(
+    make_spec(28, 3),
+    replace(
+        TINY["patch"],
+        data=replace(SCANS, shape=(1, 24, 24), class_names=("0", "1", "2")),
+        patch_size=8,
+    ),
+)
+
+
+def make_scans() -> Scans:
+    """Strokes of six directions as scans of sides 20 to 24."""
+    sides, bits = torch.tensor([20, 21, 22, 23, 24, 24]), []
+    for number, side in enumerate(sides.tolist()):
+        row, column = np.indices((side, side)) - (side - 1) / 2
+        angle = number * np.pi / 6
+        stroke = abs(row * np.cos(angle) + column * np.sin(angle)) < 2 + number / 4
+        bits.append(np.packbits(stroke))
+    none = torch.zeros(0, 1, 28, 28, dtype=torch.uint8)
+    return Scans(sides, torch.arange(6) % 3, none, np.concatenate(bits))
 
 
 def moved(config):

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, make_spec, moved
+from helpers import TINY, make_scans, make_spec, moved
 
 from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.ddpm import DDPM
 from mnist_transformer.models.mar import MAR
+from mnist_transformer.models.scan import Scan
 from mnist_transformer.options import Keep, Sampling
 
 OPTIONS = {
@@ -29,7 +30,8 @@ CASES = TINY | {"patch in colour": replace(TINY["patch"], data=IN_COLOUR)}
 
 
 @pytest.fixture(params=CASES, ids=str)
-def model(request) -> GenerativeModel:
+def model(request, monkeypatch) -> GenerativeModel:
+    monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     return moved(CASES[request.param])
 
 
@@ -37,6 +39,8 @@ def model(request) -> GenerativeModel:
 def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
     levels = model.config.num_levels
     images = torch.randint(0, levels, (6, *model.image_shape), dtype=torch.uint8)
+    if isinstance(model, Scan):
+        images = make_scans().images()
     return images, torch.arange(6) % model.num_classes
 
 
@@ -123,7 +127,8 @@ def test_an_option_is_honoured_or_refused(model, option):
         with pytest.raises(ValueError, match="does not use num_particles"):
             model.sample([0], [0], OPTIONS[option])
         black = torch.zeros(8, *model.image_shape, dtype=torch.uint8)
-        keep = Keep(black, torch.arange(8) % 2 == torch.zeros(8, 1, 8, 1))
+        _, height, width = model.image_shape
+        keep = Keep(black, torch.arange(width) % 2 == torch.zeros(8, 1, height, 1))
     if option in model.honours:
         plain = model.sample([0] * 8, range(8), keep=keep)
         assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option], keep))

@@ -24,7 +24,7 @@ import torch
 from mnist_transformer.data.scans import BOX, IMAGE, SIDES, to_boxes, weights
 
 GRID = 1 << 16  # area is searched in steps of 1 / GRID,
-TOLERANCE = 14 / GRID  # in which a sum of 36 rounded shares errs by less than this
+TOLERANCE = 14  # steps; a sum of 36 rounded shares errs by less
 SCALE = 1 << 24  # CP-SAT has integers alone: shares are multiples of 1 / SCALE
 LEEWAY = 3e-4  # the brightest pixel may lack ink of next to no share
 INFINITE = 1 << 60  # no upper bound
@@ -122,18 +122,19 @@ def possible(side: int, most: float, top: int) -> np.ndarray:
     return levels[kinds]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)  # 54 kB each
 def _possible(side: int, most: float, top: int) -> tuple[np.ndarray, np.ndarray]:
     kinds, sums = _sums(side)
     low, high = (bound * most / 255 for bound in bounds_of(top))
-    below = [np.searchsorted(values, low - TOLERANCE, "left") for values in sums]
-    until = [np.searchsorted(values, high + TOLERANCE, "right") for values in sums]
+    low, high = low * GRID - TOLERANCE, high * GRID + TOLERANCE
+    below = [np.searchsorted(values, low, "left") for values in sums]
+    until = [np.searchsorted(values, high, "right") for values in sums]
     return kinds, np.stack(until) > np.stack(below)
 
 
 @functools.cache
 def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The kind of each box pixel (BOX, BOX), and each kind's possible areas in order."""
+    """The kind of each box pixel (BOX, BOX), and each kind's possible areas * GRID, in order."""
     shares = weights(side)
     number: dict[tuple[int, ...], int] = {}
     sums: list[np.ndarray] = []
@@ -148,7 +149,7 @@ def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
             for product in kind:
                 bits |= bits << product
             packed = np.frombuffer(bits.to_bytes(size // 8, "little"), np.uint8)
-            sums.append(np.flatnonzero(np.unpackbits(packed, bitorder="little")) / GRID)
+            sums.append(np.flatnonzero(np.unpackbits(packed, bitorder="little")).astype(np.int32))
         kinds[row, column] = number[kind]
     return kinds, sums
 

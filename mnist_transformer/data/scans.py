@@ -175,14 +175,15 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     rows = ends[0][:, None, None] + box.to(images.device)[:, None]
     columns = ends[1][:, None, None] + box.to(images.device)
     levels = images[place_B[:, None, None], rows, columns].float()[:, None]
-    large = F.interpolate(levels, (USUAL_SIDE, USUAL_SIDE), mode="bilinear")
+    side = min(USUAL_SIDE, canvas)
+    large = F.interpolate(levels, (side, side), mode="bilinear")
     # Half of the brightest level nearby is the edge of a stroke, of a pale one too.
     near = F.max_pool2d(levels, 5, stride=1, padding=2)
-    near = F.interpolate(near, (USUAL_SIDE, USUAL_SIDE), mode="nearest")
+    near = F.interpolate(near, (side, side), mode="nearest")
     scans = images.new_zeros(len(images), canvas, canvas)
-    inside = square(USUAL_SIDE, canvas)
+    inside = square(side, canvas)
     scans[:, inside, inside] = ((large > near / 2) & (large > 16))[:, 0].byte()
-    return scans, torch.full_like(ends[0], USUAL_SIDE), ends[0], ends[1]
+    return scans, torch.full_like(ends[0], side), ends[0], ends[1]
 
 
 def kept(mask: Tensor, sides: Tensor, row: Tensor, column: Tensor, canvas: int) -> Tensor:

@@ -9,11 +9,13 @@ from mnist_transformer.models.patch_law.model import PatchConfig as PatchLawConf
 from mnist_transformer.models.patch_law.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.models.reader import Reader, ReaderConfig
+from mnist_transformer.models.scan import Scan, ScanConfig
 from mnist_transformer.models.var import Var, VarConfig
 from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 
 FAMILIES = {
     "patch": (PatchConfig, Patch),
+    "scan": (ScanConfig, Scan),
     "patch-law": (PatchLawConfig, PatchLaw),
     "pixel": (PixelConfig, Pixel),
     "vqvae": (VQVAEConfig, VQVAE),

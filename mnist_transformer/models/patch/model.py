@@ -24,7 +24,7 @@ from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
 from mnist_transformer.models.patch.draw import Drawing
 from mnist_transformer.models.patch.head import Gate, Neighbourhood, ValueHead, value_features
 from mnist_transformer.models.patch.keep import DrawingAround
-from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free, with_null
+from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
@@ -87,9 +87,17 @@ class Patch(GenerativeModel):
 
     def logits(self, packed: Packed, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Those of ``PatchDecoder.logits``, given the classes (B,) of the packed images."""
-        x_MD = packed.x_MD + self.classes(cond).repeat_interleave(packed.length_B, 0)
+        x_MD = packed.x_MD + self.embed(cond).repeat_interleave(packed.length_B, 0)
         state_MD = self.transformer.side_by_side(x_MD, packed.at_M, packed.length_B)
         return self.decoder.logits(packed, state_MD)
+
+    def embed(self, cond: Tensor) -> Tensor:
+        """What every token of an image carries (B, D): in training, sometimes no class."""
+        return self.classes(cond)
+
+    def without_class(self, cond: Tensor) -> Tensor:
+        """The conditions with the null class."""
+        return torch.full_like(cond, self.classes.null_class)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
@@ -97,7 +105,7 @@ class Patch(GenerativeModel):
         logits: tuple[Tensor, ...] = self.logits(packed, cond)
         if scale != 1:
             with evaluating(self), torch.no_grad():
-                null = self.logits(packed, torch.full_like(cond, self.classes.null_class))
+                null = self.logits(packed, self.without_class(cond))
             logits = tuple(map(guidance_free, logits, null, [scale] * 2))
         return self.decoder.nats(packed, *logits).flatten(1).sum(-1)
 
@@ -114,8 +122,8 @@ class Patch(GenerativeModel):
     ) -> Iterator[Tensor]:
         """A blank canvas, then one a step, in which every image draws its next patch with ink."""
         num_particles = how.num_particles if keep is not None else 1
-        cond_X = with_null(cond, self.classes.null_class, how.guidance)
-        class_BGD = self.classes.table(cond_X).unflatten(0, (-1, len(cond))).transpose(0, 1)
+        passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
+        class_BGD = torch.stack([self.embed(each) for each in passes], 1)
         class_RGD = class_BGD.repeat_interleave(num_particles, 0)
         num_patches, num_own = self.decoder.around.num_patches, self.decoder.around.num_own
         uniform_RPU = noise.uniform(num_particles, num_patches, 1 + num_own).flatten(0, 1)

@@ -17,7 +17,7 @@ neighbourhood, I = s*s pixels of a patch, E features of a pixel value, W width o
 levels, D dim.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -210,11 +210,8 @@ class Patch(GenerativeModel):
         state_MD = self.states(picture, self.classes(cond))
         return self.nats_of(picture, *self.logits(picture, state_MD))
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
-        """Exact negative log-likelihood in nats (B,), over all pixels."""
-        images = self.check_images(images)
-        nats_BHW = self.pixel_nats(images, self.check_cond(cond, len(images)))
-        return nats_BHW.flatten(1).sum(-1)
+    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
 
     # --- its parts ---
 
