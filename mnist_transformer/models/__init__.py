@@ -15,8 +15,8 @@ from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 
 FAMILIES = {
     "patch": (PatchConfig, Patch),
-    "scan": (ScanConfig, Scan),
     "patch-law": (PatchLawConfig, PatchLaw),
+    "scan": (ScanConfig, Scan),
     "pixel": (PixelConfig, Pixel),
     "vqvae": (VQVAEConfig, VQVAE),
     "var": (VarConfig, Var),

@@ -75,18 +75,22 @@ def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Ten
 
 
 def draw_from_guesses(
-    logits_of: Callable[[Tensor], Tensor], uniform_BI: Tensor, how: Sampling
+    logits_of: Callable[[Tensor, Tensor], Tensor], uniform_BI: Tensor, how: Sampling
 ) -> Tensor:
     """Symbols (B, I) as if drawn one by one, in fewer passes (arXiv 2002.09928).
 
     All are drawn at once from a guess of all, and again from the result. Those before the first
     wrong guess are right, so a result that no longer changes is the one drawn one by one.
-    ``logits_of`` gives the logits (B, I, V) of all symbols, each given those before it in (B, I).
+    ``logits_of`` gives the logits (N, I, V) of all symbols of rows (N,), each given those before
+    it in (N, I).
     """
-    guess_BI = torch.zeros_like(uniform_BI, dtype=torch.long)
-    while True:
-        logits = logits_of(guess_BI).flatten(0, 1)
-        drawn_BI = draw_categorical(logits, uniform_BI.flatten(), how).view_as(guess_BI)
-        if torch.equal(drawn_BI[:, :-1], guess_BI[:, :-1]):  # nothing depends on the last one
-            return drawn_BI
-        guess_BI = drawn_BI
+    drawn_BI = torch.zeros_like(uniform_BI, dtype=torch.long)
+    row_N = torch.arange(len(drawn_BI), device=drawn_BI.device)
+    while len(row_N):
+        guess_NI = drawn_BI[row_N]
+        logits = logits_of(guess_NI, row_N).flatten(0, 1)
+        drawn_NI = draw_categorical(logits, uniform_BI[row_N].flatten(), how).view_as(guess_NI)
+        drawn_BI[row_N] = drawn_NI
+        # Nothing depends on the last symbol.
+        row_N = row_N[(drawn_NI != guess_NI)[:, :-1].any(1)]
+    return drawn_BI

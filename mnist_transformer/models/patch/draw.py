@@ -23,8 +23,11 @@ from mnist_transformer.options import Sampling
 GATES = 512  # drawn at once in a search for ink
 FEW = 2  # rows that are drawn faster from guesses than value by value
 
-LogitsOf = Callable[[Tensor, int, int], Tensor]
-"""Logits (N, ., V) of the values ``start`` to ``stop`` of patches, given the patches (N, I)."""
+LogitsOf = Callable[..., Tensor]
+"""Logits (N, ., V) of the values ``start`` to ``stop`` of patches, given the patches (N, I).
+
+Arguments: the patches, start, stop, and if not all patches are given, which ones int64 (N,) are.
+"""
 
 
 class Rows(NamedTuple):
@@ -134,10 +137,14 @@ class Drawing:
         values_NS, patch_N = values_RS[rows_N], patch_R[rows_N]
         state_NGIW = head.state(self.rows.state_RGD[rows_N]).unflatten(-1, (-1, head.width))
 
-        def logits_of(own_NI: Tensor, start: int, stop: int) -> Tensor:
-            values_NS[:, num_before:] = own_NI
-            seen_NIW = head.window.look(self.table, values_NS, start, stop)
-            logits_NGIV = head(state_NGIW[:, :, start:stop] + seen_NIW[:, None])
+        def logits_of(own_NI: Tensor, start: int, stop: int, of: Tensor | None = None) -> Tensor:
+            if of is None:
+                values_NS[:, num_before:] = own_NI
+                values, state = values_NS, state_NGIW
+            else:
+                values, state = torch.cat([values_NS[of, :num_before], own_NI], 1), state_NGIW[of]
+            seen_NIW = head.window.look(self.table, values, start, stop)
+            logits_NGIV = head(state[:, :, start:stop] + seen_NIW[:, None])
             logits_NIV = guide(logits_NGIV.transpose(0, 1), self.how.guidance)[0]
             last = stop == own_NI.shape[1]
             return self.decoder.not_blank(logits_NIV, own_NI) if last else logits_NIV
@@ -149,7 +156,8 @@ class Drawing:
         """The values (N, I) of these patches, each drawn after those before it."""
         uniform_NI = self.uniform_RPU[self.place_R[rows_N], patch_N, 1:]
         if len(rows_N) <= FEW:
-            return draw_from_guesses(lambda x: logits_of(x, 0, x.shape[1]), uniform_NI, self.how)
+            last = uniform_NI.shape[1]
+            return draw_from_guesses(lambda x, of: logits_of(x, 0, last, of), uniform_NI, self.how)
         own_NI = torch.zeros_like(uniform_NI, dtype=torch.long)
         for i in range(own_NI.shape[1]):
             logits_NV = logits_of(own_NI, i, i + 1)[:, 0]
