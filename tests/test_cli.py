@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY_LAW, make_spec
+from helpers import TINY, TINY_LAW, make_scans, make_spec, moved
 from PIL import Image
 
 import mnist_transformer
@@ -58,7 +58,7 @@ def test_help_is_quick_and_does_without_torch() -> None:
 @pytest.mark.parametrize(
     ("verb", "flags"),
     [
-        ("draw", f"WHAT --n --model --seed --out --gif --device {OPTION_FLAGS}"),
+        ("draw", f"WHAT --n --model --seed --out --gif --crisp --device {OPTION_FLAGS}"),
         ("inpaint", f"IMAGE --hole --mask --label --n --model --out --gif {OPTION_FLAGS}"),
         ("ask", f"PROMPT --model --seed --out --device {OPTION_FLAGS}"),
         ("train", "--out --data --device --seed --max-seconds --epochs --batch-size --lr"),
@@ -367,3 +367,24 @@ def test_python_runs_the_package_as_the_command() -> None:
         cwd=ROOT,
     )
     assert done.stdout == f"mnist-transformer {mnist_transformer.__version__}\n"
+
+
+def test_crisp_saves_the_scans(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
+    checkpoint.save(moved(TINY["scan"]), "tiny.safetensors")
+    command = ["draw", "102", "--crisp", "--model", "tiny.safetensors"]
+    assert cli.main(command) == 0
+    assert "saved 102-scan.png and 102-scan.svg" in capsys.readouterr().out
+    with Image.open("102-scan.png") as picture:
+        assert picture.width == 3 * picture.height  # three scans and their margins in a row
+        assert set(np.unique(np.asarray(picture))) == {0, 255}
+    assert Path("102-scan.svg").read_text().count("Z") >= 3
+    assert cli.main(command) == 0  # our own files are replaced
+    Path("102-scan.svg").write_text("a drawing")
+    assert cli.main(command) == 2
+    assert "102-scan.svg exists and was not drawn" in capsys.readouterr().err
+
+
+def test_crisp_wants_a_model_of_scans(tiny_checkpoint: Path, capsys) -> None:
+    assert cli.main(["draw", "1", "--crisp", "--model", str(tiny_checkpoint)]) == 2
+    assert "draws no scans, expected a model of scans" in capsys.readouterr().err

@@ -63,11 +63,12 @@ def check_picture(out: Path | None) -> None:
         raise ValueError(f"out is {str(out)!r}, expected a name in .png (--gif adds the GIF)")
 
 
-def picture_file(name: str, out: Path | None, gif: bool = False) -> Path:
-    """Where the PNG goes, and a GIF beside it. No name that the user did not choose costs a file.
+def picture_file(name: str, out: Path | None, beside: Sequence[str] = ()) -> Path:
+    """Where the PNG goes. No name that the user did not choose costs a file.
 
     Args:
         name: of the PNG where the user chose none, without its suffix.
+        beside: ends of the names of other files that go there, in place of ".png".
     """
     from mnist_transformer.utils.images import is_ours
 
@@ -75,8 +76,9 @@ def picture_file(name: str, out: Path | None, gif: bool = False) -> Path:
     place = out or Path()
     chosen = not place.is_dir()
     png = place if chosen else place / (re.sub(r"[^\w.-]+", "-", name) + ".png")
-    for path, ours in ((png, not chosen), (png.with_suffix(".gif"), gif)):
-        if ours and path.exists() and not is_ours(path):
+    others = [png.with_name(png.stem + end) for end in beside]
+    for path in others if chosen else [png, *others]:
+        if path.exists() and not is_ours(path):
             raise ValueError(f"{path} exists and was not drawn by {PROG}: name another with --out")
     return png
 

@@ -3,7 +3,7 @@
 from pathlib import PurePath
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mnist_transformer.commands import common
 from mnist_transformer.options import PLAIN, check_seed
@@ -19,6 +19,10 @@ def draw(
     how: common.How = PLAIN,
     out: common.Out = None,
     gif: common.Gif = False,
+    crisp: Annotated[
+        FlagCreatePairsOff[bool],
+        arg(help="Also save the scans that a model of scans drew, as a PNG and as SVG outlines."),
+    ] = False,
     device: common.Device = None,
 ) -> None:
     """Draw digits, or other classes that a model knows, save them as a PNG file and show them.
@@ -29,7 +33,7 @@ def draw(
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
-    png = common.picture_file(what, out, gif)
+    png = common.picture_file(what, out, [".gif"] * gif + ["-scan.png", "-scan.svg"] * crisp)
     check_seed(seed, n)
     import torch
 
@@ -44,9 +48,11 @@ def draw(
     if gif and len(labels) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} images, got {len(labels)}")
     columns, seeds = images.columns_for(len(once), n), range(seed, seed + len(labels))
-    drawn, frames = [], []
+    drawn, frames, scans = [], [], []
     for start in range(0, len(labels), MAX_BATCH):
         batch = slice(start, start + MAX_BATCH)
+        if crisp:  # the same drawing again: first, as it is what may be refused
+            scans += drawer.scans(labels[batch], seeds[batch], how)
         stage = f"drawing from image {start + 1} of {len(labels)}"
         for canvas in common.watched(drawer.steps(labels[batch], seeds[batch], how), stage):
             if gif:
@@ -54,3 +60,6 @@ def draw(
         drawn.append(canvas)
     made = f"{what} drawn by {PurePath(model).name}, seed {seed}, {how}"
     common.finish(images.grid(torch.cat(drawn), columns), png, made, frames)
+    if crisp:
+        images.save_scans(scans, columns, png, made)
+        common.say(f"saved {png.stem}-scan.png and {png.stem}-scan.svg beside it")

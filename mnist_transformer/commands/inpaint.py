@@ -39,7 +39,7 @@ def inpaint(
         raise ValueError("expected either --hole or --mask for the missing part")
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
-    png = common.picture_file(f"{image.stem}-inpainted", out, gif)
+    png = common.picture_file(f"{image.stem}-inpainted", out, [".gif"] * gif)
     check_seed(seed, n)
     from mnist_transformer.data import pictures
     from mnist_transformer.models import inpaint, loading

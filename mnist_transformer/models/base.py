@@ -195,6 +195,13 @@ class GenerativeModel(Model):
             pass
         return canvas
 
+    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> list[Tensor]:
+        """The scans of which ``sample`` returns the images: uint8 (m, m) of 0 and 1 each.
+
+        Raises ValueError in a family that draws none, and as ``steps`` does.
+        """
+        raise ValueError(f"a {type(self).__name__} draws no scans, expected a model of scans")
+
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
         channels, *size = self.image_shape
         images, mask = keep.images.to(self.device), keep.mask.to(self.device)

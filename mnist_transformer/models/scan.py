@@ -11,7 +11,7 @@ probability e.
 Shapes: B images, S the side of the canvas, D dim.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import log
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.data import scans
 from mnist_transformer.data.scan_file import load_scans
-from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.base import GenerativeModel, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.networks.drawing import Noise, draw_categorical
@@ -144,17 +144,36 @@ class Scan(GenerativeModel):
     ) -> Iterator[Tensor]:
         """The images of the scans as they are drawn; only the last ones have MNIST's bytes."""
         if keep is None:
-            logits = self.side(cond)
-            sides = draw_categorical(logits, noise.uniform(1)[:, 0], how) + scans.SIDES.start
-            kept, corner = None, [torch.full_like(cond, (scans.IMAGE - scans.BOX) // 2)] * 2
+            sides, kept = self._draw_sides(cond, noise, how), None
+            corner = [torch.full_like(cond, (scans.IMAGE - scans.BOX) // 2)] * 2
         else:
             sides, corner, kept = self._around(keep)
-        cond = torch.stack([cond, sides], 1)
-        for canvas in self.patch.sample_steps(cond, noise, how, kept):
-            scan = canvas[:, 0]
+        for scan in self._scan_steps(cond, sides, noise, how, kept):
             yield scans.preview(scan, sides, *corner)
         boxes = scans.to_boxes(scan, sides)
         yield scans.place(boxes, *(scans.corner(boxes) if keep is None else corner))
+
+    @torch.inference_mode()
+    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> list[Tensor]:
+        self.steps(cond, seeds, how)  # checks
+        noise = Noise(seeds, self.device)
+        with evaluating(self):
+            labels = self.check_cond(cond, len(noise))
+            sides = self._draw_sides(labels, noise, how)
+            *_, drawn = self._scan_steps(labels, sides, noise, how, None)
+        squares = [scans.square(side, self.config.canvas) for side in sides.tolist()]
+        return [scan[place, place].cpu() for scan, place in zip(drawn, squares, strict=True)]
+
+    def _draw_sides(self, cond: Tensor, noise: Noise, how: Sampling) -> Tensor:
+        return draw_categorical(self.side(cond), noise.uniform(1)[:, 0], how) + scans.SIDES.start
+
+    def _scan_steps(
+        self, cond: Tensor, sides: Tensor, noise: Noise, how: Sampling, kept: Keep | None
+    ) -> Iterator[Tensor]:
+        """Scans uint8 (B, S, S) as they are drawn."""
+        cond = torch.stack([cond, sides], 1)
+        for canvas in self.patch.sample_steps(cond, noise, how, kept):
+            yield canvas[:, 0]
 
     def _around(self, keep: Keep) -> tuple[Tensor, list[Tensor], Keep]:
         """The sides (B,), the corners of the boxes, and the scans' pixels that are kept.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from mnist_transformer.utils.files import write_atomic
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -83,8 +85,38 @@ def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
     _write(path, first, "GIF", comment=SOFTWARE.encode(), **look)
 
 
+def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) -> None:
+    """Write scans uint8 (m, m) of 0 and 1, ink black, to ``-scan.png`` and ``-scan.svg`` files.
+
+    Args:
+        png: names both, which get these ends in place of its ".png".
+        made: how they were made, for whoever opens the PNG.
+    """
+    from contourpy import contour_generator
+
+    size = max(map(len, scans)) + 2
+    sheet = np.ones((-(-len(scans) // columns) * size, min(columns, len(scans)) * size), np.uint8)
+    for number, scan in enumerate(scans):
+        row, column = (size * place + (size - len(scan)) // 2 for place in divmod(number, columns))
+        sheet[row : row + len(scan), column : column + len(scan)] -= scan.cpu().numpy()
+    picture = Image.fromarray(255 * sheet)
+    save_png(enlarge(picture), png.with_name(f"{png.stem}-scan.png"), {"Description": made})
+    # A contour is a closed line of points (x, y) in the middle between ink and paper.
+    lines: Any = contour_generator(z=1 - sheet.astype(float)).lines(0.5)
+    outlines = (" ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in line) for line in lines)
+    path = "".join(f"M{outline}Z" for outline in outlines)
+    height, width = sheet.shape
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
+        f'<!-- {SOFTWARE} --><path fill-rule="evenodd" d="{path}"/></svg>\n'
+    )
+    write_atomic(png.with_name(f"{png.stem}-scan.svg"), svg.encode())
+
+
 def is_ours(path: Path) -> bool:
-    """Whether a file is a picture that ``save_png`` or ``save_gif`` wrote."""
+    """Whether a file is a picture that this module wrote."""
+    if path.suffix == ".svg":
+        return SOFTWARE.encode() in path.read_bytes()
     try:
         with Image.open(path) as picture:
             mark = picture.info.get("Software", picture.info.get("comment"))
