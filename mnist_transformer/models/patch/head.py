@@ -124,16 +124,19 @@ class Window(nn.Module):
         nn.init.normal_(self.weight, std=around.num_around**-0.5)
         index = np.full((len(slots), len(own)), len(unique))  # one too far: unseen
         index[slot, value] = offset = offset.ravel()
-        self.register_buffer("index", torch.tensor(index), persistent=False)  # (S, I)
+        num_features = around.features.shape[1]
+        index_SEI = index[:, None] * num_features + np.arange(num_features)[:, None]
+        self.register_buffer("index", torch.tensor(index_SEI), persistent=False)
         self.register_buffer("seen", torch.tensor(np.stack([slot, offset])), persistent=False)
         self.first = np.searchsorted(value, np.arange(len(own) + 1)).tolist()
         self.register_buffer("first_I", torch.tensor(self.first), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Sums (N, I * W) for whole patches, from the features (N, S * E) of all slots."""
-        rows = F.pad(self.weight.flatten(1), (0, 0, 0, 1))  # zeros for what a value must not see
-        weight = F.embedding(self.index, rows).unflatten(-1, self.weight.shape[1:])
-        return features @ weight.transpose(1, 2).flatten(2).flatten(0, 1)
+        # Zeros for what a value must not see.
+        rows = F.pad(self.weight.flatten(0, 1), (0, 0, 0, self.weight.shape[1]))
+        weight_SEIW = F.embedding(self.index, rows)
+        return features @ weight_SEIW.flatten(2).flatten(0, 1)
 
     def look(self, table: Tensor, values_NS: Tensor, start: int, stop: int) -> Tensor:
         """``forward`` for the values ``start`` to ``stop`` (N, ., W), by adding up rows of a table,
