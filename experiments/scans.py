@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.common import is_done, record, save_plot, start
+from experiments.common import Figures, is_done, record, save_plot, start
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.scan_file import load_scans
@@ -38,7 +38,7 @@ def main(
     templates: tuple[int, ...] = (12, 16, 19, 22),
     max_seconds: float = 120.0,
 ) -> None:
-    """Measure what the ledger does not have yet, then draw the picture.
+    """Count and measure what the ledger does not have yet, then draw the picture.
 
     Args:
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
@@ -46,10 +46,11 @@ def main(
         max_seconds: How long the MLP is trained.
     """
     dataset = load_dataset("mnist", data)
+    count_sides()
     for size in templates:
         if not is_done("scans", {"model": "context counts", "pixels": size}):
             bits_of = counts(dataset, size)
-            figures = {
+            figures: Figures = {
                 "validation bits/dim": bound(dataset, "val", bits_of),
                 "test bits/dim": bound(dataset, "test", bits_of),
             }
@@ -71,6 +72,20 @@ def main(
         settings = {"model": "causal MLP", "pixels": size}
         record("scans", settings, figures, exact=False, parameters=parameters, seconds=max_seconds)
     save_plot(plot(dataset), "scans")
+
+
+def count_sides() -> None:
+    """How many images have a scan, by the side of it."""
+    sides, num_train = load_scans().sides, 60_000
+    bins = [(0, 0), *((low, low + 9) for low in range(20, 90, 10)), (90, SIDES.stop - 1)]
+    for low, high in bins:
+        name = f"{low} to {high}" if high else "no scan found"
+        if not is_done("scans-found", {"side m": name}):
+            within = (sides >= low) & (sides <= high)
+            split = {"training images": within[:num_train], "test images": within[num_train:]}
+            figures: Figures = {head: float(part.sum()) for head, part in split.items()}
+            figures["share of all images, %"] = 100 * within.double().mean().item()
+            record("scans-found", {"side m": name}, figures)
 
 
 def batches(dataset: Dataset, split: str, order: Tensor | None = None) -> Iterator[Scanned]:
