@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import BARS, RECIPE, TINY, make_spec, moved, weights
+from helpers import BARS, RECIPE, TINY, make_scans, make_spec, moved, weights
 from stub_device import MPS, OnStub, stub_device
 
 from mnist_transformer.models import FAMILIES
@@ -60,6 +60,8 @@ def test_every_family_is_here():
 def batch_of(config):
     if config is READER:
         return torch.randn(3, 9, 8), torch.tensor([[3, 10], [7, 2], [10, -100]])
+    if config is TINY["scan"]:
+        return make_scans().images()[:3], torch.arange(3)
     return torch.randint(0, 16, (3, 1, 8, 8), dtype=torch.uint8), torch.arange(3)
 
 
@@ -67,6 +69,7 @@ def batch_of(config):
 def test_every_family_without_float64(name, monkeypatch):
     """Training, likelihood, figures and drawing, with the figures and pictures of the CPU."""
     monkeypatch.setattr(devices, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     model = moved(CASES[name])
     images, cond = batch_of(CASES[name])
     draws = isinstance(model, GenerativeModel)
