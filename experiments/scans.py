@@ -10,6 +10,7 @@ of a scan and the pixels drawn before a pixel, and not the class.
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,20 @@ from experiments.common import Figures, is_done, record, save_plot, start
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.scan_file import load_scans
-from mnist_transformer.data.scans import SIDES, square, to_images
+from mnist_transformer.data.scans import BOX, SIDES, square, to_boxes, to_images, weights
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.recipes import RECIPES
 
 CANVAS = SCANS.shape[1]
 ROWS = 11  # of context for the MLP: rows above, and columns to either side
 BATCH = 250
+CHANGES = (
+    "none",
+    "0.99 as float32",
+    "rounded up below 128, down above",
+    "summed by column, then by row",
+    "summed in float64",
+)
 Scanned = tuple[Tensor, Tensor]
 """Scans uint8 (B, S, S) and their sides (B,)."""
 
@@ -47,6 +55,9 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     count_sides()
+    for change in CHANGES:
+        if not is_done("scans-program", {"change": change}):
+            record("scans-program", {"change": change}, differing(change))
     for size in templates:
         if not is_done("scans", {"model": "context counts", "pixels": size}):
             bits_of = counts(dataset, size)
@@ -86,6 +97,42 @@ def count_sides() -> None:
             figures: Figures = {head: float(part.sum()) for head, part in split.items()}
             figures["share of all images, %"] = 100 * within.double().mean().item()
             record("scans-found", {"side m": name}, figures)
+
+
+def differing(change: str) -> Figures:
+    """How many of MNIST's images the program gives no more if one detail of it is another."""
+    archive, wrong, total = load_scans(), 0, 0
+    for side in archive.sides.unique()[1:].tolist():  # the first is 0, for no scan
+        for index in (archive.sides == side).nonzero()[:, 0].split(BATCH):
+            scans, sides = archive.canvas(index, side), archive.sides[index]
+            boxes = changed_program(scans, side, change)
+            wrong += int((boxes != to_boxes(scans, sides)).flatten(1).any(1).sum())
+            total += len(index)
+    return {"images that differ": float(wrong), "share, %": 100 * wrong / total}
+
+
+def changed_program(scans: Tensor, side: int, change: str) -> Tensor:
+    """``to_boxes`` for scans (B, m, m) of one side, one of ``CHANGES`` made to it."""
+    shares = torch.from_numpy(weights(side))
+    if change == "0.99 as float32":
+        shares = torch.from_numpy(weights(side, np.float32))
+    ink = scans.float()
+    if change == "summed in float64":
+        area = (shares.double() @ ink.double() @ shares.double().T).float()
+    else:
+        used = int((shares > 0).sum(1).max())
+        # The scanned rows of each box row in their order; shares of 0 at the end change nothing.
+        rows = (shares == 0).int().sort(stable=True, dim=1).indices[:, :used]
+        part, area = shares.gather(1, rows), ink.new_zeros(len(ink), BOX, BOX)
+        for first, second in product(range(used), range(used)):
+            row, column = (second, first) if "by column" in change else (first, second)
+            taken = ink[:, rows[:, row, None], rows[None, :, column]]
+            area += taken * (part[:, row, None] * part[None, :, column])
+    most = area.amax((1, 2), keepdim=True)
+    level = area * (torch.full_like(most, 255) / most)
+    if change.startswith("rounded"):
+        return torch.where(level < 128, level.ceil(), level.floor()).byte()
+    return ((level - 128).trunc() + 128).byte()
 
 
 def batches(dataset: Dataset, split: str, order: Tensor | None = None) -> Iterator[Scanned]:

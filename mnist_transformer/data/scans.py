@@ -39,13 +39,15 @@ def square(side: int, canvas: int) -> slice:
 
 
 @functools.cache
-def weights(side: int) -> np.ndarray:
-    """The share of each box row that each scanned row covers, float32 (BOX, side)."""
+def weights(side: int, dtype: type = np.float64) -> np.ndarray:
+    """The share of each box row that each scanned row covers, float32 (BOX, side).
+
+    ``dtype`` is that of 0.99: a double in the program, as a literal is in C.
+    """
     rows = np.arange(side, dtype=np.float32)
     scale = np.float32(BOX) / np.float32(side)
     start = np.float32(BOX / 2) + scale * (rows - np.float32(side) / np.float32(2))
-    # 0.99 was a double, as in C; in float32 throughout, one image in fifty comes out otherwise.
-    end = (start + 0.99 * scale.astype(float)).astype(np.float32)
+    end = (start + dtype(0.99) * scale.astype(dtype)).astype(np.float32)
     # Rounding takes the first row of some sides below 0 (m = 39).
     first = np.maximum(np.floor(start), 0).astype(int)
     last = np.minimum(np.floor(end), BOX - 1).astype(int)
