@@ -40,7 +40,7 @@ def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
     levels = model.config.num_levels
     images = torch.randint(0, levels, (6, *model.image_shape), dtype=torch.uint8)
     if isinstance(model, Scan):
-        images = make_scans().images()
+        images = make_scans().images
     return images, torch.arange(6) % model.num_classes
 
 

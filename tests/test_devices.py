@@ -61,7 +61,7 @@ def batch_of(config):
     if config is READER:
         return torch.randn(3, 9, 8), torch.tensor([[3, 10], [7, 2], [10, -100]])
     if config is TINY["scan"]:
-        return make_scans().images()[:3], torch.arange(3)
+        return make_scans().images[:3], torch.arange(3)
     return torch.randint(0, 16, (3, 1, 8, 8), dtype=torch.uint8), torch.arange(3)
 
 

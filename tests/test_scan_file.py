@@ -38,7 +38,7 @@ def small(leftovers: bool = True) -> tuple[scan_file.Scans, torch.Tensor]:
     images = torch.randint(256, (len(sides), 1, 28, 28), dtype=torch.uint8)
     tensor = torch.tensor(sides)
     made = scan_file.Scans(tensor, torch.arange(len(sides)) % 10, images[tensor == 0], packed)
-    return made, made.images()
+    return made, made.images
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_scans_come_back_from_a_file_and_from_the_cache(
     monkeypatch.setattr(scan_coder, "decode", None)
     again = scan_file.read(path)
     assert same(again, made)
-    assert torch.equal(again.images(), images)
+    assert torch.equal(again.images, images)
 
 
 def test_the_cache_can_do_without_a_place(cache: Path, tmp_path: Path):
@@ -134,7 +134,7 @@ def test_a_scan_that_gives_another_image_is_left_out():
     other[5, 0, 0, 0] = 7
     right = scan_file.reproducing(other, made.labels, made.sides, made.ink)
     assert right.sides.tolist() == [*made.sides[:5].tolist(), 0, *made.sides[6:].tolist()]
-    assert torch.equal(right.images(), other)
+    assert torch.equal(right.images, other)
     assert same(scan_file.reproducing(images, made.labels, made.sides, made.ink), made)
 
 
@@ -182,7 +182,7 @@ def test_mnist_is_read_from_the_package(monkeypatch: pytest.MonkeyPatch):
 def test_the_package_holds_the_official_files():
     """Their IDX bytes, rebuilt."""
     made = scan_file.load_scans()
-    images, labels = (x.byte().numpy() for x in (made.images(), made.labels))
+    images, labels = (x.byte().numpy() for x in (made.images, made.labels))
     num_train = mnist.TRAIN_LABELS.shape[0]
     contents = (images[:num_train], labels[:num_train], images[num_train:], labels[num_train:])
     for (file, sha256), content in zip(SHA256.items(), contents, strict=True):

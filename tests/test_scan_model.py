@@ -19,7 +19,7 @@ def model(monkeypatch):
 
 
 def test_the_bound_adds_the_escape_the_side_and_the_scan(model):
-    images, labels = make_scans().images(), torch.arange(6) % 3
+    images, labels = make_scans().images, torch.arange(6) % 3
     canvas, sides = make_scans().canvas(torch.arange(6), 24)[:, None], make_scans().sides
     with torch.no_grad():
         side = F.cross_entropy(model.side(labels), sides - 20, reduction="none")
@@ -29,7 +29,7 @@ def test_the_bound_adds_the_escape_the_side_and_the_scan(model):
 
 
 def test_an_image_without_a_scan_is_coded_by_the_escape(model):
-    images = make_scans().images()[:2]
+    images = make_scans().images[:2]
     images[0, 0, 14, 14] ^= 1
     with torch.no_grad():
         other = model.escape.nll(images[:1], [1]) - math.log(model.config.escape_share)
@@ -44,7 +44,7 @@ def test_a_scan_that_the_canvas_cannot_hold_counts_as_none(monkeypatch):
     scan = TINY["scan"].scan
     scan = replace(scan, data=replace(scan.data, shape=(1, 22, 22)), patch_size=11)
     model = replace(TINY["scan"], scan=scan).build()
-    assert model.look_up(make_scans().images())[0].tolist() == [True] * 3 + [False] * 3
+    assert model.look_up(make_scans().images)[0].tolist() == [True] * 3 + [False] * 3
 
 
 def test_a_drawn_image_is_a_function_of_its_scan(model):
@@ -70,7 +70,7 @@ def test_only_scanned_pixels_with_a_share_in_the_hole_are_drawn():
 
 
 def test_a_hole_is_drawn_on_the_scan_of_the_rest(model):
-    images = make_scans().images()
+    images = make_scans().images
     mask = torch.ones(6, 1, 28, 28, dtype=torch.bool)
     mask[..., 14:, :] = False
     drawn = model.sample([0] * 6, range(6), Sampling(num_particles=2), Keep(images, mask))
@@ -81,7 +81,7 @@ def test_a_hole_is_drawn_on_the_scan_of_the_rest(model):
 
 
 def test_a_picture_from_elsewhere_gets_an_approximate_scan():
-    images = make_scans().images()[:, 0]
+    images = make_scans().images[:, 0]
     ink, sides, row, column = scans.enlarge(images, 88)
     again = scans.place(scans.to_boxes(ink, sides), row, column)
     error = (again[:, 0].float() - images.float()).abs().mean()

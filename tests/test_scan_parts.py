@@ -62,7 +62,7 @@ def test_build_goes_on_after_a_kill(images: torch.Tensor, capsys: pytest.Capture
     assert finished.read_bytes() == before[0]
     assert started.read_bytes() != before[1]
     made = scan_file.read(Path("scans/mnist.scans"))
-    assert torch.equal(made.images(), images)
+    assert torch.equal(made.images, images)
     assert made.labels.tolist() == [1, 1, 7, 1, 0]
     assert made.sides.tolist()[:3] == [29, 41, 44]
     assert made.sides[3] > 0
@@ -74,7 +74,7 @@ def test_finished_parts_need_no_search(images: torch.Tensor, cannot_search: None
     save_part(1, stroke(44), stroke(35), thorough=True)
     save_part(2, None, thorough=True)
     assert cli.main(BUILD) == 0
-    assert torch.equal(scan_file.read(Path("scans/mnist.scans")).images(), images)
+    assert torch.equal(scan_file.read(Path("scans/mnist.scans")).images, images)
 
 
 def test_without_ortools_build_is_one_sentence(

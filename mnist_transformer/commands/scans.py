@@ -46,7 +46,7 @@ def verify(data: Files = None) -> None:
     from mnist_transformer.data import mnist, scan_file
 
     scans = scan_file.load_scans()
-    images, start, wrong = scans.images(), 0, 0
+    images, start, wrong = scans.images, 0, 0
     line = "{:<10}{:>8}{:>12}{:>17}{:>11}"
     say(line.format("split", "images", "from scans", "kept as they are", "differing"))
     for name, split in zip(("training", "test"), mnist.read(data), strict=True):

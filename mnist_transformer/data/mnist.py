@@ -91,7 +91,7 @@ def load(folder: Path | None = None) -> Dataset:
     else:
         scans = scan_file.load_scans()
         num_all, num_test = len(scans), TEST_IMAGES.shape[0]
-        all_images = Split(scans.images(), scans.labels)
+        all_images = Split(scans.images, scans.labels)
         train = all_images.part(0, num_all - num_test)
         test = all_images.part(num_all - num_test, num_all)
     num_train = len(train) - NUM_VAL

@@ -74,6 +74,7 @@ class Scans:
             scan[place, place] = ink.reshape(side, side)
         return torch.from_numpy(canvas)
 
+    @functools.cached_property
     def images(self) -> Tensor:
         """All images, uint8 (N, 1, 28, 28), as MNIST's program makes them."""
         images = torch.zeros(len(self), 1, IMAGE, IMAGE, dtype=torch.uint8)
@@ -96,7 +97,7 @@ class Scans:
     @functools.cached_property
     def _known(self) -> dict[bytes, int]:
         """The image that a digest belongs to, of all that have a scan."""
-        images = self.images().numpy()
+        images = self.images.numpy()
         return {_digest(images[i]): i for i in self.sides.nonzero()[:, 0].tolist()}
 
 
@@ -119,7 +120,7 @@ def reproducing(images: Tensor, labels: Tensor, sides: Tensor, ink: NDArray[np.u
         sides, ink: as in ``Scans``.
     """
     given = Scans(sides, labels, images[sides == 0], ink)
-    right = (given.images() == images).flatten(1).all(1)
+    right = (given.images == images).flatten(1).all(1)
     sides = torch.where(right, sides, 0)
     bits = [given.bits(image) for image in sides.nonzero()[:, 0].tolist()]
     return Scans(sides, labels, images[sides == 0], np.concatenate([np.zeros(0, np.uint8), *bits]))
