@@ -178,7 +178,6 @@ def test_mnist_is_read_from_the_package(monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(torch.cat([split.labels for split in splits]), made.labels)
 
 
-@pytest.mark.skipif(not scan_file.PACKAGED.exists(), reason="mnist.scans is not built yet")
 def test_the_package_holds_the_official_files():
     """Their IDX bytes, rebuilt."""
     made = scan_file.load_scans()

@@ -85,8 +85,7 @@ def load(folder: Path | None = None) -> Dataset:
     Raises:
         ValueError: a file is missing, damaged or not MNIST's.
     """
-    # TODO: the packaged file is not complete yet; without it the IDX files are downloaded.
-    if _folder(folder) or not scan_file.PACKAGED.exists():
+    if _folder(folder):
         train, test = read(folder)
     else:
         scans = scan_file.load_scans()
