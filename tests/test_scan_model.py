@@ -39,6 +39,13 @@ def test_an_image_without_a_scan_is_coded_by_the_escape(model):
         assert (model.loss(images, torch.tensor([1, 1])) > 0).tolist() == [False, True]
 
 
+def test_the_escape_is_loaded_amid_a_validation(model):
+    images = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        rounded = model.nll(images, [0])
+    torch.testing.assert_close(rounded, model.nll(images, [0]), rtol=0.03, atol=0)
+
+
 def test_a_scan_that_the_canvas_cannot_hold_counts_as_none(monkeypatch):
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     scan = TINY["scan"].scan
