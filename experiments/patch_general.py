@@ -15,10 +15,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from experiments.common import Figures, Quality, results, run_cell, save_plot, start
+from experiments.common import Quality, results, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
-from mnist_transformer.evaluation.speed import sampling_speed
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.recipes import RECIPES
 from tools import trials
 
@@ -57,9 +55,6 @@ def main(
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
 
-    def measure(model: GenerativeModel, seed: int) -> Figures:
-        return quality.drawn(model, seed) | {"drawn images/s": sampling_speed(model, 64)}
-
     recipe = RECIPES["mnist-patch-general"]
     for seed in seeds:
         for patch_size in patch_sizes:
@@ -74,7 +69,7 @@ def main(
                     replace(recipe, name="trial", model=config, max_seconds=max_seconds),
                     dataset,
                     seed,
-                    measure,
+                    quality.drawn_and_speed,
                     clock=time.process_time,
                 )
     save_plot(plot(), "patch-general")

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.common import Figures, Quality, dots, results, run_cell, save_plot, start
+from experiments.common import Quality, dots, results, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
-from mnist_transformer.evaluation.speed import sampling_speed
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.recipes import RECIPES
 
 SMALL = {"head_width": 48, "head_depth": 2, "head_mlp_dim": 96}
@@ -28,8 +26,7 @@ SIZES = {
     "4x4": SMALL | {"patch_size": 4},
     "11x11": SMALL | {"patch_size": 11},
 }
-FIGURES = ("validation bits/dim", "class agreement, %", "fd_cnn")
-FIGURES += ("parameters", "training images/s", "drawn images/s")
+FIGURES = ("validation bits/dim", "class agreement, %", "drawn images/s")
 
 
 def main(
@@ -51,10 +48,6 @@ def main(
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
 
-    def measure(model: GenerativeModel, seed: int) -> Figures:
-        figures = {"parameters": float(model.num_parameters)}
-        return figures | quality.drawn(model, seed) | {"drawn images/s": sampling_speed(model, 64)}
-
     recipe = RECIPES["mnist-scan"]
     for seed in seeds:
         for size in sizes:
@@ -68,7 +61,7 @@ def main(
                 replace(recipe, name="trial", model=model, max_seconds=max_seconds),
                 dataset,
                 seed,
-                measure,
+                quality.drawn_and_speed,
                 clock=time.process_time,
             )
     rows = results("scan-sizes")

@@ -72,7 +72,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
            batch_size=16, max_seconds=150 * 60,
            about="patch by patch; knows nothing of MNIST"),
-    # TODO sizes
+    # The head is half as wide as a grey model's: it draws one bit a pixel.
     Recipe("mnist-scan",
            ScanConfig(MNIST, PatchConfig(SCANS, patch_size=8, margin=8, head_width=48,
                                          head_depth=2, head_mlp_dim=96, built_in_guidance=1.7)),

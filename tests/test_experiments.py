@@ -59,7 +59,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         *(patch_general, patching, pixel_sizes, positions, prompting, smallest),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
-    for module in (mar, patch_general, patching, smallest):
+    for module in (mar, common, patching, smallest):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size, repeats=3: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
 

@@ -108,7 +108,7 @@ def _with_paper(group: Pictures) -> Pictures:
 def _contexts(
     paper: Pictures, y: int, neighbours: Sequence[tuple[int, int, int]]
 ) -> NDArray[np.uint32]:
-    """What these neighbours contribute to the contexts of a row of pixels (W, N)."""
+    """The bits that these neighbours set in the contexts of a row of pixels (W, N)."""
     width = paper.shape[1] - 2 * REACH
     contexts = np.zeros((width, paper.shape[2]), np.uint32)
     for bit, up, left in neighbours:

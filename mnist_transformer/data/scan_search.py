@@ -113,7 +113,7 @@ def _is_centred(image: np.ndarray) -> bool:
 
 
 def possible(side: int, most: float, top: int) -> np.ndarray:
-    """Which levels each box pixel can have: bool (BOX, BOX, 256).
+    """The levels that each box pixel can have: bool (BOX, BOX, 256).
 
     ``most`` is the brightest pixel's area and ``top`` its level, 255, or 254 where float32
     rounds below 255.

@@ -1,4 +1,4 @@
-"""A model as a safetensors file, verified when read and written atomically, never a pickle.
+"""A model as a safetensors file, verified when read and written atomically.
 
 A checkpoint holds a model's tensors and, in the file's metadata header, what it takes to build
 the model: ``format``, ``family`` (a key of FAMILIES), ``config`` (JSON of the frozen

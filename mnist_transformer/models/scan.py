@@ -93,8 +93,8 @@ class Scan(GenerativeModel):
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)
         self.patch = SidedPatch(config.scan)
-        num_sides = config.canvas - scans.SIDES.start + 1
-        self.side = nn.Embedding(config.num_classes + 1, num_sides)  # logits of m
+        # Logits of m.
+        self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
         nn.init.zeros_(self.side.weight)
 
     @cached_property
@@ -107,7 +107,7 @@ class Scan(GenerativeModel):
             return load(self.config.escape, str(self.device))
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which images have a scan, bool (B,); these N scans (N, 1, S, S) and sides (N,)."""
+        """A mask bool (B,) of the N images with a scan; their scans (N, 1, S, S) and sides (N,)."""
         archive = load_scans()
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])

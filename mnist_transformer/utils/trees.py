@@ -1,4 +1,4 @@
-"""Safetensors files, verified when read and written atomically, never a pickle.
+"""Safetensors files, verified when read and written atomically.
 
 A file holds tensors and a header of strings, with a checksum. A tree is dicts (keys: str) and
 lists over tensors and JSON scalars, such as the state of a training run.

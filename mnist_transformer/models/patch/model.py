@@ -92,7 +92,7 @@ class Patch(GenerativeModel):
         return self.decoder.logits(packed, state_MD)
 
     def embed(self, cond: Tensor) -> Tensor:
-        """What every token of an image carries (B, D): in training, sometimes no class."""
+        """The vector (B, D) added to every token of an image; training drops some classes."""
         return self.classes(cond)
 
     def without_class(self, cond: Tensor) -> Tensor:
