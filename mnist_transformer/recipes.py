@@ -10,8 +10,8 @@ from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
-from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.models.var import VarConfig
@@ -46,6 +46,16 @@ class Recipe:
 
 
 _patch = LawConfig(MNIST, corner=True, law=True, built_in_guidance=1.7)
+# The head is half as wide as a grey model's: it draws one bit a pixel.
+_scan = PatchConfig(
+    SCANS,
+    patch_size=8,
+    margin=8,
+    head_width=48,
+    head_depth=2,
+    head_mlp_dim=96,
+    built_in_guidance=1.7,
+)
 _vqvae = VQVAEConfig(MNIST)
 _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
@@ -72,10 +82,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
            batch_size=16, max_seconds=150 * 60,
            about="patch by patch; knows nothing of MNIST"),
-    # The head is half as wide as a grey model's: it draws one bit a pixel.
-    Recipe("mnist-scan",
-           ScanConfig(MNIST, PatchConfig(SCANS, patch_size=8, margin=8, head_width=48,
-                                         head_depth=2, head_mlp_dim=96, built_in_guidance=1.7)),
+    Recipe("mnist-scan", ScanConfig(MNIST, _scan),
            batch_size=16, max_seconds=150 * 60,
            about="scans that MNIST's program turns into images"),
     # 4,000 real digits that a package carries: to try training with no MNIST at hand.
@@ -113,8 +120,9 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
                       time_mean=None, num_steps=50),
            adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
            about="the objective of the DDPM paper: its noise, its betas"),
-    Recipe("mnist-prompt-scratch", PromptedConfig(MNIST, dropout=0.1), dataset="mnist-prompts",
-           batch_size=32, max_seconds=60 * 60,
+    Recipe("mnist-prompt-scratch",
+           PromptedConfig(MNIST, replace(_scan, positions="learned_rope", dropout=0.1)),
+           dataset="mnist-prompts", batch_size=32, max_seconds=60 * 60,
            about="from a sentence to a number: prompt, answer and digit in one sequence"),
     Recipe("mnist-prompt-smollm2", ReaderConfig(MNIST), dataset="smollm2-states",
            batch_size=128, adamw_lr=1e-3, max_seconds=25 * 60,

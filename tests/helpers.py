@@ -16,8 +16,8 @@ from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
-from mnist_transformer.models.patch_law.prompted import PromptedConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
@@ -42,7 +42,22 @@ def make_spec(
 TINY_LAW = LawConfig(
     MNIST, dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
 )
-TINY_PROMPTED = PromptedConfig(**(vars(TINY_LAW) | {"positions": "learned_rope"}))
+TINY_PROMPTED = PromptedConfig(
+    MNIST,
+    PatchConfig(
+        SCANS,
+        patch_size=8,
+        dim=16,
+        depth=1,
+        num_heads=2,
+        mlp_dim=16,
+        positions="learned_rope",
+        gate_width=16,
+        head_width=16,
+        head_depth=1,
+        head_mlp_dim=16,
+    ),
+)
 END = 10  # the symbol of its answer after which no digit comes
 
 
@@ -72,7 +87,6 @@ TINY = {
         margin=2,
     ),
     "patch-law": replace(TINY_LAW, data=FEW_LEVELS, **BACKBONE, margin=2, corner=True),
-    "prompted": replace(TINY_PROMPTED, data=FEW_LEVELS, **BACKBONE, margin=2, answer_weight=2.0),
     "pixel": PixelConfig(FEW_LEVELS, **BACKBONE),
     "var": VarConfig(
         make_spec(8, 3),
@@ -101,6 +115,9 @@ TINY["scan"] = ScanConfig(
         data=replace(SCANS, shape=(1, 24, 24), class_names=("0", "1", "2")),
         patch_size=8,
     ),
+)
+TINY["prompted"] = PromptedConfig(
+    TINY["scan"].data, replace(TINY["scan"].scan, positions="learned_rope"), answer_weight=2.0
 )
 
 
@@ -162,7 +179,6 @@ SPACES = {
     "one patch of four pixels": replace(SPACE, patch_size=2),
     "four patches of four pixels": replace(SPACE, patch_size=2, data=make_spec(4, 2, levels=2)),
     "four patches of one pixel, by law": replace(SPACE, law=True),
-    "four patches behind a prompt": PromptedConfig(**(vars(SPACE) | {"positions": "learned_rope"})),
     "four pixels": PixelConfig(make_spec(2, 2, levels=3), dim=16, depth=2, num_heads=2, mlp_dim=16),
 }
 

@@ -14,7 +14,7 @@ import mnist_transformer
 from mnist_transformer import cli
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.patch_law.prompted import PromptedConfig
+from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.prompting import asking, llm
 
@@ -28,7 +28,7 @@ def save(config: PromptedConfig | ReaderConfig, name: str, symbol: int) -> str:
     torch.manual_seed(0)
     model = config.build()
     with torch.no_grad():
-        model.answer.bias[symbol] = 5.0
+        getattr(model, "patch", model).answer.bias[symbol] = 5.0
     checkpoint.save(model, f"{name}.safetensors")
     return f"{name}.safetensors"
 

@@ -309,7 +309,7 @@ def test_a_sentence_is_answered_where_a_model_reads_them(
 ) -> None:
     model = TINY_PROMPTED.build()
     with torch.no_grad():
-        model.answer.bias[7] = 5.0  # it reads 77 in everything
+        model.patch.answer.bias[7] = 5.0  # it reads 77 in everything
     checkpoint.save(model, tmp_path / "reads.safetensors")
     command = ["-m", "mnist_transformer.cli"]
     models = ["--models", str(tmp_path / "reads.safetensors")]

@@ -122,7 +122,7 @@ def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path)
     for name, symbol in [("seven", 7), ("nothing", END)]:
         model = TINY_PROMPTED.build()
         with torch.no_grad():
-            model.answer.bias[symbol] = 5.0
+            model.patch.answer.bias[symbol] = 5.0
         checkpoint.save(model, tmp_path / name)
     filled = shelf.fill({name: tmp_path / name for name in ("seven", "nothing")})
     *_, (note, pictures) = side_by_side.answer(filled.asked, "Draw 77", 0, *values(guidance=2.0))

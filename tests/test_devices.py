@@ -11,6 +11,7 @@ from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.reader import ReaderConfig
+from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.training import optim
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
@@ -60,7 +61,7 @@ def test_every_family_is_here():
 def batch_of(config):
     if config is READER:
         return torch.randn(3, 9, 8), torch.tensor([[3, 10], [7, 2], [10, -100]])
-    if config is TINY["scan"]:
+    if isinstance(config, ScanConfig):
         return make_scans().images[:3], torch.arange(3)
     return torch.randint(0, 16, (3, 1, 8, 8), dtype=torch.uint8), torch.arange(3)
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, make_spec
+from helpers import TINY, make_scans, make_spec
 
 from mnist_transformer.models.classifier import ClassifierConfig
+from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training import optim
 
@@ -17,7 +18,9 @@ GOLDEN = {
     "mar": [7.789019, 7.104563, 6.501128, 5.394138, 4.696829],
     "ddpm": [1053.140991, 221.485352, 977.366211, 1780.797974, 437.067413],
     "pixel": [170.686279, 169.858521, 168.775452, 165.534485, 163.639496],
-    "prompted": [186.558838, 184.435928, 181.806519, 179.102295, 176.216629],
+    "patch": [189.38562, 186.976089, 185.727051, 184.124222, 181.980698],
+    "scan": [252.003784, 249.386124, 247.409988, 244.984177, 240.630127],
+    "prompted": [257.221924, 254.997818, 252.890182, 250.556747, 245.929947],
     "classifier": [1.079583, 1.053057, 1.053973, 1.087447, 1.067014],
 }
 OTHERS = {
@@ -37,6 +40,9 @@ def test_losses_of_the_first_steps(family, monkeypatch):
     model = config.build().train()
     images = torch.randint(0, 16, (12, 1, 8, 8), dtype=torch.uint8)
     images *= torch.randint(0, 2, images.shape, dtype=torch.uint8)
+    if isinstance(config, ScanConfig):
+        monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
+        images = make_scans().images.repeat(2, 1, 1, 1)
     labels = torch.arange(12) % 3
     optimizers = optim.build_optimizers(model, recipe)
     losses = []

@@ -19,7 +19,6 @@ DRAWN = [
     "four patches of one pixel",
     "four patches of one pixel, by law",
     "one patch of four pixels",
-    "four patches behind a prompt",
     "four pixels",
 ]
 

@@ -1,23 +1,16 @@
 """A prompt, its answer and a digit in one sequence."""
 
+import math
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
-from helpers import (
-    BARS,
-    TINY,
-    Killed,
-    assert_same_bits,
-    kill_at,
-    make_spec,
-    moved,
-    random_images,
-    weights,
-)
+from helpers import TINY, Killed, assert_same_bits, kill_at, make_scans, make_spec, moved, weights
 
 from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data.mnist import SCANS
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.data.prompted import (
     PromptedSplit,
     Prompts,
@@ -25,8 +18,9 @@ from mnist_transformer.data.prompted import (
     read_prompts,
     with_prompts,
 )
-from mnist_transformer.models.patch_law.prompted import Prompted, PromptedConfig
-from mnist_transformer.options import Sampling
+from mnist_transformer.models.prompted import Prompted
+from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.prompting.prompts import Prompt, is_held_out
 from mnist_transformer.prompting.tokens import (
     ASK,
@@ -45,6 +39,11 @@ CONFIG = TINY["prompted"]
 ANSWERS = [digits for size in range(3) for digits in product(range(3), repeat=size)]
 
 
+@pytest.fixture(autouse=True)
+def few_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
+
+
 @pytest.fixture
 def model() -> Prompted:
     return moved(CONFIG).eval()
@@ -52,7 +51,7 @@ def model() -> Prompted:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return random_images(4, levels=16)
+    return make_scans().images[:4]
 
 
 def row(text: str, digits: tuple[int, ...], label: int) -> list[int]:
@@ -103,27 +102,52 @@ def test_an_answer_is_read_from_what_is_before_it(model: Prompted) -> None:
     assert not torch.equal(one[1], longer[1])
 
 
-def test_a_picture_depends_on_its_prompt_and_answer_and_on_earlier_patches_only(
+def test_a_scan_depends_on_its_prompt_and_answer_and_on_earlier_patches_only(
+    model: Prompted,
+) -> None:
+    def nats(scan: torch.Tensor, *said: tuple[str, tuple[int, ...], int]) -> torch.Tensor:
+        cond = model.sided(stack([row(*x) for x in said]), torch.full((len(said),), 24))
+        with torch.no_grad():
+            return model.patch.pixel_nats(scan, cond)
+
+    scans = make_scans().canvas(torch.arange(6), 24)[:, None]
+    first = nats(scans[5:], ("ab", (1, 2), 1))
+    for said in (("bb", (1, 2), 1), ("ab", (1, 0), 1), ("ab", (1, 2), 2)):
+        assert (nats(scans[5:], said) != first).all()
+    changed = scans[5:].clone()
+    changed[..., 16:, 8:] = 1 - changed[..., 16:, 8:]
+    after = nats(changed, ("ab", (1, 2), 1))
+    assert torch.equal(after[:, :16], first[:, :16])
+    assert torch.equal(after[:, 16:, :8], first[:, 16:, :8])
+    assert not torch.equal(after, first)
+    # Neither on what else is in the batch.
+    pair = nats(scans[[5, 4]], ("ab", (1, 2), 1), ("a longer one", (0,), 0))
+    torch.testing.assert_close(pair[:1], first)
+
+
+def test_a_drawing_gives_a_scan_the_probability_that_the_likelihood_has(
+    model: Prompted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drawing around a scan that is kept as a whole weighs each of its patches and values."""
+    scans, sides = make_scans().canvas(torch.arange(2), 24)[:, None], make_scans().sides[:2]
+    cond = model.sided(stack([row("draw a two", (2,), 2), row("10", (1, 0), 0)]), sides)
+    total = torch.zeros(2)
+    monkeypatch.setattr(
+        "mnist_transformer.networks.particles.Particles.weigh",
+        lambda self, rows, weights: total.index_add_(0, rows, weights),
+    )
+    keep = Keep(scans, torch.ones_like(scans, dtype=torch.bool))
+    with torch.no_grad():
+        *_, drawn = model.patch.sample_steps(cond, Noise([0, 1], model.device), Sampling(), keep)
+        torch.testing.assert_close(-total, model.patch.nats(scans, cond))
+    assert torch.equal(drawn, scans)
+
+
+def test_prompts_that_are_only_read_do_not_change_a_scan(
     model: Prompted, images: torch.Tensor
 ) -> None:
-    def nats(image: torch.Tensor, *said: tuple[str, tuple[int, ...], int]) -> torch.Tensor:
-        with torch.no_grad():
-            return model.pixel_nats(image, stack([row(*x) for x in said]))
-
-    first = nats(images[:1], ("ab", (1, 2), 1))
-    for said in (("bb", (1, 2), 1), ("ab", (1, 0), 1), ("ab", (1, 2), 2)):
-        assert (nats(images[:1], said) != first).all()
-    changed = images[:1].clone()
-    changed[..., 4:, 4:] = 15 - changed[..., 4:, 4:]
-    after = nats(changed, ("ab", (1, 2), 1))
-    assert torch.equal(after[:, :4], first[:, :4])
-    assert torch.equal(after[:, 4:, :4], first[:, 4:, :4])
-    assert not torch.equal(after, first)
-    # Neither on what else is in the batch, or read beside it.
-    pair = nats(images[:2], ("ab", (1, 2), 1), ("a longer one", (0,), 0))
-    torch.testing.assert_close(pair[:1], first)
     rows = stack([row("ab", (1, 2), 1), row("no", (), 1)])[None]
-    torch.testing.assert_close(model.pixel_nats(images[:1], rows), first)
+    torch.testing.assert_close(model.nll(images[:1], rows), model.nll(images[:1], rows[:, 0]))
 
 
 def test_a_label_is_its_bare_digit(model: Prompted, images: torch.Tensor) -> None:
@@ -150,15 +174,15 @@ def test_guidance_compares_with_no_prompt_at_all(model: Prompted) -> None:
 
 def test_training_without_class_is_without_prompt(model: Prompted, images: torch.Tensor) -> None:
     model.train()
-    model.classes.drop = 1 - 1e-7
+    model.patch.classes.drop = 1 - 1e-7
+    model.config = replace(CONFIG, answer_weight=0.0)
     losses = []
     for text in ("ab", "xyz"):
         torch.manual_seed(0)
-        rows = stack([row(text, (1,), 1)] * 4)
-        seen = model._nats_and_states(images, model.classes.with_drops(rows[:, 0]), rows[:, 1:])
-        losses.append(seen[0])
+        losses.append(model.loss(images, stack([row(text, (1,), 1)] * 4)).detach())
     torch.testing.assert_close(losses[0], losses[1])
-    torch.testing.assert_close(losses[0].flatten(1).sum(1), model.eval().nll(images, None))
+    share = math.log(1 - model.config.escape_share)
+    torch.testing.assert_close(losses[0] - share, model.eval().nll(images, None))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +203,7 @@ def test_wrong_rows_are_refused(model: Prompted, rows: torch.Tensor, message: st
 
 def test_classes_are_digits() -> None:
     with pytest.raises(ValueError, match="num_classes is 11"):
-        PromptedConfig(make_spec(classes=11))
+        replace(CONFIG, data=make_spec(classes=11))
 
 
 SAID = {"one": (1,), "twenty": (2, 0), "two": (2,), "a cat": ()}
@@ -188,7 +212,7 @@ SAID = {"one": (1,), "twenty": (2, 0), "two": (2,), "a cat": ()}
 def test_it_learns_to_answer_and_to_refuse() -> None:
     torch.manual_seed(0)
     model = replace(CONFIG, answer_weight=1e3).build()
-    blank = torch.zeros(len(SAID), 1, 8, 8, dtype=torch.uint8)
+    blank = torch.zeros(len(SAID), 1, 28, 28, dtype=torch.uint8)  # has no scan
     rows = stack([row(text, digits, 0) for text, digits in SAID.items()])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(60):
@@ -204,10 +228,8 @@ def test_it_learns_to_answer_and_to_refuse() -> None:
 
 
 def prompted() -> Dataset:
-    def ten(split: Split) -> Split:
-        return replace(split, labels=torch.arange(len(split)) % 10)
-
-    return with_prompts(BARS.map(lambda name, split: ten(split)), Prompts(300))
+    split = Split(make_scans().images.repeat(4, 1, 1, 1), torch.arange(24) % 10)
+    return with_prompts(Dataset(split, split, split, MNIST), Prompts(300))
 
 
 def test_a_batch_comes_with_prompts_that_ask_for_it() -> None:
@@ -255,7 +277,8 @@ def test_training_prompts_are_nobody_elses() -> None:
 
 
 def test_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch) -> None:
-    config = replace(CONFIG, data=make_spec(8, levels=4), dropout=0.1, depth=1)
+    scan = replace(CONFIG.scan, data=replace(SCANS, shape=(1, 24, 24)), dropout=0.1, depth=1)
+    config = replace(CONFIG, data=MNIST, scan=scan)
     recipe = Recipe("tiny", config, dataset="none", batch_size=8, epochs=2)
     data = prompted()
     whole = train(recipe, tmp_path / "whole", data=data, device="cpu")

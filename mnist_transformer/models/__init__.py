@@ -6,8 +6,8 @@ from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.models.patch_law.model import Patch as PatchLaw
 from mnist_transformer.models.patch_law.model import PatchConfig as PatchLawConfig
-from mnist_transformer.models.patch_law.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.pixel import Pixel, PixelConfig
+from mnist_transformer.models.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.reader import Reader, ReaderConfig
 from mnist_transformer.models.scan import Scan, ScanConfig
 from mnist_transformer.models.var import Var, VarConfig

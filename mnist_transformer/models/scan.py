@@ -11,7 +11,7 @@ probability e.
 Shapes: B images, S the side of the canvas, D dim.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import log
@@ -26,6 +26,7 @@ from mnist_transformer.data.scan_file import load_scans
 from mnist_transformer.models.base import GenerativeModel, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
+from mnist_transformer.networks.conditioning import guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
 from mnist_transformer.options import Keep, Sampling
 
@@ -68,13 +69,16 @@ class ScanConfig(ModelConfig):
 class SidedPatch(Patch):
     """A patch model whose conditions (B, 2) are a class and the side of the scan."""
 
-    def __init__(self, config: PatchConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
+        super().__init__(config, num_text_tokens)
         self.sides = nn.Embedding(config.data.shape[1] - scans.SIDES.start + 1, config.dim)
         nn.init.normal_(self.sides.weight, std=0.02)
 
     def embed(self, cond: Tensor) -> Tensor:
-        return self.classes(cond[:, 0]) + self.sides(cond[:, 1] - scans.SIDES.start)
+        return self.classes(cond[:, 0]) + self.embed_sides(cond[:, 1])
+
+    def embed_sides(self, sides: Tensor) -> Tensor:
+        return self.sides(sides - scans.SIDES.start)
 
     def without_class(self, cond: Tensor) -> Tensor:
         return torch.stack([super().without_class(cond[:, 0]), cond[:, 1]], 1)
@@ -92,10 +96,13 @@ class Scan(GenerativeModel):
 
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)
-        self.patch = SidedPatch(config.scan)
+        self.patch = self.build_patch()
         # Logits of m.
         self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
         nn.init.zeros_(self.side.weight)
+
+    def build_patch(self) -> SidedPatch:
+        return SidedPatch(self.config.scan)
 
     @cached_property
     def escape(self) -> GenerativeModel:
@@ -107,39 +114,42 @@ class Scan(GenerativeModel):
             return load(self.config.escape, str(self.device))
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A mask bool (B,) of the N images with a scan; their scans (N, 1, S, S) and sides (N,)."""
+        """Which images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
         archive = load_scans()
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])
         has_B = (sides > 0) & (sides <= self.config.canvas)
         found = archive.canvas(index[has_B], self.config.canvas)[:, None]
-        return has_B.to(self.device), found.to(self.device), sides[has_B].to(self.device)
+        scan_B = found.new_zeros(len(images), *found.shape[1:])
+        scan_B[has_B] = found
+        side_B = sides.where(has_B, scans.SIDES.start)
+        return has_B.to(self.device), scan_B.to(self.device), side_B.to(self.device)
+
+    def sided(self, cond: Tensor, sides: Tensor) -> Tensor:
+        """The patch model's conditions (B, 2 ...), of this model's and the scans' sides (B,)."""
+        cond = cond.view(len(cond), cond[:1].numel())
+        return torch.cat([cond[:, :1], sides[:, None], cond[:, 1:]], 1)
+
+    def side_nats(self, labels: Tensor, sides: Tensor) -> Tensor:
+        """Nats (B,) of the sides given the classes."""
+        return F.cross_entropy(self.side(labels), sides - scans.SIDES.start, reduction="none")
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of each image's scan and side; 0 for an image that has none."""
-        return self._scan_nats(self.patch.loss, images, cond)[0]
+        has_B, scan_B, side_B = self.look_up(images)
+        nats_B = self.side_nats(self.patch.classes.with_drops(cond), side_B)
+        nats_B = nats_B + self.patch.loss(scan_B, self.sided(cond, side_B))
+        return nats_B.where(has_B, 0)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        share = self.config.escape_share
-        nats_B, has_B = self._scan_nats(self.patch.nats, images, cond)
+        share, (has_B, scan_B, side_B) = self.config.escape_share, self.look_up(images)
+        sided = self.sided(cond, side_B)
+        nats_B = self.side_nats(sided[:, 0], side_B) + self.patch.nats(scan_B, sided)
         nats_B = nats_B - log(1 - share)
         if not has_B.all():
-            nats_B[~has_B] = self.escape.nats(images[~has_B], cond[~has_B]) - log(share)
+            other = self.escape.nats(images[~has_B], sided[~has_B, 0])
+            nats_B[~has_B] = other - log(share)
         return nats_B
-
-    def _scan_nats(
-        self, nats_of: Callable[[Tensor, Tensor], Tensor], images: Tensor, cond: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Nats (B,) of scan and side, 0 without a scan; and which images have one, bool (B,)."""
-        has_B, scan_N, side_N = self.look_up(images)
-        nats_B = torch.zeros(len(images), device=images.device)
-        if has_B.any():
-            cond_N = cond[has_B]
-            logits = self.side(self.patch.classes.with_drops(cond_N))
-            nats = F.cross_entropy(logits, side_N - scans.SIDES.start, reduction="none")
-            nats = nats + nats_of(scan_N, torch.stack([cond_N, side_N], 1))
-            nats_B = nats_B.masked_scatter(has_B, nats)
-        return nats_B, has_B
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -147,7 +157,7 @@ class Scan(GenerativeModel):
         """The images of the scans as they are drawn; only the last ones have MNIST's bytes."""
         if keep is None:
             sides, kept = self._draw_sides(cond, noise, how), None
-            corner = [torch.full_like(cond, (scans.IMAGE - scans.BOX) // 2)] * 2
+            corner = [torch.full_like(sides, (scans.IMAGE - scans.BOX) // 2)] * 2
         else:
             sides, corner, kept = self._around(keep)
         for scan in self._scan_steps(cond, sides, noise, how, kept):
@@ -167,14 +177,15 @@ class Scan(GenerativeModel):
         return [scan[place, place].cpu() for scan, place in zip(drawn, squares, strict=True)]
 
     def _draw_sides(self, cond: Tensor, noise: Noise, how: Sampling) -> Tensor:
-        return draw_categorical(self.side(cond), noise.uniform(1)[:, 0], how) + scans.SIDES.start
+        labels = cond if cond.ndim == 1 else cond[:, 0]
+        logits = guide(self.side(with_null(labels, self.num_classes, how.guidance)), how.guidance)
+        return draw_categorical(logits, noise.uniform(1)[:, 0], how) + scans.SIDES.start
 
     def _scan_steps(
         self, cond: Tensor, sides: Tensor, noise: Noise, how: Sampling, kept: Keep | None
     ) -> Iterator[Tensor]:
         """Scans uint8 (B, S, S) as they are drawn."""
-        cond = torch.stack([cond, sides], 1)
-        for canvas in self.patch.sample_steps(cond, noise, how, kept):
+        for canvas in self.patch.sample_steps(self.sided(cond, sides), noise, how, kept):
             yield canvas[:, 0]
 
     def _around(self, keep: Keep) -> tuple[Tensor, list[Tensor], Keep]:
@@ -183,11 +194,11 @@ class Scan(GenerativeModel):
         A scan's pixel is kept where all image pixels are that it has a share in. An image that
         has no scan gets an enlargement for one.
         """
-        has_B, scan_N, side_N = self.look_up(keep.images)
+        has_B, scan_B, side_B = self.look_up(keep.images)
         seen = keep.images.masked_fill(~keep.mask, 0)
-        all_scans, sides, row, column = scans.enlarge(seen[:, 0], self.config.canvas)
-        all_scans[has_B], sides[has_B] = scan_N[:, 0], side_N
-        boxes = scans.to_boxes(scan_N[:, 0], side_N)
+        large_B, sides, row, column = scans.enlarge(seen[:, 0], self.config.canvas)
+        large_B[has_B], sides[has_B] = scan_B[has_B, 0], side_B[has_B]
+        boxes = scans.to_boxes(large_B[has_B], sides[has_B])
         row[has_B], column[has_B] = scans.corner(boxes)
         mask = scans.kept(keep.mask[:, 0], sides, row, column, self.config.canvas)
-        return sides, [row, column], Keep(all_scans[:, None], mask[:, None])
+        return sides, [row, column], Keep(large_B[:, None], mask[:, None])

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mnist_transformer.models import loading
 from mnist_transformer.models.base import GenerativeModel, Model
-from mnist_transformer.models.patch_law.prompted import Prompted
+from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompting.llm import LLM
 from mnist_transformer.prompting.prompts import is_out_of_range

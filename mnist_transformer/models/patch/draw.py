@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mnist_transformer.models.patch.decoder import PatchDecoder
 from mnist_transformer.networks.conditioning import guide
@@ -33,6 +34,7 @@ Arguments: the patches, start, stop, and if not all patches are given, which one
 class Rows(NamedTuple):
     """All that is known of unfinished drawings, beside the cache."""
 
+    seen_RGT: Tensor  # which of the T tokens in the cache a row attends to
     canvas_R: Tensor  # see ``Neighbourhood.pad``
     class_RGD: Tensor  # added to every token
     state_RGD: Tensor  # of the last token
@@ -45,6 +47,8 @@ class Drawing:
 
     decoder: PatchDecoder
     transformer: Transformer
+    cache: KVCache  # of R * G rows; holds the text before the images
+    text_RGT: Tensor  # bool, where there is some
     class_RGD: Tensor  # class vectors, and with guidance those of the null class
     uniform_RPU: Tensor  # (R, P, 1 + I) in [0, 1), for the gate and the values of each patch
     how: Sampling
@@ -53,12 +57,11 @@ class Drawing:
         self.around, self.num_patches = self.decoder.around, self.decoder.around.num_patches
         (num_rows, self.num_passes, _), device = self.class_RGD.shape, self.class_RGD.device
         self.table = (self.around.features @ self.decoder.head.window.weight).flatten(0, 1)
-        self.cache = KVCache(self.transformer, num_rows * self.num_passes, device=device)
         fill = 0 if self.decoder.gate is None else self.decoder.gate.background
         self.drawn = torch.full((num_rows, *self.around.image_shape), fill, device=device)
         self.place_R = torch.arange(num_rows, device=device)  # where in ``drawn`` a row belongs
         canvas_R, start_R = self.around.pad(self.drawn), torch.full_like(self.place_R, -1)
-        self.rows = Rows(canvas_R, self.class_RGD, self.class_RGD, start_R)
+        self.rows = Rows(self.text_RGT, canvas_R, self.class_RGD, self.class_RGD, start_R)
         self.read(torch.zeros_like(self.class_RGD[:, 0]), start_R + 1 + self.num_patches)
 
     def steps(self) -> Iterator[Tensor]:
@@ -87,12 +90,19 @@ class Drawing:
         pass_G = torch.arange(self.num_passes, device=index.device)
         self.cache.select((index[:, None] * self.num_passes + pass_G).flatten())
 
-    def read(self, x_RD: Tensor, at_R: Tensor, mask: Tensor | None = None) -> None:
-        """One more token of each row at these positions; mask as in ``Transformer``."""
+    def read(self, x_RD: Tensor, at_R: Tensor, reads_R: Tensor | None = None) -> None:
+        """One more token of each row at these positions.
+
+        ``reads_R``, bool: the rows that do; for the others it is a gap in the cache.
+        """
         x_RGD = x_RD[:, None] + self.rows.class_RGD
+        seen_RGT = F.pad(self.rows.seen_RGT, (0, 1), value=True)
+        if reads_R is not None:
+            seen_RGT[..., -1] = reads_R[:, None]
+        mask = None if seen_RGT.all() else seen_RGT.flatten(0, 1)[:, None, None]
         at = at_R.repeat_interleave(self.num_passes)[:, None]
         state = self.transformer(x_RGD.flatten(0, 1)[:, None], self.cache, at=at, mask=mask)
-        self.rows = self.rows._replace(state_RGD=state.view_as(x_RGD))
+        self.rows = self.rows._replace(seen_RGT=seen_RGT, state_RGD=state.view_as(x_RGD))
 
     def find_ink(self, rows_N: Tensor) -> None:
         """Move ``next`` of these rows to their next patch with ink.
@@ -128,12 +138,14 @@ class Drawing:
         binary = torch.stack([torch.zeros_like(logits_NC), logits_NC], -1).flatten(0, 1)
         return draw_categorical(binary, uniform, self.how).view_as(patch_NC) == 1
 
-    def step(self, rows_N: Tensor, mask: Tensor | None = None) -> None:
-        """Let all rows read the token of their next patch, and draw it in these rows."""
+    def step(self, rows_N: Tensor, reads_R: Tensor | None = None) -> None:
+        """Let rows read the token of their next patch, see ``read``, and draw it in rows N."""
         head, num_before = self.decoder.head, self.around.num_before
         patch_R = self.rows.next_R.clamp(max=self.num_patches - 1)
         values_RS = self.rows.canvas_R.gather(1, self.around.slot_index[patch_R])
-        self.read(self.decoder.token(self.around.embed(values_RS[:, :num_before])), patch_R, mask)
+        self.read(
+            self.decoder.token(self.around.embed(values_RS[:, :num_before])), patch_R, reads_R
+        )
         values_NS, patch_N = values_RS[rows_N], patch_R[rows_N]
         state_NGIW = head.state(self.rows.state_RGD[rows_N]).unflatten(-1, (-1, head.width))
 

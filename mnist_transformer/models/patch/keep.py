@@ -37,13 +37,11 @@ class DrawingAround(Drawing):
     def steps(self) -> Iterator[Tensor]:
         """uint8 (B, C, H, W) of each image's heaviest particle; at last of one drawn by weight."""
         drawn_N = self.place_R
-        seen_RT = torch.ones_like(self.place_R, dtype=torch.bool)[:, None]  # the start token
         while True:
             self.find_ink(drawn_N)
             parent_R = self.particles.resample()
             if parent_R is not None:  # each goes on from its parent, with its own randomness
                 self.take(parent_R)
-                seen_RT = seen_RT[parent_R]
             # Particles wait for those of their image whose next patch comes first: the weights
             # that compete stand for the same kept values.
             next_BK = self.rows.next_R.view(-1, self.particles.num_particles)
@@ -54,9 +52,7 @@ class DrawingAround(Drawing):
                 return
             yield self.canvas()[self.particles.best()]
             drawn_N = draws_R.nonzero().squeeze(1)
-            # A row that waits leaves a gap in the cache.
-            seen_RT = torch.cat([seen_RT, draws_R[:, None]], 1)
-            self.step(drawn_N, seen_RT.repeat_interleave(self.num_passes, 0)[:, None, None])
+            self.step(drawn_N, draws_R)
 
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         assert self.decoder.gate is not None

@@ -28,6 +28,7 @@ from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_fre
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
+from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
 
 
@@ -71,7 +72,8 @@ class Patch(GenerativeModel):
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     adamw_modules = ("decoder.gate.output", "decoder.head.output")
 
-    def __init__(self, config: PatchConfig) -> None:
+    def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
+        """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
         background, dim = config.data.background, config.dim
         features = value_features(config.num_levels, background)
@@ -83,13 +85,17 @@ class Patch(GenerativeModel):
         head = ValueHead(around, config.num_levels, dim, *sizes)
         self.decoder = PatchDecoder(around, gate, head, dim)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
-        self.transformer = config.transformer(around.num_patches + 1, around.grid[1])
+        num_tokens = around.num_patches + 1 + num_text_tokens
+        self.transformer = config.transformer(num_tokens, around.grid[1])
 
     def logits(self, packed: Packed, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of ``PatchDecoder.logits``, given the classes (B,) of the packed images."""
+        """Those of ``PatchDecoder.logits``, given the conditions of the packed images."""
+        return self.decoder.logits(packed, self.states(packed, cond))
+
+    def states(self, packed: Packed, cond: Tensor) -> Tensor:
+        """The transformer's states (M, D) of all tokens."""
         x_MD = packed.x_MD + self.embed(cond).repeat_interleave(packed.length_B, 0)
-        state_MD = self.transformer.side_by_side(x_MD, packed.at_M, packed.length_B)
-        return self.decoder.logits(packed, state_MD)
+        return self.transformer.side_by_side(x_MD, packed.at_M, packed.length_B)
 
     def embed(self, cond: Tensor) -> Tensor:
         """The vector (B, D) added to every token of an image; training drops some classes."""
@@ -99,10 +105,17 @@ class Patch(GenerativeModel):
         """The conditions with the null class."""
         return torch.full_like(cond, self.classes.null_class)
 
+    def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
+        """Put the text before each image into the cache: bool (B, T), true where there is some."""
+        return cond.new_ones(len(cond), 0, dtype=torch.bool)
+
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
+        packed = self.decoder.lay_out(images)
+        return self.fitted_nats(packed, self.logits(packed, cond), cond)
+
+    def fitted_nats(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
-        packed, scale = self.decoder.lay_out(images), self.config.built_in_guidance
-        logits: tuple[Tensor, ...] = self.logits(packed, cond)
+        scale = self.config.built_in_guidance
         if scale != 1:
             with evaluating(self), torch.no_grad():
                 null = self.logits(packed, self.without_class(cond))
@@ -123,11 +136,15 @@ class Patch(GenerativeModel):
         """A blank canvas, then one a step, in which every image draws its next patch with ink."""
         num_particles = how.num_particles if keep is not None else 1
         passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
-        class_BGD = torch.stack([self.embed(each) for each in passes], 1)
-        class_RGD = class_BGD.repeat_interleave(num_particles, 0)
+        cond_RG = torch.stack(passes, 1).repeat_interleave(num_particles, 0)
+        num_rows, num_passes = cond_RG.shape[:2]
+        cond_X = cond_RG.flatten(0, 1)
+        cache = KVCache(self.transformer, len(cond_X), device=self.device)
+        text_RGT = self.read_text(cond_X, cache).unflatten(0, (num_rows, num_passes))
+        class_RGD = self.embed(cond_X).unflatten(0, (num_rows, num_passes))
         num_patches, num_own = self.decoder.around.num_patches, self.decoder.around.num_own
         uniform_RPU = noise.uniform(num_particles, num_patches, 1 + num_own).flatten(0, 1)
-        parts = self.decoder, self.transformer, class_RGD, uniform_RPU, how
+        parts = self.decoder, self.transformer, cache, text_RGT, class_RGD, uniform_RPU, how
         if keep is None:
             yield from Drawing(*parts).steps()
         else:
