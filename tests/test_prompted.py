@@ -136,9 +136,9 @@ def test_a_drawing_gives_a_scan_the_probability_that_the_likelihood_has(
         "mnist_transformer.networks.particles.Particles.weigh",
         lambda self, rows, weights: total.index_add_(0, rows, weights),
     )
-    keep = Keep(scans, torch.ones_like(scans, dtype=torch.bool))
+    keep, how = Keep(scans, torch.ones_like(scans, dtype=torch.bool)), Sampling(num_particles=1)
     with torch.no_grad():
-        *_, drawn = model.patch.sample_steps(cond, Noise([0, 1], model.device), Sampling(), keep)
+        *_, drawn = model.patch.sample_steps(cond, Noise([0, 1], model.device), how, keep)
         torch.testing.assert_close(-total, model.patch.nats(scans, cond))
     assert torch.equal(drawn, scans)
 
@@ -212,7 +212,7 @@ SAID = {"one": (1,), "twenty": (2, 0), "two": (2,), "a cat": ()}
 def test_it_learns_to_answer_and_to_refuse() -> None:
     torch.manual_seed(0)
     model = replace(CONFIG, answer_weight=1e3).build()
-    blank = torch.zeros(len(SAID), 1, 28, 28, dtype=torch.uint8)  # has no scan
+    blank = torch.zeros(len(SAID), 1, 28, 28, dtype=torch.uint8)  # none has a scan
     rows = stack([row(text, digits, 0) for text, digits in SAID.items()])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(60):
