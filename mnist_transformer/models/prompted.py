@@ -144,6 +144,8 @@ class Prompted(Scan):
     """See the module's docstring. Conditions: labels (B,), rows (B, 1 + T) of prompting/tokens.py,
     or (B, R, 1 + T), where the image belongs to the first row."""
 
+    patch: PromptedPatch
+
     def build_patch(self) -> PromptedPatch:
         return PromptedPatch(self.config)
 

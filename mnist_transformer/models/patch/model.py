@@ -14,6 +14,7 @@ Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Patch(GenerativeModel):
     likelihood = "exact"
     loss_sums_dims = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
-    adamw_modules = ("decoder.gate.output", "decoder.head.output")
+    adamw_modules: ClassVar[tuple[str, ...]] = ("decoder.gate.output", "decoder.head.output")
 
     def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
         """``num_text_tokens``: positions for a text before an image."""
