@@ -99,6 +99,25 @@ def pixel_table(rows: Rows) -> str:
     )
 
 
+def ladder_table(rows: Rows) -> str:
+    """Test bits/dim of all models and of the baselines over scans, the smallest last."""
+    found = [
+        (row["metrics"]["bits_per_dim"], tables.name(row), row["parameters"], tables.bits(row))
+        for row in tables.having(rows, "bits_per_dim")
+    ]
+    for row in rows.values():
+        if row["metrics"].get("experiment") == "scans":
+            model, pixels = row["metrics"]["settings"].values()
+            bits = row["metrics"]["figures"]["test bits/dim"]
+            name = f"{model} of {pixels} scanned pixels"
+            found.append((bits, name, row["parameters"], f"≤ {tables.number(bits, 3)}"))
+    body = [
+        [name, f"{parameters:,}" if parameters else tables.NOTHING, bits]
+        for _, name, parameters, bits in sorted(found, reverse=True)
+    ]
+    return tables.markdown(["model", "parameters", "test bits/dim"], body)
+
+
 def tokenizer_table(rows: Rows) -> str:
     """Reconstructions of the test set, and the best that a model over the codes can do."""
     coded = partial(tables.figure, "reconstruction")
@@ -157,6 +176,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "copies": copies_table,
     "curve": curve_table,
     "pixel": pixel_table,
+    "ladder": ladder_table,
     "tokenizers": tokenizer_table,
     "codes": codes_table,
     "classifier": classifier_table,
