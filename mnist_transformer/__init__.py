@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.options import FLAGSHIP, Keep, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 def sample(
     cond: str | Sequence[int | str] | Tensor | None,
     *,
-    model: str | os.PathLike[str] | GenerativeModel = "mnist-patch",
+    model: str | os.PathLike[str] | GenerativeModel = FLAGSHIP,
     seeds: Iterable[int] | None = None,
     how: Sampling | None = None,
     keep: Keep | None = None,

@@ -35,6 +35,9 @@ def _option(default: Any, help: str, dial: Dial, fits: Callable[[Any], bool], ex
     return field(default=default, metadata=metadata)
 
 
+FLAGSHIP = "mnist-patch"  # the model that draws where none is named
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Options of one drawing; a family that does not honour a changed one raises ValueError."""

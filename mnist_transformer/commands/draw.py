@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mnist_transformer.commands import common
-from mnist_transformer.options import PLAIN, check_seed
+from mnist_transformer.options import FLAGSHIP, PLAIN, check_seed
 
 MAX_BATCH = 256  # images drawn at once
 
@@ -14,7 +14,7 @@ MAX_BATCH = 256  # images drawn at once
 def draw(
     what: Annotated[Positional[str], arg(metavar="WHAT")],
     n: int = 1,
-    model: common.Model = "mnist-patch",
+    model: common.Model = FLAGSHIP,
     seed: common.Seed = 0,
     how: common.How = PLAIN,
     out: common.Out = None,

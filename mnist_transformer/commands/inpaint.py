@@ -7,7 +7,7 @@ from tyro.conf import Positional, arg
 
 from mnist_transformer.commands import common
 from mnist_transformer.commands.draw import MAX_BATCH
-from mnist_transformer.options import PLAIN, check_seed
+from mnist_transformer.options import FLAGSHIP, PLAIN, check_seed
 from mnist_transformer.utils.terminal import say
 
 
@@ -17,7 +17,7 @@ def inpaint(
     mask: Path | None = None,
     label: str | None = None,
     n: int = 8,
-    model: common.Model = "mnist-patch",
+    model: common.Model = FLAGSHIP,
     seed: common.Seed = 0,
     how: common.How = PLAIN,
     out: common.Out = None,

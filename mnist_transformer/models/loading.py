@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.utils.checks import check_name
 from mnist_transformer.utils.devices import to_device
 
@@ -46,7 +47,7 @@ def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) 
 
 
 def load(
-    name_or_path: str | os.PathLike[str] = "mnist-patch", device: str | None = None
+    name_or_path: str | os.PathLike[str] = FLAGSHIP, device: str | None = None
 ) -> GenerativeModel:
     """A model ready to draw.
 
