@@ -9,6 +9,7 @@ from helpers import TINY, make_scans, make_spec, moved
 from torch.nn import functional as F
 
 from mnist_transformer.data import scans
+from mnist_transformer.models.scan import TURNS
 from mnist_transformer.options import Keep, Sampling
 
 
@@ -23,7 +24,7 @@ def test_the_bound_adds_the_escape_the_side_and_the_scan(model):
     canvas, sides = make_scans().canvas(torch.arange(6), 24)[:, None], make_scans().sides
     with torch.no_grad():
         side = F.cross_entropy(model.side(labels), sides - 20, reduction="none")
-        scan = model.patch.nats(canvas, torch.stack([labels, sides], 1))
+        scan = model.patch.nats(canvas, model.sided(labels, sides))
         expected = side + scan - math.log(1 - model.config.escape_share)
         torch.testing.assert_close(model.nll(images, labels), expected)
 
@@ -52,6 +53,23 @@ def test_a_scan_that_the_canvas_cannot_hold_counts_as_none(monkeypatch):
     scan = replace(scan, data=replace(scan.data, shape=(1, 22, 22)), patch_size=11)
     model = replace(TINY["scan"], scan=scan).build()
     assert model.look_up(make_scans().images)[0].tolist() == [True] * 3 + [False] * 3
+
+
+def test_training_turns_some_scans_and_says_how(model):
+    """Each way is undone by the same steps in reverse; evaluation turns none."""
+    model.config = replace(TINY["scan"], turned=0.9)
+    scan = make_scans().canvas(torch.zeros(200, dtype=torch.long) + 3, 24)[:, None]
+    sided = model.sided(torch.arange(200) % 3, torch.full((200,), 23))
+    assert model.turn(scan, sided) == (scan, sided)
+    model.train()
+    turned, conditions = model.turn(scan, sided)
+    assert torch.equal(conditions[:, :2], sided[:, :2])
+    assert conditions[:, 2].unique().tolist() == list(range(8))
+    for image, way in zip(turned, conditions[:, 2].tolist(), strict=True):
+        back = image[None]
+        for bit in (2, 1, 0):
+            back = TURNS[bit](back) if way >> bit & 1 else back
+        assert torch.equal(back[0], scan[0])
 
 
 def test_a_drawn_image_is_a_function_of_its_scan(model):
@@ -101,6 +119,7 @@ def test_a_picture_from_elsewhere_gets_an_approximate_scan():
     ("change", "message"),
     [
         ({"escape_share": 0.0}, r"escape_share is 0.0, expected one in \(0, 1\)"),
+        ({"turned": 1.0}, r"turned is 1.0, expected a number in \[0, 1\)"),
         ({"data": make_spec(8, 3)}, r"images are \(1, 8, 8\), expected MNIST's"),
         (
             {"scan": replace(TINY["patch"], data=make_spec(8, 3, levels=2))},

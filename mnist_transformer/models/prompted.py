@@ -71,7 +71,7 @@ class PromptedConfig(ScanConfig):
 
 
 class PromptedPatch(SidedPatch):
-    """A model of scans behind texts. Conditions (B, 2 + T): class, side, tokens of the text."""
+    """A model of scans behind texts. Conditions (B, 3 + T): class, side, turn, text tokens."""
 
     adamw_modules = (*SidedPatch.adamw_modules, "answer")
 
@@ -86,14 +86,13 @@ class PromptedPatch(SidedPatch):
             nn.init.zeros_(parameter)
 
     def embed(self, cond: Tensor) -> Tensor:
-        return self.classes.table(cond[:, 0]) + self.embed_sides(cond[:, 1])
+        return self.classes.table(cond[:, 0]) + self.embed_form(cond)
 
     def without_class(self, cond: Tensor) -> Tensor:
-        text = torch.full_like(cond[:, 2:], PAD)
-        return torch.cat([super().without_class(cond), text], 1)
+        return torch.cat([super().without_class(cond[:, :3]), torch.full_like(cond[:, 3:], PAD)], 1)
 
     def states(self, packed: Packed, cond: Tensor) -> Tensor:
-        return self.states_of_all(packed, cond, cond[:, 2:])[0]
+        return self.states_of_all(packed, cond, cond[:, 3:])[0]
 
     def states_of_all(self, packed: Packed, cond: Tensor, text_QT: Tensor) -> tuple[Tensor, Tensor]:
         """The states of all images' tokens (M, D) and of all texts' (U, D)."""
@@ -114,7 +113,7 @@ class PromptedPatch(SidedPatch):
         return state_MD, state_UD
 
     def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
-        text_XT = cond[:, 2 : 2 + int((cond[:, 2:] >= 0).sum(1).max())]
+        text_XT = cond[:, 3 : 3 + int((cond[:, 3:] >= 0).sum(1).max())]
         seen_XT = text_XT >= 0
         if text_XT.shape[1]:
             x_XTD, at_XT = self.lay_out_text(text_XT)
@@ -156,7 +155,8 @@ class Prompted(Scan):
         row_BT = rows_BRT[:, 0].clone()
         row_BT[:, 0] = label_B = self.patch.classes.with_drops(row_BT[:, 0])
         has_B, scan_B, side_B = self.look_up(images)
-        packed, cond = self.patch.decoder.lay_out(scan_B), self.sided(row_BT, side_B)
+        scan_B, cond = self.turn(scan_B, self.sided(row_BT, side_B))
+        packed = self.patch.decoder.lay_out(scan_B)
         state_MD, state_UD = self.patch.states_of_all(packed, cond, text_QT)
         logits = self.patch.decoder.logits(packed, state_MD)
         nats_B = self.side_nats(label_B, side_B) + self.patch.fitted_nats(packed, logits, cond)

@@ -11,9 +11,9 @@ probability e.
 Shapes: B images, S the side of the canvas, D dim.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import log
 from typing import ClassVar
 
@@ -29,6 +29,14 @@ from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.networks.conditioning import guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
 from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.utils.checks import check_share
+
+# One bit each of the eight ways to turn or mirror a square.
+TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
+    partial(torch.flip, dims=(2,)),
+    partial(torch.flip, dims=(3,)),
+    partial(torch.transpose, dim0=2, dim1=3),
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,14 @@ class ScanConfig(ModelConfig):
             ``built_in_guidance`` and ``class_drop`` hold for the whole.
         escape: a shipped model with an exact likelihood.
         escape_share: the probability e that an image is coded by that model.
+        turned: share of training scans that are turned or mirrored, with a vector that says how:
+            distribution augmentation (Jun et al. 2020, PMLR 119), as there are few scans.
     """
 
     scan: PatchConfig
     escape: str = "mnist-patch"
     escape_share: float = 0.003
+    turned: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +63,7 @@ class ScanConfig(ModelConfig):
             object.__setattr__(self, "scan", PatchConfig(**self.scan))
         if not 0 < self.escape_share < 1:
             raise ValueError(f"escape_share is {self.escape_share}, expected one in (0, 1)")
+        check_share("turned", self.turned)
         if self.canvas < scans.SIDES.start:
             raise ValueError(f"scans are {self.canvas} wide, expected {scans.SIDES.start} or more")
         if self.data.shape != (1, scans.IMAGE, scans.IMAGE):
@@ -67,21 +79,23 @@ class ScanConfig(ModelConfig):
 
 
 class SidedPatch(Patch):
-    """A patch model whose conditions (B, 2) are a class and the side of the scan."""
+    """A patch model whose conditions (B, 3) are a class, the scan's side, and how it is turned."""
 
     def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
         super().__init__(config, num_text_tokens)
         self.sides = nn.Embedding(config.data.shape[1] - scans.SIDES.start + 1, config.dim)
         nn.init.normal_(self.sides.weight, std=0.02)
+        self.turns = nn.Embedding.from_pretrained(torch.zeros(8, config.dim), freeze=False)
 
     def embed(self, cond: Tensor) -> Tensor:
-        return self.classes(cond[:, 0]) + self.embed_sides(cond[:, 1])
+        return self.classes(cond[:, 0]) + self.embed_form(cond)
 
-    def embed_sides(self, sides: Tensor) -> Tensor:
-        return self.sides(sides - scans.SIDES.start)
+    def embed_form(self, cond: Tensor) -> Tensor:
+        """The vector of side and turn."""
+        return self.sides(cond[:, 1] - scans.SIDES.start) + self.turns(cond[:, 2])
 
     def without_class(self, cond: Tensor) -> Tensor:
-        return torch.stack([super().without_class(cond[:, 0]), cond[:, 1]], 1)
+        return torch.cat([super().without_class(cond[:, :1]), cond[:, 1:]], 1)
 
 
 class Scan(GenerativeModel):
@@ -126,9 +140,22 @@ class Scan(GenerativeModel):
         return has_B.to(self.device), scan_B.to(self.device), side_B.to(self.device)
 
     def sided(self, cond: Tensor, sides: Tensor) -> Tensor:
-        """The patch model's conditions (B, 2 ...), of this model's and the scans' sides (B,)."""
+        """The patch model's conditions (B, 3 ...), of this model's and the scans' sides (B,)."""
         cond = cond.view(len(cond), cond[:1].numel())
-        return torch.cat([cond[:, :1], sides[:, None], cond[:, 1:]], 1)
+        form = torch.stack([sides, torch.zeros_like(sides)], 1)
+        return torch.cat([cond[:, :1], form, cond[:, 1:]], 1)
+
+    def turn(self, scan: Tensor, sided: Tensor) -> tuple[Tensor, Tensor]:
+        """Some of the scans (B, 1, S, S) turned or mirrored in training, and their conditions."""
+        if self.training and self.config.turned:
+            # Drawn on the CPU, so that one seed turns the same scans on every device.
+            is_turned_B = torch.rand(len(scan)) < self.config.turned
+            turn_B = (torch.randint(1, 8, (len(scan),)) * is_turned_B).to(scan.device)
+            for bit, turned in enumerate(TURNS):
+                chosen_B = (turn_B >> bit) % 2 == 1
+                scan = torch.where(chosen_B[:, None, None, None], turned(scan), scan)
+            sided = torch.cat([sided[:, :2], turn_B[:, None], sided[:, 3:]], 1)
+        return scan, sided
 
     def side_nats(self, labels: Tensor, sides: Tensor) -> Tensor:
         """Nats (B,) of the sides given the classes."""
@@ -138,7 +165,7 @@ class Scan(GenerativeModel):
         """Nats (B,) of each image's scan and side; 0 for an image that has none."""
         has_B, scan_B, side_B = self.look_up(images)
         nats_B = self.side_nats(self.patch.classes.with_drops(cond), side_B)
-        nats_B = nats_B + self.patch.loss(scan_B, self.sided(cond, side_B))
+        nats_B = nats_B + self.patch.loss(*self.turn(scan_B, self.sided(cond, side_B)))
         return nats_B.where(has_B, 0)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
