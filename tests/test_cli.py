@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it draws, what it says, and its exit codes."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -280,6 +281,19 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict"])
+@pytest.mark.parametrize("words", ["--help", "list", "list mnist-var", "draw --help"])
+def test_output_in_any_encoding(encoding: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_transformer", *words.split()],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+
+
 def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -288,7 +302,7 @@ def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("name", ["mnist-patch", "mnist-vqvae", "mnist-cnn", "mnist-pixel-57m"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", name]) == 0
     text = capsys.readouterr().out

@@ -72,7 +72,7 @@ class Var(GenerativeModel):
         self.raster = config.order == "raster"
         sizes = [1] * num_tokens if self.raster else [scale * scale for scale in scales]
         self.spans = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
-        step_T = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
         self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.

@@ -12,6 +12,7 @@ number and not the word "one". The rules also read the phrases of ``also_read``.
 
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ _NUMBER = re.compile(
 )
 SIGN = "[-−–+*×·÷/^%]"
 _SIGNS = re.compile(rf"\s*({SIGN}|=)\s*(?=#)|(?<=#)\s*({SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
+# Other characters than those of training prompts are misread in silence.
+LEARNT, _TYPED = "!'*+,-./:=?×÷−", str.maketrans("’–·", "'-*")
+_UNLEARNT = re.compile(rf"[^A-Za-z0-9 {re.escape(LEARNT)}]")
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
 # A negative number: its sign is written against it, and no other number stands before that.
 _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
@@ -102,6 +106,19 @@ def is_held_out(operands: Sequence[int]) -> bool:
     return len(operands) == 2 and zlib.crc32(repr(sorted(operands)).encode()) % 8 == 0
 
 
+def plain(text: str) -> str:
+    """The text in the characters that training prompts have: digits of any script are 0 to 9.
+
+    Raises ValueError for a character that means none of them.
+    """
+    text = text.translate(_TYPED)
+    text = "".join(" " if c.isspace() else str(unicodedata.decimal(c, c)) for c in text)
+    if odd := _UNLEARNT.search(text):
+        expected = f"expected letters a to z, decimal digits and signs of {LEARNT}"
+        raise ValueError(f"the prompt has {odd[0]!r} (U+{ord(odd[0]):04X}), {expected}")
+    return text
+
+
 def find_numbers(text: str) -> tuple[str, list[int]]:
     """The text in lower case with # for every number, and the numbers.
 
@@ -125,6 +142,11 @@ def is_out_of_range(text: str) -> bool:
         return True
     # "The difference between" does not say which of the two is the larger one.
     return "difference" not in marked and results_of(marked, numbers) == {None}
+
+
+def is_hexadecimal(text: str) -> bool:
+    """Whether a number such as 0x7 is in the text, which may also be the product of 0 and 7."""
+    return bool(re.search(r"(?<![0-9])0x[0-9a-f]", text.lower()))
 
 
 def results_of(marked: str, numbers: Sequence[int]) -> set[int | None]:

@@ -4,6 +4,7 @@ Results go to standard output. Progress and complaints go to standard error, wit
 that is a terminal.
 """
 
+import io
 import os
 import sys
 import time
@@ -36,6 +37,9 @@ complain = partial(errors.print, **_AS_IT_IS)
 
 def exit_code(program: str, run: Callable[[], object]) -> int:
     """Run a program, report its failure, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
+    for stream, way in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # whatever its encoding cannot hold
+            stream.reconfigure(errors=way)
     try:
         run()
     except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
