@@ -1,6 +1,13 @@
 """Grids, files and the terminal."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +89,50 @@ def test_show_draws_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(terminal, "screen", screen)
         terminal.show(picture)
         assert bool(file.getvalue()) == is_terminal
+
+
+SHOW = """
+from PIL import Image
+from mnist_transformer.utils import terminal
+picture = Image.new("L", (8, 8))
+picture.paste(255, (4, 0, 8, 8))
+terminal.show(picture)
+"""
+ENDS_BRIGHT, BLOCK = "    @@@@\n" * 4, "\u2580"
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "answers", "letters"),
+    [
+        ({}, (24, 80, 800, 480), True, False),
+        ({}, (24, 80, 0, 0), True, False),  # it does not say how large a column is
+        ({}, (0, 0, 0, 0), True, True),
+        ({}, (24, 80, 800, 480), False, True),  # there is nowhere to hear its answer from
+        ({"NO_COLOR": "1"}, (24, 80, 800, 480), True, True),
+        ({"TERM": "dumb"}, (24, 80, 800, 480), True, True),
+        ({"PYTHONIOENCODING": "ascii"}, (24, 80, 800, 480), True, True),
+    ],
+)
+def test_a_terminal_of_any_kind_shows_a_picture(
+    settings: dict[str, str],
+    size: tuple[int, ...],
+    answers: bool,
+    letters: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size))
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        env={**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **settings},
+        stdin=theirs if answers else subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    said = os.read(ours, 2**16).decode().replace("\r", "")
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (ENDS_BRIGHT in said) == letters
+    assert (BLOCK in said) != letters
