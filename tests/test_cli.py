@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import TINY, TINY_LAW, make_scans, make_spec, moved
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import mnist_transformer
 from mnist_transformer import cli
@@ -178,6 +178,21 @@ def test_a_file_of_somebody_else_is_not_overwritten_by_default(
     assert cli.main([*command, "--out", "3.png", "--gif"]) == 2
     assert "3.gif exists and was not drawn" in capsys.readouterr().err
     assert Path("3.gif").read_bytes() == b"a film"
+
+
+def test_a_file_that_pillow_will_not_open_is_somebody_else_s(tiny_checkpoint, capfd) -> None:
+    command = ["draw", "3", "--model", str(tiny_checkpoint)]
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Comment", " " * 5_000_000, zip=True)
+    Image.new("L", (28, 28)).save("3.png", pnginfo=note)
+    assert cli.main(command) == 2
+    assert "3.png exists and was not drawn by mnist-transformer" in capfd.readouterr().err
+    for side in (9_900, 20_000):  # Pillow warns of the one and refuses the other
+        Image.new("1", (side, side)).save("3.png")
+        assert cli.main(command) == 2
+        said = capfd.readouterr().err
+        assert "3.png exists and was not drawn by mnist-transformer" in said
+        assert said.count("\n") == 1
 
 
 # --- mistakes ---
