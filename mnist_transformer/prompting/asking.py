@@ -17,7 +17,7 @@ from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.patch_law.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompting.llm import LLM
-from mnist_transformer.prompting.prompts import is_hexadecimal, is_out_of_range, plain
+from mnist_transformer.prompting.prompts import HEXADECIMAL, is_out_of_range, plain
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 
 
@@ -54,7 +54,7 @@ class Asked:
         Models misread some of those texts. One that is not ``plain`` raises ValueError.
         """
         (digits,) = self.read([plain(text)])
-        return () if is_out_of_range(plain(text)) or is_hexadecimal(text) else digits
+        return () if is_out_of_range(plain(text)) or HEXADECIMAL.search(text) else digits
 
     def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
         """The drawer's conditions for the digits of all answers, one after another."""

@@ -68,6 +68,8 @@ _SIGNS = re.compile(rf"\s*({SIGN}|=)\s*(?=#)|(?<=#)\s*({SIGN})\s*|(?<=#)\s*(x)\s
 # Other characters than those of training prompts are misread in silence.
 LEARNT, _TYPED = "!'*+,-./:=?×÷−", str.maketrans("’–·", "'-*")
 _UNLEARNT = re.compile(rf"[^A-Za-z0-9 {re.escape(LEARNT)}]")
+# It may also be a product, with 0.
+HEXADECIMAL = re.compile("(?<![0-9])0x[0-9a-f]", re.IGNORECASE)
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
 # A negative number: its sign is written against it, and no other number stands before that.
 _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
@@ -142,11 +144,6 @@ def is_out_of_range(text: str) -> bool:
         return True
     # "The difference between" does not say which of the two is the larger one.
     return "difference" not in marked and results_of(marked, numbers) == {None}
-
-
-def is_hexadecimal(text: str) -> bool:
-    """Whether a number such as 0x7 is in the text, which may also be the product of 0 and 7."""
-    return bool(re.search(r"(?<![0-9])0x[0-9a-f]", text.lower()))
 
 
 def results_of(marked: str, numbers: Sequence[int]) -> set[int | None]:
