@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -26,11 +28,12 @@ from helpers import (
 )
 from PIL import Image
 
-from mnist_transformer.models import checkpoint
+from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.training import log as runlog
 from mnist_transformer.training import loop as training
 from mnist_transformer.training import records as recording
+from mnist_transformer.training import runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
@@ -403,3 +406,73 @@ def test_without_a_compiler_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(ValueError, match=r"tiny cannot be compiled here \(No .* found\), expected"):
         go(tmp_path, replace(RECIPE, compile=True))
+
+
+def test_labels_outside_the_classes_are_refused(tmp_path):
+    shifted = DATASET.map(lambda name, split: replace(split, labels=split.labels + 1))
+    with pytest.raises(ValueError, match="label 3 is unknown, expected 0 to 2"):
+        train(RECIPE, tmp_path, data=shifted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("USE_DEEPSPEED", "true"),
+        ("USE_FSDP", "true"),
+        ("USE_MEGATRON_LM", "true"),
+        ("MIXED_PRECISION", "fp16"),
+    ],
+)
+def test_what_a_launcher_left_behind_changes_nothing(tmp_path, monkeypatch, name, value):
+    plain = runtime.make_accelerator(tmp_path, "cpu")
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    found = runtime.make_accelerator(tmp_path, "cpu")
+    for part in ("gradient_accumulation_steps", "distributed_type", "mixed_precision"):
+        assert getattr(found, part) == getattr(plain, part)
+    assert os.environ[f"ACCELERATE_{name}"] == value
+
+
+def test_unusual_defaults_of_torch_are_refused(tmp_path, tiny_checkpoint):
+    model = loading.load(tiny_checkpoint, "cpu")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        for run in (
+            lambda: loading.load(tiny_checkpoint),
+            lambda: model.sample([1], [0]),
+            lambda: train(RECIPE, tmp_path, data=DATASET),
+        ):
+            with pytest.raises(ValueError, match=r"defaults are torch\.float64 on cpu, expected"):
+                run()
+    finally:
+        torch.set_default_dtype(before)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"float32 on meta, expected"):
+        loading.load(tiny_checkpoint)
+
+
+def test_what_is_loaded_in_inference_mode_is_like_any_other(tiny_checkpoint):
+    with torch.inference_mode():
+        model = loading.load(tiny_checkpoint, "cpu")
+    model.nll(model.sample([1], [0]), [1]).sum().backward()
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+FORKED = """
+import os, signal, torch
+from mnist_transformer.utils import devices
+x = torch.randn(300, 300)
+x.softmax(-1)
+if not os.fork():
+    signal.alarm(20)  # ends a child that hangs
+    x.softmax(-1)
+    os._exit(0)
+raise SystemExit(os.wait()[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_draws_too(tmp_path):
+    folder = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": folder}
+    subprocess.run([sys.executable, "-c", FORKED], env=environment, check=True, timeout=120)

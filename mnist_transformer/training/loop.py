@@ -31,6 +31,7 @@ from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.training.runtime import Clock, Timer
+from mnist_transformer.utils.checks import check_below
 from mnist_transformer.utils.devices import fork_rng
 
 SAVE_SECONDS = 60.0
@@ -125,6 +126,7 @@ class _Run:
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {model.image_shape}")
+        check_below("label", self.data.labels, model.num_classes)
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.state = resume.RunState(recipe, len(self.data), seed, model)

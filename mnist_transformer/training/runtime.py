@@ -22,7 +22,11 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.utils.devices import fast_dtype, find_device
+from mnist_transformer.utils.devices import check_defaults, fast_dtype, find_device
+
+# In an environment that was made for others these would change a recipe unseen.
+OVERRULED = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": 1, "ACCELERATE_USE_DEEPSPEED": False}
+OVERRULED |= {"ACCELERATE_USE_FSDP": False, "ACCELERATE_USE_MEGATRON_LM": False}
 
 
 class Clock:
@@ -109,9 +113,11 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
     Raises ValueError: the device is not here, or a launcher gives each process its own.
     """
+    check_defaults()
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    cpu, variables = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), {}
+    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    variables: dict[str, object] = dict(OVERRULED)
     if device is not None:
         if device != "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(
@@ -121,13 +127,13 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
         variables["ACCELERATE_TORCH_DEVICE"] = device  # there is no argument for it
     with patch_environment(**variables):
         place = PartialState(cpu=cpu).device
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
-        log_with="tensorboard",
-        project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
+        return Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
+            log_with="tensorboard",
+            project_dir=out,
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
 
 
 @contextmanager
