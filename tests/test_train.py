@@ -159,6 +159,47 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypat
     assert_same_weights(path, whole)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tree: tree.pop("run"),
+        lambda tree: tree.update(run=3),
+        lambda tree: tree.pop("model"),
+        lambda tree: tree["model"].pop("before.weight"),
+        lambda tree: tree.update(step="x"),
+        lambda tree: tree.update(step=-3),
+        lambda tree: tree.update(seconds=None),
+        lambda tree: tree.update(seconds=float("nan")),
+        lambda tree: tree.update(ema=None),
+        lambda tree: tree.update(optimizers=[]),
+        lambda tree: tree["optimizers"][0]["0"].pop("momentum_buffer"),
+        lambda tree: tree["optimizers"][0]["0"].update(momentum_buffer=torch.zeros(2)),
+    ],
+)
+def test_whatever_makes_a_state_unusable_falls_back_too(whole, tmp_path, monkeypatch, spoil):
+    go_and_die(tmp_path, monkeypatch, step=4)
+    newest, _ = resume.find_states(tmp_path)
+    tree = trees.load_state(newest)
+    spoil(tree)
+    trees.save_state(newest, tree)
+    path, messages = go(tmp_path)
+    assert any(newest.name in m and "trying the state before" in m for m in messages)
+    assert "going on from step 3" in messages
+    assert_same_weights(path, whole)
+
+
+def test_a_bit_flipped_anywhere_in_a_state_is_noticed(tmp_path, monkeypatch):
+    go_and_die(tmp_path, monkeypatch, step=2)
+    newest = resume.find_states(tmp_path)[0]
+    content = newest.read_bytes()
+    for place in [*range(0, 4000, 13), *range(4000, len(content), 1999)]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        newest.write_bytes(flipped)
+        with pytest.raises(ValueError, match=newest.name):
+            trees.load_state(newest)
+
+
 def test_nothing_to_fall_back_to(whole, tmp_path):
     (tmp_path / "state-000000003.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"none of the 1 states .* can be read, expected"):

@@ -25,6 +25,8 @@ class DataSpec:
     source: str = ""  # where the images come from, for people
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
         if len(self.shape) != 3 or min(self.shape) < 1 or math.prod(self.shape) > MAX_DIMS:
             expected = f"(C, H, W) of 1 or more each, {MAX_DIMS:,} together at most"
             raise ValueError(f"shape is {self.shape}, expected {expected}")

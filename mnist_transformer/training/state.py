@@ -7,7 +7,8 @@ run's seed and the step alone.
 """
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ NUM_KEPT = 2
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
+UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
 def mix(*numbers: int) -> int:
@@ -116,11 +118,19 @@ class RunState:
         }
 
     def load_tree(self, tree: dict[str, Any]) -> None:
-        """Undo ``to_tree``, for the same model and recipe."""
-        self.step, self.seconds = tree["step"], tree["seconds"]
+        """Undo ``to_tree``, for the same model and recipe; raises one of UNUSABLE."""
+        self.step, self.seconds = int(tree["step"]), float(tree["seconds"])
+        if self.step < 0 or not 0 <= self.seconds < math.inf:
+            raise ValueError(f"it is of step {self.step} after {self.seconds} seconds")
         self.model.load_state_dict(tree["model"])
         for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
             state = {int(key): value for key, value in found.items()}
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            names = {name for values in state.values() for name in values}
+            for key, values in state.items():
+                shapes = {x.shape for x in values.values()} - {params[key].shape, torch.Size()}
+                if shapes or values.keys() != names:
+                    raise ValueError(f"parameter {key} of an optimizer does not fit the model")
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         if self.ema:
             self.ema.n_averaged.fill_(tree["ema"]["num_updates"])
@@ -143,28 +153,33 @@ def save(state: RunState, folder: Path) -> None:
         dropped.unlink()
 
 
+def other_run(state: RunState, theirs: Mapping[str, Any]) -> str:
+    """The first difference of an identity from this run's; "" if it is the same run."""
+    ours, theirs = state.identity(), EARLIER | dict(theirs)
+    for name in sorted((ours | theirs).keys() - FREE_FIELDS):
+        if ours.get(name) != theirs.get(name):
+            return f"{name} {theirs.get(name)!r} and not {ours.get(name)!r}"
+    return ""
+
+
 def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> bool:
     """Go on from the newest readable state, if there are any; ``tell`` of unreadable ones.
 
     Raises ValueError: the folder is another run's, or nothing in it can be read.
     """
-    states, ours = find_states(folder), state.identity()
+    states = find_states(folder)
     for path in states:
         try:
             tree = trees.load_state(path)
-        except ValueError as error:
-            tell(f"{error}; trying the state before")
-            continue
-        theirs = EARLIER | tree["run"]
-        for name in sorted((ours | theirs).keys() - FREE_FIELDS):
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
-                    f"{ours.get(name)!r}; expected the same recipe, options and seed, or another "
-                    "folder"
-                )
-        state.load_tree(tree)
-        return True
+            if not (other := other_run(state, tree["run"])):
+                state.load_tree(tree)
+                return True
+        except UNUSABLE as error:
+            reason = str(error) if str(path) in str(error) else f"{path} is unusable: {error!r}"
+            tell(f"{reason}; trying the state before")
+        else:
+            expected = "expected the same recipe, options and seed, or another folder"
+            raise ValueError(f"{folder} holds another run, with {other}; {expected}")
     if states:
         raise ValueError(
             f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
