@@ -177,9 +177,9 @@ def test_another_shape(saved):
         ({"num_heads": -1}, "num_heads is '-1', expected a whole number of 0 or more"),
         ({"num_heads": True}, "num_heads is 'True', expected a whole number"),
         ({"num_heads": 1.0}, r"num_heads is '1\.0', expected a whole number"),
-        ({"dropout": float("nan")}, "dropout is 'nan', expected float"),
-        ({"dropout": 10**400}, "dropout is '1000.*', expected float"),
-        ({"dropout": None}, "dropout is 'None', expected float"),
+        ({"dropout": float("nan")}, "dropout is 'nan', expected a finite number"),
+        ({"dropout": 10**400}, "dropout is '1000.*', expected a finite number"),
+        ({"dropout": None}, "dropout is 'None', expected a finite number"),
         ({"positions": ["rope"]}, "positions is .*, expected str"),
         ({"corner": 1}, "corner is '1', expected bool"),
         ({"data": None}, "data is 'None', expected DataSpec"),
@@ -235,6 +235,11 @@ def test_full_disk_leaves_the_old_file_and_no_other(model, saved, monkeypatch):
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_no_such_folder(model, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        checkpoint.save(model, tmp_path / "no" / "model.safetensors")
+def test_a_folder_that_is_not_there_is_made(model, tmp_path):
+    checkpoint.save(model, tmp_path / "no" / "model.safetensors")
+    assert (tmp_path / "no" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match=r"'a/a.* is nested too deep, expected fewer folders"):
+        checkpoint.save(model, "a/" * 2000 + "model.safetensors")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+        checkpoint.save(model, tmp_path / "file" / "model.safetensors")

@@ -86,6 +86,8 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
 
 def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
     """A picture file, upright, and the changes made in reading it; errors as ``read_picture``."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file, expected a PNG or JPEG file")
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from mnist_transformer.utils.typed import from_json
+from mnist_transformer.utils.checks import from_json
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,8 @@ def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) ->
 
 def is_ours(path: Path) -> bool:
     """Whether a file is a picture that this module wrote."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     if path.suffix == ".svg":
         return SOFTWARE.encode() in path.read_bytes()
     try:
@@ -128,8 +130,4 @@ def is_ours(path: Path) -> bool:
 def _write(path: Path, picture: Image.Image, kind: str, **options: Any) -> None:
     content = io.BytesIO()
     picture.save(content, kind, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.write_bytes(content.getvalue())
-    except OSError as error:  # a full disk does not say which file it was
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_atomic(path, content.getvalue())

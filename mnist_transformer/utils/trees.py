@@ -103,6 +103,8 @@ def parse(text: str) -> Any:
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is not a file")
         with safe_open(str(path), "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
