@@ -6,8 +6,9 @@ of a step, and the seeds of everything drawn at random, need no file: they are f
 run's seed and the step alone.
 """
 
+import errno
 import json
-import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -80,10 +81,13 @@ class RunState:
     @property
     def progress(self) -> float:
         """From 0 to 1, by seconds or by images, as the recipe has it."""
+        return self.progress_at(self.images_seen, self.seconds)
+
+    def progress_at(self, images_seen: int, seconds: float) -> float:
         if self.recipe.max_seconds is not None:
-            return min(1.0, self.seconds / self.recipe.max_seconds)
+            return min(1.0, seconds / self.recipe.max_seconds)
         assert self.recipe.epochs is not None
-        return min(1.0, self.images_seen / (self.recipe.epochs * self.num_train))
+        return min(1.0, images_seen / (self.recipe.epochs * self.num_train))
 
     @property
     def averaged(self) -> Model:
@@ -120,17 +124,9 @@ class RunState:
     def load_tree(self, tree: dict[str, Any]) -> None:
         """Undo ``to_tree``, for the same model and recipe; raises one of UNUSABLE."""
         self.step, self.seconds = int(tree["step"]), float(tree["seconds"])
-        if self.step < 0 or not 0 <= self.seconds < math.inf:
-            raise ValueError(f"it is of step {self.step} after {self.seconds} seconds")
         self.model.load_state_dict(tree["model"])
         for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
             state = {int(key): value for key, value in found.items()}
-            params = [p for group in optimizer.param_groups for p in group["params"]]
-            names = {name for values in state.values() for name in values}
-            for key, values in state.items():
-                shapes = {x.shape for x in values.values()} - {params[key].shape, torch.Size()}
-                if shapes or values.keys() != names:
-                    raise ValueError(f"parameter {key} of an optimizer does not fit the model")
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         if self.ema:
             self.ema.n_averaged.fill_(tree["ema"]["num_updates"])
@@ -145,12 +141,39 @@ def find_states(folder: Path) -> list[Path]:
 def save(state: RunState, folder: Path) -> None:
     """Write a state, then drop all but the last two up to it; may raise OSError."""
     path = folder / f"state-{state.step:09d}.safetensors"
-    trees.save_state(path, {"run": state.identity(), **state.to_tree()})
+    tree = {"run": state.identity(), **state.to_tree()}
+    with_room(path, lambda: trees.save_state(path, tree))
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
     kept = [found for found in states if found <= path][:NUM_KEPT]
     for dropped in set(states) - set(kept):
         dropped.unlink()
+
+
+def with_room(path: Path, write: Callable[[], None]) -> None:
+    """Write a file; on a full disk the states beside it make room, the oldest first.
+
+    Raises OSError where that does not help; no state is dropped then in vain.
+    """
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+            oldest = min(find_states(path.parent), key=lambda x: (x <= path, x), default=None)
+            if error.errno != errno.ENOSPC or not oldest or free >= oldest.stat().st_size:
+                raise
+            oldest.unlink()
+
+
+def is_finished(state: RunState, weights: Path) -> bool:
+    """Whether weights are those of this run at its end, whose last state a full disk may lack."""
+    try:
+        notes = checkpoint.read_notes(weights)
+        reached = state.progress_at(notes["images_seen"], notes["seconds"] + 0.05)  # rounded
+        return reached >= 1 and not other_run(state, notes["run"])
+    except UNUSABLE:  # of before, or damaged
+        return False
 
 
 def other_run(state: RunState, theirs: Mapping[str, Any]) -> str:
