@@ -214,6 +214,7 @@ def test_nothing_to_fall_back_to(whole, tmp_path):
         ({"recipe": replace(RECIPE, clip=2.0)}, "clip 1.0 and not 2.0"),
         ({"recipe": replace(RECIPE, model=replace(TINY, dim=8))}, "model.dim 16 and not 8"),
         ({"seed": 1}, "seed 0 and not 1"),
+        ({"batch_size": 4}, "batch_size 8 and not 4"),
         ({"data": make_bars(24)}, "num_train 20 and not 24"),
     ],
 )
