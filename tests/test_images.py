@@ -1,5 +1,6 @@
 """Grids, files and the terminal."""
 
+import errno
 import fcntl
 import io
 import os
@@ -16,7 +17,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mnist_transformer.utils import images, terminal
+from mnist_transformer.commands import common
+from mnist_transformer.data import pictures
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.training import log
+from mnist_transformer.utils import images, terminal, trees
 
 
 def some(num: int, channels: int = 1) -> torch.Tensor:
@@ -136,3 +141,47 @@ def test_a_terminal_of_any_kind_shows_a_picture(
     assert (done.returncode, done.stderr) == (0, b"")
     assert (ENDS_BRIGHT in said) == letters
     assert (BLOCK in said) != letters
+
+
+@pytest.mark.parametrize("save", ["png", "gif"])
+def test_a_picture_is_written_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str
+) -> None:
+    path = tmp_path / f"{'x' * 250}.{save}"
+    picture = images.grid(some(1), columns=1)
+
+    def draw() -> None:
+        if save == "png":
+            images.save_png(picture, path)
+        else:
+            images.save_gif([picture, picture], path)
+
+    draw()
+    before = path.read_bytes()
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left") as caught:
+        draw()
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("x.png", "x.svg", "metrics.jsonl", "state.safetensors", "ledger.jsonl"):
+        os.mkfifo(tmp_path / name)
+    pipe = tmp_path / "x.png"
+    assert not images.is_ours(pipe)
+    assert not images.is_ours(tmp_path / "x.svg")
+    with pytest.raises(ValueError, match=r"x\.png', expected a name in \.png"):
+        common.picture_file("3", pipe)
+    with pytest.raises(ValueError, match=r"x\.png is not a file, expected a PNG"):
+        pictures.open_picture(pipe)
+    with pytest.raises(ValueError, match=r"state.safetensors cannot be read, .* not a file"):
+        trees.load_state(tmp_path / "state.safetensors")
+    assert log.read_metrics(tmp_path / "metrics.jsonl") == []
+    assert ledger.rows(tmp_path / "ledger.jsonl") == []

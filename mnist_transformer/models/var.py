@@ -45,8 +45,6 @@ class VarConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
-            object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
         check_choice("order", self.order, ORDERS)
         if self.order == "raster" and len(self.tokenizer.scales) > 1:
             raise ValueError(

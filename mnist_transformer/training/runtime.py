@@ -8,15 +8,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
+from filelock import FileLock, Timeout
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model, UsesTokenizer
@@ -136,14 +138,28 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
         )
 
 
+def claim(folder: Path) -> AbstractContextManager[Any]:
+    """Keep other runs out of a folder within the context; ValueError if another one is there.
+
+    The system lets go of the folder when the process ends, however it does.
+    """
+    try:
+        return FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use by another run, expected another folder") from error
+
+
 @contextmanager
 def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step is finished; a second SIGINT interrupts at once.
+    """Collect SIGINT, SIGTERM and SIGHUP, so that the step is finished.
 
+    A second SIGINT interrupts at once. SIGHUP stays ignored where it is, as under nohup.
     ``on_continue`` is called when the process goes on after SIGSTOP or Ctrl-Z.
     """
     received: list[int] = []
-    sigcont = getattr(signal, "SIGCONT", None)  # Windows has none
+    sigcont, sighup = getattr(signal, "SIGCONT", None), getattr(signal, "SIGHUP", None)
+    if sighup and signal.getsignal(sighup) == signal.SIG_IGN:  # Windows has neither
+        sighup = None
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == sigcont:
@@ -155,7 +171,7 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
 
     with ExitStack() as after:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
+            for number in filter(None, (signal.SIGINT, signal.SIGTERM, sighup, sigcont)):
                 after.callback(signal.signal, number, signal.signal(number, handle))
         yield received
 

@@ -30,7 +30,9 @@ def find_device(name: str | None = None) -> torch.device:
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((kind for kind, is_here in here.items() if is_here), "cpu")
     try:
-        return torch.empty(1, device=name).device
+        found = torch.empty(1, device=name)
+        found.tolist()  # which "meta", a device without numbers, refuses
+        return found.device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
         reason = str(error).splitlines()[0]
         raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error

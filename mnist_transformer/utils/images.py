@@ -124,6 +124,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
     An error of the machine stays the OSError that it is.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is not a file, expected a PNG or JPEG file")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
         with warnings.catch_warnings():
@@ -144,6 +146,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 def is_ours(path: Path) -> bool:
     """Whether a file is a picture that this module wrote."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     if path.suffix == ".svg":
         return SOFTWARE.encode() in path.read_bytes()
     try:
@@ -157,8 +161,4 @@ def is_ours(path: Path) -> bool:
 def _write(path: Path, picture: Image.Image, kind: str, **options: Any) -> None:
     content = io.BytesIO()
     picture.save(content, kind, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.write_bytes(content.getvalue())
-    except OSError as error:  # a full disk does not say which file it was
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_atomic(path, content.getvalue())
