@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mnist_transformer.data.spec import DataSpec
 
+NUM_VAL = 5000  # the last training images of a data set that has its own test set
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -42,15 +44,25 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training images, validation images (they choose checkpoints) and test images."""
+    """Training images, validation images (they choose checkpoints) and test images.
+
+    ``notes`` say what was found in a user's files, a sentence each.
+    """
 
     train: Split
     val: Split
     test: Split
     spec: DataSpec
+    notes: tuple[str, ...] = ()
 
     def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
         """The data set with every split changed, which ``change`` is given with its name."""
         names = "train", "val", "test"
         train, val, test = (change(name, getattr(self, name)) for name in names)
-        return Dataset(train, val, test, self.spec)
+        return replace(self, train=train, val=val, test=test)
+
+
+def hold_out(train: Split, test: Split, spec: DataSpec, num_val: int = NUM_VAL) -> Dataset:
+    """A data set of which the last ``num_val`` training images are for validation."""
+    first = len(train) - num_val
+    return Dataset(train.part(0, first), train.part(first, len(train)), test, spec)
