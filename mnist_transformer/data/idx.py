@@ -84,63 +84,41 @@ def _unpacked(raw: Any) -> BufferedIOBase:
 def load(folder: Path | None = None) -> Dataset:
     """The data set of a folder; its classes are the labels from 0 to the largest.
 
-    Raises ValueError: files are missing, too many, damaged, or do not belong together.
+    Raises ValueError: a file is missing, of another kind or damaged, or files do not fit.
     """
     if folder is None or not folder.is_dir():
-        raise ValueError(f"idx reads a folder of IDX files, got {folder}: name one with --data")
+        raise ValueError(f"expected a folder of IDX files, got {folder}: name one with --data")
     # Of a file and the same one gzipped, one is enough.
-    paths = {x.name.removesuffix(".gz"): x for x in sorted(folder.iterdir()) if _is_idx(x)}
-    parts: dict[bool, list[NDArray[np.uint8]]] = {False: [], True: []}
-    for name, path in paths.items():
-        parts[bool(re.search("test|t10k", name, re.IGNORECASE))].append(read(path))
-    train = _split(folder, "training", parts[False])
-    test = _split(folder, "test", parts[True]) if parts[True] else None
+    paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
+    values = {name: read(path) for name, path in paths.items() if path.is_file()}
+    tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]
+    train = _split(folder, "training", list(values.values()))
     tenth = len(train) // 10
     if not tenth:
         raise ValueError(f"{folder} holds {len(train)} training images, expected 10 or more")
-    if test is None:
-        train, test = train.part(0, len(train) - tenth), train.part(len(train) - tenth, len(train))
-    if train.images.shape[1:] != test.images.shape[1:]:
-        both = " and of ".join(_by(tuple(x.images.shape[1:])) for x in (train, test))
-        raise ValueError(f"{folder} holds images of {both} values, expected one shape")
-    # A model of patches skips those of background; a photograph has none.
-    blank = bool((train.images == 0).float().mean() > 0.5)
-    names = range(int(max(train.labels.max(), test.labels.max())) + 1)
-    channels, height, width = train.images.shape[1:]
-    spec = DataSpec(
-        f"idx:{folder.resolve().name}",
-        (channels, height, width),
-        tuple(map(str, names)),
-        background=0 if blank else None,
-    )
+    rest, last = train.part(0, len(train) - tenth), train.part(len(train) - tenth, len(train))
+    train, test = (train, _split(folder, "test", tests)) if tests else (rest, last)
+    if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
+        raise ValueError(f"{folder} holds images of {_by(shape)} and of {_by(other)} bytes")
+    names = tuple(map(str, range(int(torch.cat([train.labels, test.labels]).max()) + 1)))
+    # Models skip patches of background, of which drawings are full.
+    background = 0 if (train.images == 0).float().mean() > 0.5 else None
+    channels, height, width = shape
+    name = f"idx:{folder.resolve().name}"
+    spec = DataSpec(name, (channels, height, width), names, background=background)
     return hold_out(train, test, spec, min(tenth, NUM_VAL))
 
 
-def _is_idx(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
-            return file.read(4) in STARTS
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        return False
-
-
 def _split(folder: Path, part: str, values: list[NDArray[np.uint8]]) -> Split:
-    images, labels = ([x for x in values if (x.ndim == 1) == one] for one in (False, True))
+    images, labels = ([x for x in values if (x.ndim == 1) == flat] for flat in (False, True))
     if len(images) != 1 or len(labels) != 1:
-        raise ValueError(
-            f"{folder} holds {len(images)} IDX files of {part} images and {len(labels)} of their "
-            "labels, expected one of each"
-        )
-    x = images[0]
-    x = x[:, None] if x.ndim == 3 else x
-    if x.ndim == 4 and x.shape[1] not in (1, 3):
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.size:
-        axes = "expected N x H x W, or N x H x W x 3 in colour"
-        raise ValueError(f"{folder} holds {part} images of {_by(images[0].shape)} bytes, {axes}")
-    if len(x) != len(labels[0]):
-        counts = f"{len(x):,} {part} images and {len(labels[0]):,} labels"
-        raise ValueError(f"{folder} holds {counts}, expected as many")
-    return Split(torch.from_numpy(x), torch.from_numpy(labels[0].astype(np.int64)))
+        found = f"{len(images)} IDX files of {part} images and {len(labels)} of their labels"
+        raise ValueError(f"{folder} holds {found}, expected one of each")
+    pixels = images[0][:, None] if images[0].ndim == 3 else images[0]
+    if pixels.ndim == 4 and pixels.shape[1] not in (1, 3):
+        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or len(pixels) != len(labels[0]):
+        found = f"{part} images of {_by(images[0].shape)} bytes and {len(labels[0])} labels"
+        expected = "expected N x H x W, or N x H x W x 3 in colour, and N labels"
+        raise ValueError(f"{folder} holds {found}, {expected}")
+    return Split(torch.from_numpy(pixels), torch.from_numpy(labels[0]).long())

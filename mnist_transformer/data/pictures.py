@@ -84,8 +84,11 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
     return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
 
 
-def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """A picture file, upright, and the changes made in reading it; errors as ``read_picture``."""
+def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list[str]]:
+    """A picture file, upright, and the changes made in reading it; errors as ``read_picture``.
+
+    ``near``: pixels a side that are wanted of a picture of any shape; a JPEG is decoded no finer.
+    """
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -93,6 +96,8 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
             # A photograph in several sizes (MPO) is one picture.
             moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
             changes = ["taken from its first frame"] if moves else []
+            if near is not None:
+                picture.draft(None, (near, near))
             picture.load()
             if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 changes.append("turned upright")
@@ -105,7 +110,7 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
         if getattr(error, "errno", None) is not None:  # the machine's fault
             raise
         raise ValueError(f"{path} is damaged: {error}") from error
-    if max(upright.size) > MAX_ASPECT * min(upright.size):
+    if near is None and max(upright.size) > MAX_ASPECT * min(upright.size):
         expected = f"expected a digit: at most {MAX_ASPECT} times as long as wide"
         raise ValueError(f"{path} has {upright.width}x{upright.height} pixels, {expected}")
     return upright, changes

@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -81,6 +81,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
+    if callable(recipe.model):  # a recipe for any data
+        recipe = replace(recipe, model=recipe.model(dataset.spec))
     with fork_rng(accelerator.device):
         run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)
         if run.state.progress >= 1 and run.weights_path.exists():
