@@ -133,11 +133,6 @@ def _vqvae_of(data: DataSpec) -> VQVAEConfig:
     return VQVAEConfig(data, scales=(*(2**i for i in range(8) if 2**i < grid), grid))
 
 
-def _mar_of(data: DataSpec) -> MARConfig:
-    num_patches = (data.shape[1] // MARConfig.patch_size) ** 2
-    return MARConfig(data, num_steps=min(MARConfig.num_steps, max(num_patches, 1)))
-
-
 # Recipes whose shape comes from the data: `train NAME --data FOLDER`.
 _any = partial(Recipe, dataset="folder", max_seconds=30 * 60)
 # fmt: off
@@ -145,7 +140,7 @@ GENERIC: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     _any("patch", PatchConfig, batch_size=16, about="patch by patch"),
     _any("pixel", PixelConfig, batch_size=16, about="one step a pixel, of grey images"),
     _any("ddpm", DDPMConfig, adamw_lr=1e-3, ema=0.1, about="rectified flow over noisy patches"),
-    _any("mar", _mar_of, adamw_lr=1e-3, ema=0.1, about="masked patches in a random order"),
+    _any("mar", MARConfig, adamw_lr=1e-3, ema=0.1, about="masked patches in a random order"),
     _any("vqvae", _vqvae_of, batch_size=128, adamw_lr=1e-3, max_seconds=10 * 60,
          about="codes of an image at several scales: for var"),
     _any("var", lambda data: VarConfig(data, tokenizer=_vqvae_of(data), dropout=0.1),

@@ -47,16 +47,14 @@ def train(
     place, found = out or Path("runs") / recipe, find_recipe(recipe)
     runs = {place: found}
     source: Path | Dataset | None = data
-    given = {"size": size, "channels": channels}
-    how = {name: value for name, value in given.items() if value is not None}
     if recipe in GENERIC:
-        source = load_dataset(dataset or found.dataset, data, **how)
+        source = load_dataset(dataset or found.dataset, data, size=size, channels=channels)
         for note in source.notes:
             complain(note)
         tokenizer = place.parent / (found.tokenizer or "")
         if found.tokenizer and not (tokenizer / "model.safetensors").is_file():
             runs = {tokenizer: find_recipe(found.tokenizer), place: found}
-    elif dataset or how:
+    elif (dataset, size, channels) != (None, None, None):
         expected = f"expected one of {', '.join(GENERIC)} for other data or another size"
         raise ValueError(f"{recipe} is a recipe for {found.dataset}, {expected}")
     for place, found in runs.items():

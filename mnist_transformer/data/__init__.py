@@ -27,6 +27,7 @@ DATASETS = {
     "idx": "idx",  # a user's IDX files
     "folder": "folder",  # a user's pictures
 }
+OWN = ("idx", "folder")
 
 
 def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how: Any) -> Dataset:
@@ -44,10 +45,16 @@ def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how:
         OSError: no mirror could be reached, or the disk failed.
     """
     check_name("dataset", name, DATASETS)
+    place, how = (
+        None if folder is None else Path(folder),
+        {k: v for k, v in how.items() if v is not None},
+    )
+    if name in OWN and not (place and place.is_dir()):
+        raise ValueError(f"{name} reads a folder of yours, got {folder}: name one with --data")
     if how and name != "folder":
         raise ValueError(f"{name} takes no {' or '.join(how)}: only the data set folder does")
     module, _, inside = DATASETS[name].partition(".")
     found: Any = import_module(f"{__name__}.{module}")
     found = getattr(found, inside) if inside else found
-    dataset: Dataset = found.load(None if folder is None else Path(folder), **how)
+    dataset: Dataset = found.load(place, **how)
     return dataset

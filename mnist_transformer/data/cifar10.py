@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_transformer.data.dataset import Dataset, Split, hold_out
-from mnist_transformer.data.download import fetch
+from mnist_transformer.data.download import obtain
 from mnist_transformer.data.spec import DataSpec
 
 SPEC = DataSpec(
@@ -37,24 +35,17 @@ PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")
 TRAIN, TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
 PER_BATCH = 10_000
 RECORD = 1 + 3 * 32 * 32
-DAMAGED = KeyError, TypeError, OSError, SyntaxError, Image.DecompressionBombError
+# What pyarrow, its rows and Pillow raise.
+DAMAGED = ValueError, KeyError, TypeError, OSError, SyntaxError, Image.DecompressionBombError
 
 
 def load(folder: Path | None = None) -> Dataset:
-    """45,000 / 5,000 / 10,000 images, from a folder or downloaded.
-
-    Raises:
-        ValueError: a file is missing, damaged or another one, or pyarrow is missing.
-        OSError: no mirror could be reached.
-    """
-    archive = folder / ARCHIVE if folder else fetch(ARCHIVE, MD5, MIRRORS, SPEC.name)
-    if archive.is_file():
-        if (found := pooch.file_hash(str(archive), "md5")) != MD5:
-            raise ValueError(f"{archive} has the md5 {found}, expected {MD5}; {TAKE}")
-        with tarfile.open(archive) as tar:
-            files = [(Path(entry.name).name, tar.extractfile(entry)) for entry in tar]
-            return _of_batches(archive, {name: file.read() for name, file in files if file})
-    assert folder is not None  # an archive that was fetched is a file
+    """45,000 / 5,000 / 10,000 images; errors as ``load_dataset``."""
+    if folder is None or (folder / ARCHIVE).is_file():
+        path = obtain(folder, ARCHIVE, MD5, MIRRORS, SPEC.name)
+        with tarfile.open(path) as tar:
+            files = {Path(entry.name).name: tar.extractfile(entry) for entry in tar}
+            return _of_batches(path, {name: file.read() for name, file in files.items() if file})
     for place in (folder / UNPACKED, folder):
         if batches := {path.name: path.read_bytes() for path in place.glob("*_batch*.bin")}:
             return _of_batches(place, batches)
@@ -84,7 +75,6 @@ def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:
 def _rows(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
     """Images (N, 3, 32, 32) and labels of parquet files, and the formats of the images."""
     try:
-        import pyarrow
         from pyarrow.parquet import read_table
     except ImportError as error:
         needs = "parquet files need the package pyarrow: pip install 'mnist-transformer[parquet]'"
@@ -96,11 +86,11 @@ def _rows(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]
                 content = BytesIO(row["img"]["bytes"])
                 with Image.open(content, formats=("PNG", "JPEG")) as picture:
                     if picture.size != (32, 32):
-                        raise TypeError(f"a picture is {picture.width}x{picture.height}")
+                        raise ValueError(f"a picture is {picture.width}x{picture.height}")
                     images.append(np.asarray(picture.convert("RGB"))[None])
                     formats.add(picture.format)
                 labels.append(int(row["label"]))
-        except (*DAMAGED, pyarrow.ArrowException) as error:
+        except DAMAGED as error:
             expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error
@@ -117,5 +107,4 @@ def _split(place: Path, batches: int, images: NDArray[np.uint8], labels: NDArray
         # Of images sorted by class the last would be trucks: deal the classes out in turn.
         rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
         images, labels = (x[np.argsort(rank, kind="stable")] for x in (images, labels))
-    images = np.ascontiguousarray(images)
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    return Split.of(images, labels)

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_transformer.data.spec import DataSpec
@@ -17,6 +20,10 @@ class Split:
 
     images: Tensor
     labels: Tensor
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8], labels: NDArray[Any]) -> "Split":
+        return cls(torch.tensor(images), torch.tensor(labels).long())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,16 +51,13 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training images, validation images (they choose checkpoints) and test images.
-
-    ``notes`` say what was found in a user's files, a sentence each.
-    """
+    """Training images, validation images (they choose checkpoints) and test images."""
 
     train: Split
     val: Split
     test: Split
     spec: DataSpec
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was found in a user's files, a sentence each
 
     def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
         """The data set with every split changed, which ``change`` is given with its name."""

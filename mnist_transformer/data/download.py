@@ -37,3 +37,15 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], dataset: str = "") -> Pat
         "get it elsewhere and name its folder with --data"
         + (" or MNIST_TRANSFORMER_DATA" if not dataset else "")
     )
+
+
+def obtain(folder: Path | None, name: str, md5: str, mirrors: Sequence[str], dataset: str) -> Path:
+    """A data set's file, downloaded unless a folder has it; ValueError if that has another."""
+    if folder is None:
+        return fetch(name, md5, mirrors, dataset)
+    path, where = folder / name, f"get it from {' or '.join(mirrors)}"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {name}; {where}, or give no folder")
+    if (found := pooch.file_hash(str(path), "md5")) != md5:
+        raise ValueError(f"{path} is not {dataset}'s: its md5 is {found}, expected {md5}; {where}")
+    return path

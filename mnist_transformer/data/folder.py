@@ -8,13 +8,12 @@ split that would be empty takes the next picture in the order of the hashes.
 
 import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,7 +26,7 @@ COLOUR = 8  # levels between channels; JPEG makes smaller differences
 NUM_NAMED = 10  # classes, or skipped files, in a note
 
 
-def load(folder: Path | None = None, *, size: int = 32, channels: int | None = None) -> Dataset:
+def load(folder: Path, *, size: int = 32, channels: int | None = None) -> Dataset:
     """Every picture below a folder; a file that cannot be read is skipped and named in the notes.
 
     Args:
@@ -36,67 +35,52 @@ def load(folder: Path | None = None, *, size: int = 32, channels: int | None = N
 
     Raises ValueError: too few pictures, two classes of one name, or a senseless option.
     """
-    if folder is None or not folder.is_dir():
-        raise ValueError(f"expected a folder of pictures, got {folder}: name one with --data")
     if size < 1:
         raise ValueError(f"size is {size}, expected 1 or more")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}, expected 1 for grey or 3 for colour")
-    paths = sorted(_files(folder), key=_hash)
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    paths = sorted((x for x in files if not re.search(r"(^|/)\.", x.as_posix())), key=_hash)
     names = sorted({path.parts[0] for path in paths if len(path.parts) > 1})
     for name, after in pairwise(sorted(names, key=str.casefold)):
         if name.casefold() == after.casefold():
             expected = "expected names that differ in more than capitals"
             raise ValueError(f"{folder} has the classes {name} and {after}, {expected}")
     images = np.empty((len(paths), 3, size, size), np.uint8)
-    kept: list[PurePath] = []
-    changes: Counter[str] = Counter()
+    kept: list[Path] = []
     skipped = []
     for path in paths:
         try:
             if names and len(path.parts) == 1:
-                raise ValueError(f"{folder / path} lies beside the folders of classes")
-            picture, changed = open_picture(folder / path, 2 * size)
+                raise ValueError("lies beside the folders of classes")
+            picture, _ = open_picture(folder / path, 2 * size)
             images[len(kept)] = _square(picture, size, "L" if channels == 1 else "RGB")
-            changes.update(changed)
             kept.append(path)
         except (ValueError, OSError) as error:
-            skipped.append(str(error))
+            skipped.append(f"{path} ({str(error).removeprefix(f'{folder / path} ')})")
     if len(kept) < 3:
-        found = f"{folder} holds {len(kept)} picture{'s' if len(kept) != 1 else ''}"
-        expected = "expected 3 or more: to train, to validate and to test"
-        raise ValueError("; ".join([f"{found}, {expected}", *skipped[:NUM_NAMED]]))
+        expected = f"expected 3 or more; {_note('files skipped', skipped)}"
+        raise ValueError(f"readable pictures in {folder} are {len(kept)}, {expected}")
     images = images[: len(kept)]
     if channels is None:
         channels = 3 if any(np.ptp(x, axis=0).max() > COLOUR for x in images) else 1
-    if channels == 1:  # all three are equal but for JPEG
-        images = images[:, 1:2].copy()
-    labelled = [path.parts[0] if names else "picture" for path in kept]
-    count = Counter(labelled)
-    classes = sorted(count)
-    labels = [classes.index(name) for name in labelled]
-    splits = _splits(Split(torch.from_numpy(images), torch.tensor(labels)), kept)
-    spec = DataSpec(f"folder:{folder.resolve().name}", (channels, size, size), tuple(classes))
+    images = images if channels == 3 else images[:, 1:2]  # all three are equal but for JPEG
+    count = Counter(path.parts[0] if names else "picture" for path in kept)
+    classes = tuple(sorted(count))
+    labels = np.array([classes.index(path.parts[0]) if names else 0 for path in kept])
+    splits = _splits(Split.of(images, labels), kept)
+    spec = DataSpec(f"folder:{folder.resolve().name}", (channels, size, size), classes)
     lengths = "{:,} to train, {:,} to validate, {:,} to test".format(*map(len, splits))
     kind = "colour" if channels == 3 else "grey"
     notes = [f"{len(kept):,} pictures in {kind}, {size}x{size}: {lengths}"]
     if names:
         notes.append(_note("classes", [f"{name} {count[name]:,}" for name in classes]))
-    notes += [f"{number:,} pictures {change}" for change, number in changes.items()]
     if skipped:
         notes.append(_note("files skipped", skipped))
     return Dataset(*splits, spec, tuple(notes))
 
 
-def _files(folder: Path) -> Iterator[PurePath]:
-    """The names below the folder of all files that are not hidden."""
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
-            yield name
-
-
-def _hash(name: PurePath) -> int:
+def _hash(name: Path) -> int:
     return int(hashlib.sha256(os.fsencode(name.as_posix())).hexdigest(), 16)
 
 
@@ -110,6 +94,8 @@ def _square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
         picture = picture.convert("RGB")
     elif picture.mode.startswith("I"):  # 16 bits
         picture = picture.convert("F")
+    elif picture.mode == "F":
+        raise ValueError("has real numbers for pixels, expected 8 or 16 bits")
     small = picture.resize((size, size), Image.Resampling.BOX, (left, top, left + side, top + side))
     if small.mode == "F":
         small = Image.fromarray((np.asarray(small) / 257).clip(0, 255).round().astype(np.uint8))
@@ -118,7 +104,7 @@ def _square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
     return np.asarray(small.convert(mode).convert("RGB")).transpose(2, 0, 1)
 
 
-def _splits(every: Split, names: list[PurePath]) -> tuple[Split, Split, Split]:
+def _splits(every: Split, names: list[Path]) -> tuple[Split, Split, Split]:
     """To train, to validate and to test, of images in the order of their names' hashes."""
     num_test, end_val = (sum(_hash(name) < n * TENTH for name in names) for n in (1, 2))
     num_test = min(max(num_test, 1), len(every) - 2)

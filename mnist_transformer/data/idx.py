@@ -14,9 +14,8 @@ import re
 import struct
 import zipfile
 import zlib
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from mnist_transformer.data.dataset import NUM_VAL, Dataset, Split, hold_out
 from mnist_transformer.data.spec import DataSpec
 
 MAX_BYTES = 1_000_000_000  # a file of a few bytes may promise any number
-CHUNK = 1 << 20
 GZIP = b"\x1f\x8b"
 STARTS = tuple(bytes([0, 0, 8, num_axes]) for num_axes in (1, 2, 3, 4))
 
@@ -42,11 +40,10 @@ def read(path: Path | zipfile.Path, shape: tuple[int, ...] | None = None) -> NDA
     Raises ValueError for another file, a damaged one, or one that is not of ``shape``.
     """
     of = f" of {_by(shape)} bytes" if shape else ""
-    starts = (header(shape)[:4],) if shape else STARTS
     try:
         with path.open("rb") as raw, _unpacked(raw) as file:
             start = file.read(4)
-            if start not in starts:
+            if start not in STARTS:
                 fault = f"begins with {start.hex(' ')!r}"
                 raise ValueError(f"{path} {fault}, expected an IDX file{of}")
             axes = file.read(4 * start[3])
@@ -58,11 +55,9 @@ def read(path: Path | zipfile.Path, shape: tuple[int, ...] | None = None) -> NDA
             size, before = math.prod(found), len(header(found))
             if size > MAX_BYTES:
                 raise ValueError(f"{path} declares {size:,} bytes, expected {MAX_BYTES:,} or fewer")
-            values, done = np.empty(size, np.uint8), 0
-            while done < size and (count := file.readinto(values[done : done + CHUNK].data)):
-                done += count
-            if done < size or file.read(1):
-                has = f"has {'more than ' if done == size else ''}{before + done} bytes"
+            values = np.frombuffer(file.read(size + 1), np.uint8)
+            if len(values) != size:
+                has = f"has {before + len(values)} bytes{' or more' * (len(values) > size)}"
                 expected = f"expected {before + size}: it is truncated or damaged"
                 raise ValueError(f"{path} {has}, {expected}")
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
@@ -74,20 +69,17 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _unpacked(raw: Any) -> BufferedIOBase:
+def _unpacked(raw: IO[bytes]) -> IO[bytes]:
     packed = raw.read(2) == GZIP
     raw.seek(0)
-    file: BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
-    return file
+    return cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
 
 
-def load(folder: Path | None = None) -> Dataset:
+def load(folder: Path) -> Dataset:
     """The data set of a folder; its classes are the labels from 0 to the largest.
 
     Raises ValueError: a file is missing, of another kind or damaged, or files do not fit.
     """
-    if folder is None or not folder.is_dir():
-        raise ValueError(f"expected a folder of IDX files, got {folder}: name one with --data")
     # Of a file and the same one gzipped, one is enough.
     paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
     values = {name: read(path) for name, path in paths.items() if path.is_file()}
@@ -110,15 +102,13 @@ def load(folder: Path | None = None) -> Dataset:
 
 
 def _split(folder: Path, part: str, values: list[NDArray[np.uint8]]) -> Split:
-    images, labels = ([x for x in values if (x.ndim == 1) == flat] for flat in (False, True))
-    if len(images) != 1 or len(labels) != 1:
-        found = f"{len(images)} IDX files of {part} images and {len(labels)} of their labels"
-        raise ValueError(f"{folder} holds {found}, expected one of each")
-    pixels = images[0][:, None] if images[0].ndim == 3 else images[0]
-    if pixels.ndim == 4 and pixels.shape[1] not in (1, 3):
-        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or len(pixels) != len(labels[0]):
-        found = f"{part} images of {_by(images[0].shape)} bytes and {len(labels[0])} labels"
-        expected = "expected N x H x W, or N x H x W x 3 in colour, and N labels"
-        raise ValueError(f"{folder} holds {found}, {expected}")
-    return Split(torch.from_numpy(pixels), torch.from_numpy(labels[0]).long())
+    images = [x if x.ndim == 4 else x[:, None] for x in values if x.ndim in (3, 4)]
+    labels = [x for x in values if x.ndim == 1]
+    if len(values) == 2 and len(images) == len(labels) == 1 and len(images[0]) == len(labels[0]):
+        if images[0].shape[1] in (1, 3):
+            return Split.of(images[0], labels[0])
+        if images[0].shape[3] in (1, 3):
+            return Split.of(images[0].transpose(0, 3, 1, 2), labels[0])
+    found = " and ".join(_by(x.shape) for x in values) or "no"
+    expected = "N x H x W (or N x H x W x 3, in colour) for images and N for their labels"
+    raise ValueError(f"{folder} holds IDX files of {found} {part} bytes, expected {expected}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mnist_transformer.data import idx, scan_file
@@ -42,39 +41,22 @@ class IdxFile(NamedTuple):
     md5_gz: str
 
 
-TRAIN_IMAGES = IdxFile(
-    "train-images-idx3-ubyte",
-    (60000, 28, 28),
-    "6bbc9ace898e44ae57da46a324031adb",
-    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-)
-TRAIN_LABELS = IdxFile(
-    "train-labels-idx1-ubyte",
-    (60000,),
-    "a25bea736e30d166cdddb491f175f624",
-    "d53e105ee54ea40749a09fcbcd1e9432",
-)
-TEST_IMAGES = IdxFile(
-    "t10k-images-idx3-ubyte",
-    (10000, 28, 28),
-    "2646ac647ad5339dbf082846283269ea",
-    "9fb629c4189551a2d022fa330f9573f3",
-)
-TEST_LABELS = IdxFile(
-    "t10k-labels-idx1-ubyte",
-    (10000,),
-    "27ae3e4e09519cfbb04c329615203637",
-    "ec29112dd5afa0611ce80d1b7f02629c",
-)
+# fmt: off
+TRAIN_IMAGES = IdxFile("train-images-idx3-ubyte", (60000, 28, 28),
+                       "6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873")
+TRAIN_LABELS = IdxFile("train-labels-idx1-ubyte", (60000,),
+                       "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432")
+TEST_IMAGES = IdxFile("t10k-images-idx3-ubyte", (10000, 28, 28),
+                      "2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3")
+TEST_LABELS = IdxFile("t10k-labels-idx1-ubyte", (10000,),
+                      "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c")
+# fmt: on
 
 
 def load(folder: Path | None = None) -> Dataset:
     """All of MNIST: 55,000 / 5,000 (the last of the training images) / 10,000.
 
-    From the package, unless a folder is given or the variable names one.
-
-    Raises:
-        ValueError: a file is missing, damaged or not MNIST's.
+    From the package, unless a folder is given or the variable names one; errors as ``read``.
     """
     if _folder(folder):
         train, test = read(folder)
@@ -98,10 +80,7 @@ def read(folder: Path | None = None) -> tuple[Split, Split]:
     """
     folder = _folder(folder)
     train, test = (
-        Split(
-            torch.from_numpy(_read(folder, images)).unsqueeze(1),
-            torch.from_numpy(_read(folder, labels).astype(np.int64)),
-        )
+        Split.of(_read(folder, images)[:, None], _read(folder, labels))
         for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS))
     )
     return train, test

@@ -4,12 +4,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-import torch
-
 from mnist_transformer.data import idx
 from mnist_transformer.data.dataset import Dataset, Split, hold_out
-from mnist_transformer.data.download import fetch
+from mnist_transformer.data.download import obtain
 from mnist_transformer.data.spec import DataSpec
 
 
@@ -25,13 +22,9 @@ class Kin:
     hashes: dict[str, str]
 
     def load(self, folder: Path | None = None) -> Dataset:
-        """The last 5,000 training images are for validation.
-
-        Raises:
-            ValueError: a file is missing, damaged or another one.
-            OSError: no mirror could be reached.
-        """
-        files = {name: self._find(folder, name) for name in self.hashes}
+        """The last 5,000 training images are for validation; errors as ``load_dataset``."""
+        of = self.mirrors, self.spec.name
+        files = {name: obtain(folder, name, md5, *of) for name, md5 in self.hashes.items()}
         archive = files.get(EMNIST)
         splits = []
         for part, count in EMNIST_PARTS if archive else MNIST_PARTS:
@@ -39,22 +32,10 @@ class Kin:
             for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
                 name = f"{part}-{kind}-ubyte.gz"
                 path = zipfile.Path(archive, name) if archive else files[name]
-                values.append(torch.from_numpy(idx.read(path, shape)))
-            images = values[0].mT.contiguous() if archive else values[0]
-            splits.append(Split(images.unsqueeze(1), values[1].long()))
+                values.append(idx.read(path, shape))
+            images = values[0].transpose(0, 2, 1) if archive else values[0]
+            splits.append(Split.of(images[:, None], values[1]))
         return hold_out(splits[0], splits[1], self.spec)
-
-    def _find(self, folder: Path | None, name: str) -> Path:
-        """A verified file, of the folder or downloaded."""
-        md5, where = self.hashes[name], f"get it from {' or '.join(self.mirrors)}"
-        if folder is None:
-            return fetch(name, md5, self.mirrors, self.spec.name)
-        if not (path := folder / name).is_file():
-            raise ValueError(f"{folder} holds no {name}; {where}, or give no folder")
-        if (found := pooch.file_hash(str(path), "md5")) != md5:
-            fault = f"is not {self.spec.name}'s file: its md5 is {found}, expected {md5}"
-            raise ValueError(f"{path} {fault}; {where}")
-        return path
 
 
 def _spec(name: str, licence: str, source: str, class_names: str) -> DataSpec:
