@@ -86,15 +86,18 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
     return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
 
 
-def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
+def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list[str]]:
     """A picture file, upright and of moderate size, and the changes made in reading it.
 
-    It is grey, RGB or RGBA. Errors are those of ``read_picture``.
+    It is grey, RGB or RGBA. Errors are those of ``read_picture``. ``near``: pixels a side that
+    are wanted of a picture of any shape; a JPEG is decoded no finer.
     """
     with opened(path) as picture:
         # A photograph in several sizes (MPO) is one picture.
         moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
         changes = ["taken from its first frame"] if moves else []
+        if near is not None:
+            picture.draft(None, (near, near))
         picture.load()
         upright, made = _moderate(picture)
         turned = picture.getexif().get(ExifTags.Base.Orientation)
@@ -105,7 +108,7 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
             upright = ImageOps.exif_transpose(upright)
             changes.append("turned upright")
         changes += made
-    if max(picture.size) > MAX_ASPECT * min(picture.size):
+    if near is None and max(picture.size) > MAX_ASPECT * min(picture.size):
         expected = f"expected a digit: at most {MAX_ASPECT} times as long as wide"
         raise ValueError(f"{path} has {picture.width}x{picture.height} pixels, {expected}")
     return upright, changes

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -86,6 +86,8 @@ def train(
     make_folder(out)
     accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
+    if callable(recipe.model):  # a recipe for any data
+        recipe = replace(recipe, model=recipe.model(dataset.spec))
     claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
     with claimed, fork_rng(accelerator.device):
         run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)
