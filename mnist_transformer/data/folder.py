@@ -88,17 +88,7 @@ def _square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
     """The square at a picture's centre, uint8 (3, size, size); transparent parts are white."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-    elif picture.mode in ("1", "P"):  # these cannot be averaged
-        picture = picture.convert("RGB")
-    elif picture.mode.startswith("I"):  # 16 bits
-        picture = picture.convert("F")
-    elif picture.mode == "F":
-        raise ValueError("has real numbers for pixels, expected 8 or 16 bits")
     small = picture.resize((size, size), Image.Resampling.BOX, (left, top, left + side, top + side))
-    if small.mode == "F":
-        small = Image.fromarray((np.asarray(small) / 257).clip(0, 255).round().astype(np.uint8))
     if small.has_transparency_data:
         small = laid_on("white", small)
     return np.asarray(small.convert(mode).convert("RGB")).transpose(2, 0, 1)

@@ -99,7 +99,7 @@ def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list
         if near is not None:
             picture.draft(None, (near, near))
         picture.load()
-        upright, made = _moderate(picture)
+        upright, made = _moderate(picture, exact=near is not None)
         turned = picture.getexif().get(ExifTags.Base.Orientation)
         if turned in range(2, 9):
             exif = Image.Exif()  # without other entries, that may be damaged
@@ -134,14 +134,18 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     return grey, changes
 
 
-def _moderate(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture in grey, RGB or RGBA, reduced if it is large; and the changes made."""
+def _moderate(picture: Image.Image, *, exact: bool = False) -> tuple[Image.Image, list[str]]:
+    """The picture in grey, RGB or RGBA, reduced if it is large; and the changes made.
+
+    16 bits become 8 by the levels that occur, or if ``exact`` by all that there are.
+    """
     factor, changes = max(1, max(picture.size) // LARGE), []
     if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
         values = np.asarray(picture.convert("F").reduce(factor), dtype=float)
         values = np.nan_to_num(values, posinf=0, neginf=0)
-        low, high = values.min(), values.max()
-        values = (values - low) * (255 / max(high - low, 1e-9))
+        exact = exact and picture.mode != "F"
+        low, high = (0, 65535) if exact else (values.min(), values.max())
+        values = ((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255)
         reduced = Image.fromarray(values.round().astype(np.uint8))
         changes.append(f"brought from levels of {low:g} to {high:g} to 0 to 255")
     else:

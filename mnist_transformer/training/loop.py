@@ -86,8 +86,9 @@ def train(
     make_folder(out)
     accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
-    if callable(recipe.model):  # a recipe for any data
-        recipe = replace(recipe, model=recipe.model(dataset.spec))
+    if callable(recipe.model):  # a recipe for any data, however little
+        few = min(recipe.batch_size, len(dataset.train)) if batch_size is None else batch_size
+        recipe = replace(recipe, model=recipe.model(dataset.spec), batch_size=few)
     claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
     with claimed, fork_rng(accelerator.device):
         run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)

@@ -124,7 +124,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
     An error of the machine stays the OSError that it is.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
         raise ValueError(f"{path} is not a file, expected a PNG or JPEG file")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
