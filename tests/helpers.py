@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from mnist_transformer.data import Dataset, DataSpec, Split
@@ -29,6 +30,14 @@ from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.recipes import Recipe
+
+# Code for a process that is to print its greatest memory in kB. ``ru_maxrss`` counts the memory
+# of the process that started it as well.
+PRINT_PEAK = (
+    "lines = open('/proc/self/status').readlines()\n"
+    "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"
+)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
 
 
 def make_spec(

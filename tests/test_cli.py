@@ -229,7 +229,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --model {tiny} --out x.jpg", "expected a name in .png"),
         ("draw 3 --model {tiny} --out a_file/x.png", "a_file"),
         ("draw 3 --model {tiny} --out /proc/x.png", "/proc/x.png: "),
-        ("draw 3 --model {tiny} --out full.png", "full.png: No space left"),
+        ("draw 3 --model {tiny} --out full.png", "full.png is not a file, expected a name in .png"),
         ("draw 3 --model mnist-pach", "unknown model 'mnist-pach'"),
         ("draw 3 --model missing.safetensors", "checkpoint missing.safetensors does not exist"),
         ("draw 3 --model no/such/folder", "checkpoint no/such/folder does not exist"),

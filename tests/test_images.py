@@ -177,7 +177,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "x.png"
     assert not images.is_ours(pipe)
     assert not images.is_ours(tmp_path / "x.svg")
-    with pytest.raises(ValueError, match=r"x\.png', expected a name in \.png"):
+    with pytest.raises(ValueError, match=r"x\.png is not a file, expected a name in \.png"):
         common.picture_file("3", pipe)
     with pytest.raises(ValueError, match=r"x\.png is not a file, expected a PNG"):
         pictures.open_picture(pipe)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SPACES, TINY_LAW, all_images, random_model
+from helpers import PRINT_PEAK, SPACES, TINY_LAW, all_images, needs_proc, random_model
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from mnist_transformer import cli
@@ -158,16 +158,16 @@ def test_a_transparent_level_of_16_bits_changes_nothing():
     assert plain[1] == clear[1]
 
 
+@needs_proc
 @pytest.mark.parametrize(("bits", "kind", "channels"), [(8, 6, 4), (16, 0, 1)])
 def test_a_large_picture_takes_little_memory(bits, kind, channels):
     row = b"\0" + bytes(7000 * channels * bits // 8)
     Path("large.png").write_bytes(png(7000, bits, kind, row * 7000))
     script = (
-        "import resource, sys\n"
         "from pathlib import Path\n"
         "from mnist_transformer.data import pictures\n"
         "pictures.open_picture(Path('large.png'))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        f"{PRINT_PEAK}"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)

@@ -61,7 +61,9 @@ def check_picture(out: Path | None) -> None:
     """Raises ValueError for a file that is not to be a PNG, or no file, such as a pipe."""
     if out is None or out.is_dir():
         return
-    if out.suffix.lower() != ".png" or (out.exists() and not out.is_file()):
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{out} is not a file, expected a name in .png")
+    if out.suffix.lower() != ".png":
         raise ValueError(f"out is {str(out)!r}, expected a name in .png (--gif adds the GIF)")
 
 

@@ -144,7 +144,8 @@ class _Run:
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {model.image_shape}")
-        check_below("label", self.data.labels, model.num_classes)
+        if self.data.labels.ndim == 1:  # not answers to prompts
+            check_below("label", self.data.labels, model.num_classes)
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.state = resume.RunState(recipe, len(self.data), seed, model)
