@@ -151,7 +151,7 @@ def run_cell(
         figures,
         model,
         seed,
-        exact=exact,
+        exact=None if exact is None else model.likelihood == "exact",
         images_seen=trained.images_seen,
         seconds=trained.seconds,
     )

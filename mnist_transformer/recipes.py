@@ -1,10 +1,12 @@
 """Everything this project ever trained, by name: one aligned table of frozen recipes."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.mnist import SPEC as MNIST
+from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
@@ -15,7 +17,7 @@ from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.models.var import VarConfig
-from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.models.vqvae import STRIDE, VQVAEConfig
 from mnist_transformer.utils.checks import check_name
 
 
@@ -24,7 +26,7 @@ class Recipe:
     """A model and how it is trained. Exactly one of max_seconds and epochs is set."""
 
     name: str
-    model: Any  # the family's frozen config
+    model: Any  # the family's frozen config, or a function that makes it of a DataSpec
     dataset: str = "mnist"
     batch_size: int = 64  # images per step over all processes
     muon_lr: float = 0.02  # peak learning rate of the hidden matrices
@@ -133,7 +135,30 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
 # fmt: on
 
 
+def _vqvae_of(data: DataSpec) -> VQVAEConfig:
+    """Scales of 1, 2, 4 and so on up to all cells."""
+    grid = data.shape[1] // STRIDE
+    return VQVAEConfig(data, scales=(*(2**i for i in range(8) if 2**i < grid), grid))
+
+
+# Recipes whose shape comes from the data: `train NAME --data FOLDER`.
+_any = partial(Recipe, dataset="folder", max_seconds=30 * 60)
+# fmt: off
+GENERIC: dict[str, Recipe] = {recipe.name: recipe for recipe in (
+    _any("patch", PatchConfig, batch_size=16, about="patch by patch"),
+    _any("pixel", PixelConfig, batch_size=16, about="one step a pixel, of grey images"),
+    _any("ddpm", DDPMConfig, adamw_lr=1e-3, ema=0.1, about="rectified flow over noisy patches"),
+    _any("mar", MARConfig, adamw_lr=1e-3, ema=0.1, about="masked patches in a random order"),
+    _any("vqvae", _vqvae_of, batch_size=128, adamw_lr=1e-3, max_seconds=10 * 60,
+         about="codes of an image at several scales: for var"),
+    _any("var", lambda data: VarConfig(data, tokenizer=_vqvae_of(data), dropout=0.1),
+         tokenizer="vqvae", about="next-scale prediction over the codes of vqvae"),
+)}
+# fmt: on
+
+
 def find_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises ValueError where there is none, with the nearest names."""
-    check_name("recipe", name, RECIPES)
-    return RECIPES[name]
+    every = RECIPES | GENERIC
+    check_name("recipe", name, every)
+    return every[name]

@@ -1,10 +1,17 @@
 """What several test files share: tiny models, tiny data, and ways to look at both."""
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from mnist_transformer.data import Dataset, DataSpec, Split
@@ -23,6 +30,14 @@ from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
 from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.recipes import Recipe
+
+# Code for a process that is to print its greatest memory in kB. ``ru_maxrss`` counts the memory
+# of the process that started it as well.
+PRINT_PEAK = (
+    "lines = open('/proc/self/status').readlines()\n"
+    "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"
+)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
 
 
 def make_spec(
@@ -294,3 +309,16 @@ def make_transformer(positions: str = "learned", depth: int = 2, dropout: float 
         torch.nn.init.normal_(block.attention.output.weight, std=0.1)
         torch.nn.init.normal_(block.mlp.down.weight, std=0.1)
     return model.eval()
+
+
+# --- downloads ---
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """The URL of a server on this machine that has the files of a folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

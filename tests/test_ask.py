@@ -68,6 +68,43 @@ def test_lines_are_answered_until_they_end(
     assert "the prompt has 199 bytes, expected at most 128" in said.err
 
 
+def test_a_line_that_is_no_text_costs_no_other_line(
+    seven: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for encoding in ("utf-8", "ascii", "cp1252"):
+        lines = io.BytesIO(b"draw 77\ndraw \xe2\x81\n77 please\n\xff7")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, encoding, errors="strict"))
+        assert cli.main(["ask", "--model", seven]) == 0
+        said = capsys.readouterr()
+        assert said.out.count("saved 77.png") == 2
+        assert said.err.count("the prompt has ") == said.err.count("\n") == 2
+
+
+def test_characters_that_no_model_has_read_are_refused(
+    seven: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = ("🦄7", "\u202e7\u202c", "\u200e7", "7\ufe0f\u20e3", "⁷", "½", "Ⅶ", "七", "(7)", "7\0")
+    for text in odd:
+        assert cli.main(["ask", f"draw a {text}", "--model", seven]) == 2
+        said = capsys.readouterr()
+        assert "the prompt has " in said.err
+        assert "expected letters a to z" in said.err
+        assert said.out == ""
+    for text in ("0x7", "0XA", "-0x7"):
+        assert cli.main(["ask", f"draw a {text}", "--model", seven]) == 2
+        assert "asks for nothing" in capsys.readouterr().err
+    assert cli.main(["ask", "draw 10x7", "--model", seven]) == 0
+
+
+def test_digits_of_any_script_are_drawn_as_the_plain_ones_are(seven: str) -> None:
+    drawn = []
+    for text in ("draw a 77", "draw a ７７", "draw\u00a0a ٧٧", "draw a 𝟕７"):
+        assert cli.main(["ask", text, "--model", seven]) == 0
+        with Image.open("77.png") as picture:
+            drawn.append(picture.tobytes())
+    assert len(set(drawn)) == 1
+
+
 def test_numbers_out_of_range_are_refused_whatever_was_read(
     seven: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

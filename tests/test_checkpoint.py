@@ -146,13 +146,13 @@ def test_unknown_family(saved):
 
 def test_unknown_and_refused_config(saved):
     config = json.loads(header(saved)["config"])
-    with pytest.raises(ValueError, match="config with wings unknown, expected the fields"):
+    with pytest.raises(ValueError, match="refuses: wings unknown, expected the fields"):
         checkpoint.load(rewritten(saved, config=json.dumps({**config, "wings": 2})))
     nine = {**config, "data": {**config["data"], "shape": [1, 9, 9]}}
     with pytest.raises(ValueError, match="PatchConfig refuses: image_size is 9"):
         checkpoint.load(rewritten(saved, config=json.dumps(nine)))
     nameless = {**config, "data": {"name": "mnist"}}
-    with pytest.raises(ValueError, match="PatchConfig refuses: a data set has the fields name"):
+    with pytest.raises(ValueError, match=r"PatchConfig refuses: .*missing.*'shape'"):
         checkpoint.load(rewritten(saved, config=json.dumps(nameless)))
     with pytest.raises(ValueError, match="no readable config in its header, expected"):
         checkpoint.load(rewritten(saved, config="{"))
@@ -164,6 +164,62 @@ def test_another_shape(saved):
         checkpoint.load(rewritten(saved, config=json.dumps({**config, "dim": 32})))
     with pytest.raises(ValueError, match=r"has nothing for tensor .*, expected"):
         checkpoint.load(rewritten(saved, config=json.dumps({**config, "depth": 2})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"depth": 10**9}, r"more than twice the \d+ tensors of the file"),
+        ({"dim": 2**20}, r"for tensor .*, expected \("),
+        ({"dim": 2**60}, "PatchConfig refuses: "),
+        ({"margin": 10**9}, "margin is 1000000000, expected 1 to 16"),
+        ({"num_heads": 0}, "num_heads is 0, expected 1 or more"),
+        ({"num_heads": -1}, "num_heads is '-1', expected a whole number of 0 or more"),
+        ({"num_heads": True}, "num_heads is 'True', expected a whole number"),
+        ({"num_heads": 1.0}, r"num_heads is '1\.0', expected a whole number"),
+        ({"dropout": float("nan")}, "dropout is 'nan', expected a finite number"),
+        ({"dropout": 10**400}, "dropout is '1000.*', expected a finite number"),
+        ({"dropout": None}, "dropout is 'None', expected a finite number"),
+        ({"positions": ["rope"]}, "positions is .*, expected str"),
+        ({"corner": 1}, "corner is '1', expected bool"),
+        ({"data": None}, "data is 'None', expected DataSpec"),
+        ({"data": {"shape": [1, 10**6, 10**6]}}, "shape is .* 262,144 together at most"),
+        ({"data": {"shape": [1, 8]}}, "shape is .*, expected tuple"),
+        ({"data": {"class_names": 7}}, "class_names is '7', expected tuple"),
+        ({"data": {"background": 0.5}}, r"background is '0\.5', expected a whole number"),
+    ],
+    ids=str,
+)
+def test_a_config_is_checked_before_anything_is_allocated(saved, changes, sentence):
+    config = json.loads(header(saved)["config"])
+    if isinstance(changes.get("data"), dict):
+        changes = {"data": config["data"] | changes["data"]}
+    with pytest.raises(ValueError, match=sentence):
+        checkpoint.load(rewritten(saved, config=json.dumps(config | changes)))
+
+
+@pytest.mark.parametrize("classes", [10**9, "many", [3]])
+def test_a_config_of_format_1_is_checked_too(saved, classes):
+    config = json.dumps({"num_classes": classes})
+    tensors = load_file(saved)
+    old = {"format": "mnist-transformer checkpoint 1", "family": "patch", "config": config}
+    save_file(tensors, saved, {**old, "crc32": str(trees.checksum(tensors, None))})
+    with pytest.raises(ValueError, match=r"class_names is .*, expected"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(model, saved, bad):
+    model.before.weight.data[0, 0] = bad
+    checkpoint.save(model, saved)
+    with pytest.raises(ValueError, match=r"number in tensor before.weight that is not finite"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("nest", ["[", '{"a":'])
+def test_a_nest_without_end_is_no_config(saved, nest):
+    with pytest.raises(ValueError, match="has no readable config in its header"):
+        checkpoint.load(rewritten(saved, config=nest * 100_000))
 
 
 def no_space(descriptor):
@@ -179,6 +235,11 @@ def test_full_disk_leaves_the_old_file_and_no_other(model, saved, monkeypatch):
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_no_such_folder(model, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        checkpoint.save(model, tmp_path / "no" / "model.safetensors")
+def test_a_folder_that_is_not_there_is_made(model, tmp_path):
+    checkpoint.save(model, tmp_path / "no" / "model.safetensors")
+    assert (tmp_path / "no" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match=r"'a/a.* is nested too deep, expected fewer folders"):
+        checkpoint.save(model, "a/" * 2000 + "model.safetensors")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+        checkpoint.save(model, tmp_path / "file" / "model.safetensors")

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it draws, what it says, and its exit codes."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import TINY, TINY_LAW, make_scans, make_spec, moved
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import mnist_transformer
 from mnist_transformer import cli
@@ -179,6 +180,21 @@ def test_a_file_of_somebody_else_is_not_overwritten_by_default(
     assert Path("3.gif").read_bytes() == b"a film"
 
 
+def test_a_file_that_pillow_will_not_open_is_somebody_else_s(tiny_checkpoint, capfd) -> None:
+    command = ["draw", "3", "--model", str(tiny_checkpoint)]
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Comment", " " * 5_000_000, zip=True)
+    Image.new("L", (28, 28)).save("3.png", pnginfo=note)
+    assert cli.main(command) == 2
+    assert "3.png exists and was not drawn by mnist-transformer" in capfd.readouterr().err
+    for side in (9_900, 20_000):  # Pillow warns of the one and refuses the other
+        Image.new("1", (side, side)).save("3.png")
+        assert cli.main(command) == 2
+        said = capfd.readouterr().err
+        assert "3.png exists and was not drawn by mnist-transformer" in said
+        assert said.count("\n") == 1
+
+
 # --- mistakes ---
 
 
@@ -213,7 +229,7 @@ def broken(tiny_checkpoint: Path, classifier_checkpoint: Path) -> dict[str, str]
         ("draw 3 --model {tiny} --out x.jpg", "expected a name in .png"),
         ("draw 3 --model {tiny} --out a_file/x.png", "a_file"),
         ("draw 3 --model {tiny} --out /proc/x.png", "/proc/x.png: "),
-        ("draw 3 --model {tiny} --out full.png", "full.png: No space left"),
+        ("draw 3 --model {tiny} --out full.png", "full.png is not a file, expected a name in .png"),
         ("draw 3 --model mnist-pach", "unknown model 'mnist-pach'"),
         ("draw 3 --model missing.safetensors", "checkpoint missing.safetensors does not exist"),
         ("draw 3 --model no/such/folder", "checkpoint no/such/folder does not exist"),
@@ -280,6 +296,19 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict"])
+@pytest.mark.parametrize("words", ["--help", "list", "list mnist-var", "draw --help"])
+def test_output_in_any_encoding(encoding: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_transformer", *words.split()],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+
+
 def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -288,7 +317,7 @@ def test_list_names_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("name", ["mnist-patch", "mnist-vqvae", "mnist-cnn", "mnist-pixel-57m"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", name]) == 0
     text = capsys.readouterr().out

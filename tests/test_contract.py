@@ -26,7 +26,17 @@ OPTIONS = {
 
 
 IN_COLOUR = make_spec(8, 3, levels=16, channels=3, background=None)
-CASES = TINY | {"patch in colour": replace(TINY["patch"], data=IN_COLOUR)}
+PHOTOGRAPHS = make_spec(8, 3, channels=3, background=None)
+CASES = TINY | {
+    "patch in colour": replace(TINY["patch"], data=IN_COLOUR),
+    "mar in colour": replace(TINY["mar"], data=PHOTOGRAPHS),
+    "ddpm in colour": replace(TINY["ddpm"], data=PHOTOGRAPHS),
+    "var in colour": replace(
+        TINY["var"],
+        data=PHOTOGRAPHS,
+        tokenizer=replace(TINY["var"].tokenizer, data=PHOTOGRAPHS),
+    ),
+}
 
 
 @pytest.fixture(params=CASES, ids=str)

@@ -1,6 +1,9 @@
 """The demo's parts, without a browser; test_browser.py looks at its page."""
 
+import os
+import signal
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -205,3 +208,34 @@ def test_without_the_extra_it_names_the_command(
         port = probe.getsockname()[1]
     assert cli.main(["demo", "--port", str(port)]) == 2
     assert "pip install 'mnist-transformer[web]'" in capsys.readouterr().err
+
+
+def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    (tmp_path / "gradio").write_text("the folder of somebody else")
+    done = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mnist_transformer",
+            "demo",
+            "--port=0",
+            f"--models={tiny_checkpoint}",
+        ],
+        env={**os.environ, "ALL_PROXY": "socks5://127.0.0.1:9", "TMPDIR": str(tmp_path)},
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.stdout is not None
+    try:
+        assert done.stdout.readline().startswith("the demo is at http://127.0.0.1:")
+        assert len(list(tmp_path.glob("gradio-*"))) == 1
+    finally:
+        done.send_signal(signal.SIGINT)
+        done.communicate(timeout=60)
+    assert done.returncode in (0, 130)
+    assert not list(tmp_path.glob("gradio-*"))

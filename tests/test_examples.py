@@ -10,7 +10,8 @@ import torch
 from helpers import make_digits
 from PIL import Image
 
-from examples import patch_minimal
+from examples import bring_your_own_data, patch_minimal
+from mnist_transformer import cli
 
 
 def test_the_minimal_patch_model_learns_and_draws(
@@ -44,3 +45,29 @@ def test_its_factors_are_probabilities_that_look_back_alone() -> None:
 
 def test_it_is_short() -> None:
     assert len(Path(patch_minimal.__file__).read_text().splitlines()) <= 150
+
+
+def pictures(folder: Path) -> None:
+    for name, level in (("noon", 250), ("night", 20)):
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            picture = Image.new("RGB", (20, 24), (level, level, 90))
+            picture.paste((90, level, 90), (number, 4, number + 8, 12))
+            picture.save(folder / name / f"{number}.png")
+
+
+def test_the_page_on_own_data_runs(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/your-own-data.md, for two seconds instead of ten minutes."""
+    pictures(Path("pictures"))
+    page = Path(__file__).parent.parent / "docs" / "your-own-data.md"
+    lines = re.findall(r"^(mnist-transformer|python examples/\S+) (.*)$", page.read_text(), re.M)
+    assert len(lines) == 3
+    for program, rest in lines:
+        arguments = rest.replace("600", "2").split()
+        if program == "mnist-transformer":
+            assert cli.main(arguments) == 0
+        else:
+            bring_your_own_data.main(arguments)
+    for path in ("runs/patch/loss.png", "runs/patch/samples.png", "drawn.png", "noon-night.png"):
+        with Image.open(path) as picture:
+            assert picture.size > (8, 8)

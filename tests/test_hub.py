@@ -1,14 +1,33 @@
 """The hub, as far as it can be tried without one: addresses, the cache, what gets published."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from filelock import Timeout
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import WeakFileLock
 
 from mnist_transformer.models import hub, loading
 
 
-def test_load_draws_with_what_was_downloaded(monkeypatch, tiny_checkpoint):
+def http_error(status: int) -> HfHubHTTPError:
+    error = HfHubHTTPError.__new__(HfHubHTTPError)
+    error.response = SimpleNamespace(status_code=status)
+    error.args = ("Server Error\n\nmore of it",)
+    return error
+
+
+@pytest.fixture
+def asked_once(monkeypatch):
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url: None)
+
+
+def test_load_draws_with_what_was_downloaded(monkeypatch, tiny_checkpoint, asked_once):
     asked = []
 
     def fake(repo_id, filename, *, revision):
@@ -29,20 +48,71 @@ def test_a_wrong_address_is_refused():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (LocalEntryNotFoundError("no"), "is not in the cache and the hub cannot be reached"),
-        (
-            RepositoryNotFoundError.__new__(RepositoryNotFoundError),
-            r"hf://a/b has no model\.safetensors",
-        ),
+        (ImportError("no socksio"), f"the hub at {constants.ENDPOINT} cannot be reached: no socks"),
+        (ConnectionError("refused"), "hf://a/b is not in the cache and the hub at"),
+        (http_error(503), "cannot be reached: "),
+        (http_error(404), r"hf://a/b has no model\.safetensors that can be read here"),
     ],
 )
-def test_what_the_hub_cannot_give_is_one_sentence(monkeypatch, error, message):
-    def fake(*args, **kwargs):
+def test_what_the_hub_cannot_give_is_one_sentence(monkeypatch, tmp_path, error, message):
+    def fake(url):
         raise error
 
-    monkeypatch.setattr(hub, "hf_hub_download", fake)
-    with pytest.raises(ValueError, match=message):
+    monkeypatch.setattr(hub, "get_hf_file_metadata", fake)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=message) as raised:
         hub.download("hf://a/b")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_cache_serves_where_the_hub_cannot_be_reached(monkeypatch, tiny_checkpoint):
+    def fail(url):
+        raise ConnectionError("refused")
+
+    def cached(repo_id, filename, *, revision, local_files_only):
+        assert local_files_only
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(hub, "hf_hub_download", cached)
+    assert hub.download("hf://a/b") == tiny_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "cannot be reached: "),
+        ("HF_ENDPOINT", "hub.example", "the hub at hub.example cannot be reached: "),
+        ("HF_ENDPOINT", "http://127.0.0.1:9", "the hub at http://127.0.0.1:9 cannot be reached: "),
+    ],
+)
+def test_a_network_that_is_not_one_is_one_sentence_soon(tmp_path, variable, value, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_transformer", "draw", "3", "--model", "hf://a/b"],
+        env={**os.environ, "HF_HOME": str(tmp_path), variable: value},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_lock_of_the_hub_is_waited_for_in_words(
+    monkeypatch, tmp_path, caplog, asked_once, tiny_checkpoint
+):
+    def locked(repo_id, filename, *, revision):
+        again = WeakFileLock(tmp_path / "lock", timeout=0.3)
+        with WeakFileLock(tmp_path / "lock"), pytest.raises(Timeout), again:
+            pass
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr(constants, "FILELOCK_LOG_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "hf_hub_download", locked)
+    hub.download("hf://a/b")
+    assert "Still waiting to acquire lock on" in caplog.text
 
 
 def test_push_uploads_checkpoints_only(monkeypatch, tiny_checkpoint, tmp_path):

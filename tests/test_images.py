@@ -1,6 +1,14 @@
 """Grids, files and the terminal."""
 
+import errno
+import fcntl
 import io
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +17,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from mnist_transformer.utils import images, terminal
+from mnist_transformer.commands import common
+from mnist_transformer.data import pictures
+from mnist_transformer.evaluation import ledger
+from mnist_transformer.training import log
+from mnist_transformer.utils import images, terminal, trees
 
 
 def some(num: int, channels: int = 1) -> torch.Tensor:
@@ -82,3 +94,94 @@ def test_show_draws_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(terminal, "screen", screen)
         terminal.show(picture)
         assert bool(file.getvalue()) == is_terminal
+
+
+SHOW = """
+from PIL import Image
+from mnist_transformer.utils import terminal
+picture = Image.new("L", (8, 8))
+picture.paste(255, (4, 0, 8, 8))
+terminal.show(picture)
+"""
+ENDS_BRIGHT, BLOCK = "    @@@@\n" * 4, "\u2580"
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "answers", "letters"),
+    [
+        ({}, (24, 80, 800, 480), True, False),
+        ({}, (24, 80, 0, 0), True, False),  # it does not say how large a column is
+        ({}, (0, 0, 0, 0), True, True),
+        ({}, (24, 80, 800, 480), False, True),  # there is nowhere to hear its answer from
+        ({"NO_COLOR": "1"}, (24, 80, 800, 480), True, True),
+        ({"TERM": "dumb"}, (24, 80, 800, 480), True, True),
+        ({"PYTHONIOENCODING": "ascii"}, (24, 80, 800, 480), True, True),
+    ],
+)
+def test_a_terminal_of_any_kind_shows_a_picture(
+    settings: dict[str, str],
+    size: tuple[int, ...],
+    answers: bool,
+    letters: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size))
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        env={**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **settings},
+        stdin=theirs if answers else subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    said = os.read(ours, 2**16).decode().replace("\r", "")
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (ENDS_BRIGHT in said) == letters
+    assert (BLOCK in said) != letters
+
+
+@pytest.mark.parametrize("save", ["png", "gif"])
+def test_a_picture_is_written_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str
+) -> None:
+    path = tmp_path / f"{'x' * 250}.{save}"
+    picture = images.grid(some(1), columns=1)
+
+    def draw() -> None:
+        if save == "png":
+            images.save_png(picture, path)
+        else:
+            images.save_gif([picture, picture], path)
+
+    draw()
+    before = path.read_bytes()
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left") as caught:
+        draw()
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("x.png", "x.svg", "metrics.jsonl", "state.safetensors", "ledger.jsonl"):
+        os.mkfifo(tmp_path / name)
+    pipe = tmp_path / "x.png"
+    assert not images.is_ours(pipe)
+    assert not images.is_ours(tmp_path / "x.svg")
+    with pytest.raises(ValueError, match=r"x\.png is not a file, expected a name in \.png"):
+        common.picture_file("3", pipe)
+    with pytest.raises(ValueError, match=r"x\.png is not a file, expected a PNG"):
+        pictures.open_picture(pipe)
+    with pytest.raises(ValueError, match=r"state.safetensors cannot be read, .* not a file"):
+        trees.load_state(tmp_path / "state.safetensors")
+    assert log.read_metrics(tmp_path / "metrics.jsonl") == []
+    assert ledger.rows(tmp_path / "ledger.jsonl") == []

@@ -1,6 +1,7 @@
 """A checkpoint tells of its training: typed, from the first ones too."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -53,6 +54,17 @@ def test_string_notes_are_read_too(tmp_path):
 def test_what_is_not_noted_is_none(tmp_path):
     checkpoint.save(TINY_LAW.build(), tmp_path / "some.safetensors", validation="12")
     assert read_info(tmp_path / "some.safetensors") == RunInfo("some", validation="12")
+
+
+@pytest.mark.parametrize(
+    "notes", [{"curve": 5}, {"curve": [[1]]}, {"steps": "[" * 99_999}, {"seed": "x"}, {"recipe": 3}]
+)
+def test_odd_notes_are_one_sentence_or_none(tmp_path, notes):
+    checkpoint.save(TINY_LAW.build(), tmp_path / "odd.safetensors", **notes)
+    try:
+        assert getattr(read_info(tmp_path / "odd.safetensors"), *notes) is None
+    except ValueError as error:
+        assert re.search(r"odd\.safetensors has notes .* expected", str(error))  # noqa: PT017
 
 
 @pytest.mark.parametrize("name", loading.shipped())

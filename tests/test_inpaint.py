@@ -1,19 +1,23 @@
 """Around a hole: masks, pictures from anywhere, which digit it may be, and the verb."""
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import SPACES, TINY_LAW, all_images, random_model
+from helpers import PRINT_PEAK, SPACES, TINY_LAW, all_images, needs_proc, random_model
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from mnist_transformer import cli
 from mnist_transformer.data import pictures
 from mnist_transformer.models import checkpoint, inpaint
 from mnist_transformer.options import Keep
+from mnist_transformer.utils.images import FORMATS
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -136,6 +140,91 @@ def test_what_a_file_says_of_itself_is_told():
     assert pictures.read_picture(Path("moving.gif"), 28)[1][0] == "taken from its first frame"
 
 
+def png(size: int, bits: int, kind: int, rows: bytes, *others: bytes) -> bytes:
+    """A PNG file's content with further chunks before its pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", size, size, bits, kind, 0, 0, 0)
+    parts = (head, *others, b"IDAT" + zlib.compress(rows, 1), b"IEND")
+    chunks = (struct.pack(">I", len(x) - 4) + x + struct.pack(">I", zlib.crc32(x)) for x in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_a_transparent_level_of_16_bits_changes_nothing():
+    levels = seven(np.linspace(0, 9000, 280)[None], 60_000).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    Path("plain.png").write_bytes(png(280, 16, 0, rows))
+    Path("clear.png").write_bytes(png(280, 16, 0, rows, b"tRNS" + struct.pack(">H", 0)))
+    plain, clear = (pictures.read_picture(Path(f"{x}.png"), 28) for x in ("plain", "clear"))
+    assert torch.equal(plain[0], clear[0])
+    assert plain[1] == clear[1]
+
+
+@needs_proc
+@pytest.mark.parametrize(("bits", "kind", "channels"), [(8, 6, 4), (16, 0, 1)])
+def test_a_large_picture_takes_little_memory(bits, kind, channels):
+    row = b"\0" + bytes(7000 * channels * bits // 8)
+    Path("large.png").write_bytes(png(7000, bits, kind, row * 7000))
+    script = (
+        "from pathlib import Path\n"
+        "from mnist_transformer.data import pictures\n"
+        "pictures.open_picture(Path('large.png'))\n"
+        f"{PRINT_PEAK}"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 800_000  # kB
+
+
+def test_a_large_picture_is_the_small_one():
+    levels = np.kron(seven(0, 255), np.ones((10, 10))).astype(np.uint8)
+    Image.fromarray(levels).save("large.png")
+    Image.fromarray(seven(0, 255).astype(np.uint8)).save("small.png")
+    large, small = (pictures.read_picture(Path(f"{x}.png"), 28) for x in ("large", "small"))
+    assert large[1][0] == "reduced 2 times, from 2800x2800"
+    assert (large[0].int() - small[0].int()).abs().max() <= 2
+
+
+def read_or_named(path: Path) -> bool:
+    """Whether the file is read, or refused by a sentence that names it."""
+    try:
+        pictures.open_picture(path)
+    except ValueError as error:
+        return str(error).startswith(f"{path} ")
+    return True
+
+
+def test_no_exif_stops_a_picture(recwarn):
+    exif = Image.Exif()
+    exif.update({ExifTags.Base.Orientation: 6, ExifTags.Base.XResolution: 1.5})
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
+    photograph().save("photo.jpg", exif=exif)
+    whole = Path("photo.jpg").read_bytes()
+    turned = pictures.read_picture(Path("photo.jpg"), 28)[0]
+    assert not torch.equal(turned, pictures.to_image(photograph(), 28)[0])
+    random, start = np.random.default_rng(0), whole.index(b"Exif\0\0") + 6
+    for _ in range(300):
+        content = bytearray(whole)
+        places = random.integers(start, start + len(exif.tobytes()) - 6, random.integers(1, 9))
+        for place in places:
+            content[place] = random.choice((0, 1, 255, random.integers(256)))
+        Path("photo.jpg").write_bytes(content)
+        assert read_or_named(Path("photo.jpg"))
+    assert not recwarn
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_damaged_file_is_a_picture_or_a_sentence(kind, recwarn):
+    photograph((40, 30)).save("whole", kind)
+    random, whole = np.random.default_rng(1), Path("whole").read_bytes()
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in random.integers(len(content), size=random.integers(1, 9)):
+            content[place] = random.choice((0, 1, 255, random.integers(256)))
+        Path("mutated").write_bytes(content[: random.integers(len(content) // 2, 2 * len(content))])
+        assert read_or_named(Path("mutated"))
+    assert not recwarn
+
+
 def test_a_mask_is_white_where_the_hole_is():
     mask = Image.new("L", (56, 56))
     ImageDraw.Draw(mask).rectangle((0, 0, 27, 55), 255)
@@ -255,6 +344,7 @@ def png_header(width: int, height: int) -> bytes:
         ("missing.png --hole top", "missing.png: No such file"),
         ("text.png --hole top", "text.png is not a picture, expected a PNG or JPEG file"),
         ("half.jpg --hole top", "half.jpg is damaged"),
+        ("empty.tif --hole top", "empty.tif is damaged: "),
         (". --hole top", "Is a directory"),
     ],
 )
@@ -272,6 +362,12 @@ def test_a_mistake_is_one_sentence(command, message, tiny_checkpoint, capsys):
     photograph().save("whole.jpg")
     content = Path("whole.jpg").read_bytes()
     Path("half.jpg").write_bytes(content[: len(content) // 2])
+    photograph().save("empty.tif")
+    tiff = Path("empty.tif").read_bytes()
+    (first,) = struct.unpack("<I", tiff[4:8])
+    end = first + 2 + 12 * struct.unpack("<H", tiff[first : first + 2])[0]
+    second = struct.pack("<I", len(tiff)) + tiff[end + 4 :] + struct.pack("<HI", 0, 0)
+    Path("empty.tif").write_bytes(tiff[:end] + second)  # a directory without entries
     flags = ["--model", str(tiny_checkpoint)]
     assert cli.main(["inpaint", *command.split(), *flags]) == 2
     said = capsys.readouterr()

@@ -101,9 +101,12 @@ def test_broken_ledger_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger.append(row(), path)
     whole = path.read_bytes()
-    path.write_bytes(whole + whole[: len(whole) // 2])
+    half = whole[: len(whole) // 2]
+    path.write_bytes(whole + half + b"\n" + whole)
     with pytest.raises(ValueError, match="line 2 is not JSON"):
         ledger.rows(path)
+    path.write_bytes(whole + half)  # as a kill leaves it
+    assert ledger.rows(path) == [row()]
     with pytest.raises(ValueError, match="middle of a row"):
         ledger.append(row(), path)
 

@@ -4,13 +4,16 @@ import re
 from collections import Counter
 from itertools import islice
 from random import Random
+from string import ascii_letters, digits
 
 import pytest
 
 from mnist_transformer import cli
+from mnist_transformer.data.prompted import read_prompts
 from mnist_transformer.prompting.grammar import SPLITS, misspell, prompts
 from mnist_transformer.prompting.prompts import (
     HELD_OUT,
+    LEARNT,
     MAX_BYTES,
     OPERATIONS,
     SMALL,
@@ -23,6 +26,7 @@ from mnist_transformer.prompting.prompts import (
     is_held_out,
     is_out_of_range,
     number_words,
+    plain,
 )
 from tools.write_prompts import parse
 
@@ -160,6 +164,13 @@ def test_nothing_in_scope_is_refused_by_rule() -> None:
     for split in ("train", "held_out_templates", "held_out_sums"):
         wrong = [p.text for p in some(split) if p.answer is not None and is_out_of_range(p.text)]
         assert not wrong
+
+
+def test_training_prompts_hold_the_characters_that_are_taken_and_no_others() -> None:
+    texts = [p.text for p in (*some("train", 20_000), *read_prompts())]
+    assert set("".join(texts)) - set(ascii_letters + digits + " ") == set(LEARNT)
+    for split in SPLITS:
+        assert all(plain(prompt.text) == prompt.text for prompt in some(split))
 
 
 def test_one_pair_in_eight_is_held_out_in_either_order() -> None:

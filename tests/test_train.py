@@ -3,11 +3,16 @@
 import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,11 +31,12 @@ from helpers import (
 )
 from PIL import Image
 
-from mnist_transformer.models import checkpoint
+from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.models.patch_law.model import Patch
 from mnist_transformer.training import log as runlog
 from mnist_transformer.training import loop as training
 from mnist_transformer.training import records as recording
+from mnist_transformer.training import runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.loop import train
@@ -159,6 +165,43 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypat
     assert_same_weights(path, whole)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tree: tree.pop("run"),
+        lambda tree: tree.update(run=3),
+        lambda tree: tree.pop("model"),
+        lambda tree: tree["model"].pop("before.weight"),
+        lambda tree: tree.update(step="x"),
+        lambda tree: tree.update(seconds=None),
+        lambda tree: tree.update(ema=None),
+        lambda tree: tree.update(optimizers=[]),
+    ],
+)
+def test_whatever_makes_a_state_unusable_falls_back_too(whole, tmp_path, monkeypatch, spoil):
+    go_and_die(tmp_path, monkeypatch, step=4)
+    newest, _ = resume.find_states(tmp_path)
+    tree = trees.load_state(newest)
+    spoil(tree)
+    trees.save_state(newest, tree)
+    path, messages = go(tmp_path)
+    assert any(newest.name in m and "trying the state before" in m for m in messages)
+    assert "going on from step 3" in messages
+    assert_same_weights(path, whole)
+
+
+def test_a_bit_flipped_anywhere_in_a_state_is_noticed(tmp_path, monkeypatch):
+    go_and_die(tmp_path, monkeypatch, step=2)
+    newest = resume.find_states(tmp_path)[0]
+    content = newest.read_bytes()
+    for place in [*range(0, 4000, 13), *range(4000, len(content), 1999)]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        newest.write_bytes(flipped)
+        with pytest.raises(ValueError, match=newest.name):
+            trees.load_state(newest)
+
+
 def test_nothing_to_fall_back_to(whole, tmp_path):
     (tmp_path / "state-000000003.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"none of the 1 states .* can be read, expected"):
@@ -171,6 +214,7 @@ def test_nothing_to_fall_back_to(whole, tmp_path):
         ({"recipe": replace(RECIPE, clip=2.0)}, "clip 1.0 and not 2.0"),
         ({"recipe": replace(RECIPE, model=replace(TINY, dim=8))}, "model.dim 16 and not 8"),
         ({"seed": 1}, "seed 0 and not 1"),
+        ({"batch_size": 4}, "batch_size 8 and not 4"),
         ({"data": make_bars(24)}, "num_train 20 and not 24"),
     ],
 )
@@ -203,6 +247,8 @@ def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
         ({"epochs": 0}, "epochs is 0, expected"),
         ({"max_seconds": float("nan")}, "max_seconds is nan, expected"),
         ({"batch_size": 0}, "batch_size is 0, expected"),
+        ({"batch_size": 21, "device": "cpu"}, "batch_size is 21, expected at most the 20 training"),
+        ({"device": "meta"}, "device is 'meta', expected"),
         ({"lr": -1.0}, "adamw_lr is -1.0, expected"),
         ({"recipe": replace(RECIPE, muon_interval=0)}, "muon_interval is 0, expected"),
         ({"seed": -1}, "seed is -1, expected"),
@@ -269,6 +315,118 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_going(whole, tmp_path, mon
     assert_same_weights(path, whole)
 
 
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_on_a_full_disk_the_newest_states_are_kept(whole, tmp_path, monkeypatch, room):
+    """Room for so many states and the file being written; then a finished run says so."""
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    write, sizes = trees.write_atomic, []
+
+    def left():
+        used = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+        return max(sizes) * (room + 0.1) - used
+
+    def write_if_there_is_room(path, content):
+        sizes.append(len(content))
+        if left() < len(content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(trees, "write_atomic", write_if_there_is_room)
+    monkeypatch.setattr(resume.shutil, "disk_usage", lambda folder: SimpleNamespace(free=left()))
+    path, messages = go(tmp_path)
+    assert not any("could not save" in message for message in messages)
+    assert_same_weights(path, whole)
+    if room > 1:
+        assert resume.find_states(tmp_path)[0].name == "state-000000005.safetensors"
+    for state in resume.find_states(tmp_path):  # as if none had fitted
+        state.unlink()
+    assert go(tmp_path)[1] == [f"this run is finished: {path}"]
+    with pytest.raises(ValueError, match="exists but no state"):
+        go(tmp_path, seed=1)
+    with pytest.raises(ValueError, match="exists but no state"):
+        go(tmp_path, epochs=3)
+
+
+def test_a_second_run_in_a_folder_is_refused(whole, tmp_path, monkeypatch):
+    forward, seen = training._Run.forward, []
+
+    def joined(self):
+        if self.state.step == 1:
+            with pytest.raises(ValueError, match=f"{tmp_path} is in use by another run, expected"):
+                go(tmp_path, replace(RECIPE, clip=2.0))
+            seen.append(self)
+        return forward(self)
+
+    (tmp_path / ".lock").touch()  # as a run leaves it that was killed
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "forward", joined)
+        path, _ = go(tmp_path)
+    assert seen
+    assert_same_weights(path, whole)
+    assert "finished" in go(tmp_path)[1][0]
+
+
+def test_the_system_ends_the_lock_of_a_killed_process(tmp_path):
+    script = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire()"
+    command = [
+        sys.executable,
+        "-c",
+        script + "; print(flush=True); input()",
+        str(tmp_path / ".lock"),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(ValueError, match="in use"):
+            runtime.claim(tmp_path)
+        holder.kill()
+    with runtime.claim(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("fate", ["deleted", "renamed", "a file"])
+def test_a_folder_that_goes_away_costs_no_weights(whole, tmp_path, monkeypatch, fate):
+    forward, out = training._Run.forward, tmp_path / "run"
+
+    def gone(self):
+        if self.state.step == 4:
+            out.rename(tmp_path / "elsewhere")
+            if fate == "deleted":
+                shutil.rmtree(tmp_path / "elsewhere")
+            if fate == "a file":
+                out.touch()
+        return forward(self)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(training._Run, "forward", gone)
+    path, messages = go(out)
+    assert (path == out / "model.safetensors") == (fate != "a file")
+    assert f"finished: {path}" in messages
+    assert_same_weights(path, whole)
+
+
+def test_no_record_fails_a_run(whole, tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(recording, "plot_losses", broken)
+    monkeypatch.setattr(runtime.Accelerator, "log", broken)
+    monkeypatch.setattr(runtime.Accelerator, "end_training", broken)
+    path, messages = go(tmp_path)
+    assert any("could not write the records" in message for message in messages)
+    assert_same_weights(path, whole)
+    path, _ = go(tmp_path / "hung-up", report=broken)
+    assert_same_weights(path, whole)
+
+
+def test_too_little_memory_and_a_lost_process_are_a_sentence(tmp_path, monkeypatch):
+    def failing(self):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nand more")
+
+    monkeypatch.setattr(training._Run, "forward", failing)
+    with pytest.raises(ValueError, match=r"batch_size 8, or one of .* allocate memory: you tried"):
+        go(tmp_path)
+
+
 def test_what_a_killed_run_had_half_written_is_deleted(tmp_path):
     for name in ("state-000000005.safetensors", "loss.png", "metrics.jsonl"):
         (tmp_path / f".{name}.123").touch()
@@ -288,7 +446,12 @@ def test_two_states_are_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("number", "raised"),
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, SystemExit),
+        (getattr(signal, "SIGHUP", signal.SIGTERM), SystemExit),
+    ],
 )
 def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, raised):
     forward = training._Run.forward
@@ -327,8 +490,10 @@ def test_the_callers_randomness_is_left_alone(tmp_path):
 
 
 def test_lines_about_steps_that_are_made_again_are_dropped(tmp_path):
-    lines = [json.dumps({"kind": "train", "step": step}) for step in (1, 2, 3)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "tr')
+    place = {"kind": "train", "images": 8, "seconds": 1.0}
+    lines = [json.dumps({**place, "step": step}) for step in (1, 2, 3)]
+    odd = ["[" * 99_999, "7", '{"step": 1}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*odd, *lines]) + '\n{"kind": "tr')
     kept = [x for x in runlog.read_metrics(tmp_path / "metrics.jsonl") if x["step"] <= 2]
     assert [x["step"] for x in kept] == [1, 2]
 
@@ -403,3 +568,73 @@ def test_without_a_compiler_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(ValueError, match=r"tiny cannot be compiled here \(No .* found\), expected"):
         go(tmp_path, replace(RECIPE, compile=True))
+
+
+def test_labels_outside_the_classes_are_refused(tmp_path):
+    shifted = DATASET.map(lambda name, split: replace(split, labels=split.labels + 1))
+    with pytest.raises(ValueError, match="label 3 is unknown, expected 0 to 2"):
+        train(RECIPE, tmp_path, data=shifted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("USE_DEEPSPEED", "true"),
+        ("USE_FSDP", "true"),
+        ("USE_MEGATRON_LM", "true"),
+        ("MIXED_PRECISION", "fp16"),
+    ],
+)
+def test_what_a_launcher_left_behind_changes_nothing(tmp_path, monkeypatch, name, value):
+    plain = runtime.make_accelerator(tmp_path, "cpu")
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    found = runtime.make_accelerator(tmp_path, "cpu")
+    for part in ("gradient_accumulation_steps", "distributed_type", "mixed_precision"):
+        assert getattr(found, part) == getattr(plain, part)
+    assert os.environ[f"ACCELERATE_{name}"] == value
+
+
+def test_unusual_defaults_of_torch_are_refused(tmp_path, tiny_checkpoint):
+    model = loading.load(tiny_checkpoint, "cpu")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        for run in (
+            lambda: loading.load(tiny_checkpoint),
+            lambda: model.sample([1], [0]),
+            lambda: train(RECIPE, tmp_path, data=DATASET),
+        ):
+            with pytest.raises(ValueError, match=r"defaults are torch\.float64 on cpu, expected"):
+                run()
+    finally:
+        torch.set_default_dtype(before)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"float32 on meta, expected"):
+        loading.load(tiny_checkpoint)
+
+
+def test_what_is_loaded_in_inference_mode_is_like_any_other(tiny_checkpoint):
+    with torch.inference_mode():
+        model = loading.load(tiny_checkpoint, "cpu")
+    model.nll(model.sample([1], [0]), [1]).sum().backward()
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+FORKED = """
+import os, signal, torch
+from mnist_transformer.utils import devices
+x = torch.randn(300, 300)
+x.softmax(-1)
+if not os.fork():
+    signal.alarm(20)  # ends a child that hangs
+    x.softmax(-1)
+    os._exit(0)
+raise SystemExit(os.wait()[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_draws_too(tmp_path):
+    folder = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": folder}
+    subprocess.run([sys.executable, "-c", FORKED], env=environment, check=True, timeout=120)

@@ -57,7 +57,5 @@ def ask(
                 answer(line)
         except EOFError:
             return
-        except UnicodeDecodeError:
-            complain("a line is not UTF-8 text, expected a sentence")
         except ValueError as error:
             complain(str(error))

@@ -58,8 +58,12 @@ def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def check_picture(out: Path | None) -> None:
-    """Raises ValueError for a file that is not to be a PNG."""
-    if out is not None and not out.is_dir() and out.suffix.lower() != ".png":
+    """Raises ValueError for a file that is not to be a PNG, or no file, such as a pipe."""
+    if out is None or out.is_dir():
+        return
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{out} is not a file, expected a name in .png")
+    if out.suffix.lower() != ".png":
         raise ValueError(f"out is {str(out)!r}, expected a name in .png (--gif adds the GIF)")
 
 

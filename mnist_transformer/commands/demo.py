@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from pathlib import PurePath
+from tempfile import TemporaryDirectory
 
 from mnist_transformer.utils.terminal import say
 
@@ -17,25 +18,28 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         port: Up to 65535; 0 takes any free one.
     """
     port = _free_port(host, port)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is fetched or reported
-    # gradio asks its own server whether it is there: not by way of a proxy.
-    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host, "localhost"]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, direct))
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError:
-        raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
     from mnist_transformer.models import loading
-    from mnist_transformer.web import app
 
     models = models or tuple(loading.shipped())
     # By their last part: visitors need not know this machine's folders.
     paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected a name for each")
-    page = app.launch(paths, host, port)
-    say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
-    page.block_thread()
+    # Others may own the folder in which gradio keeps every drawing.
+    with TemporaryDirectory(prefix="gradio-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is fetched or reported
+        # gradio asks its own server whether it is there: not by way of a proxy.
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
+        try:
+            import gradio  # noqa: F401
+        except ModuleNotFoundError:
+            raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
+        from mnist_transformer.web import app
+
+        page = app.launch(paths, host, port)
+        say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
+        page.block_thread()
 
 
 def _free_port(host: str, port: int) -> int:

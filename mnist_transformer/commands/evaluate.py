@@ -31,6 +31,8 @@ def evaluate(
     from mnist_transformer.training.info import read_info
     from mnist_transformer.utils import images
 
+    if record:
+        ledger.whole(ledger.results_folder() / "ledger.jsonl")
     path = loading.find_weights(model)
     training = read_info(path)
     subject = loading.load_model(path, device)

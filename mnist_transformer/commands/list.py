@@ -25,13 +25,16 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
     """
     from mnist_transformer.evaluation import ledger, tables
     from mnist_transformer.models import loading
-    from mnist_transformer.recipes import RECIPES, find_recipe
+    from mnist_transformer.recipes import GENERIC, RECIPES, find_recipe
 
     rows, shipped = ledger.latest(), loading.shipped()
-    if name is not None:
+    if name in GENERIC:
+        say(f"{name}, for any data: {GENERIC[name].about}; see `{PROG} train --help`")
+    elif name is not None:
         wrap = textwrap.TextWrapper(80, subsequent_indent=12 * " ", break_on_hyphens=False)
         for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
             say(wrap.fill(f"{head:<12}{text}"))
+    if name is not None:
         return
     say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
     for recipe in RECIPES.values():
@@ -41,7 +44,7 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
         figures = [text.replace(tables.NOTHING, "") for text in measured]
         status = "shipped" if recipe.name in shipped else "trainable"
         say(LINE.format(recipe.name, size, *figures, status))
-    say(f"\n`{PROG} list NAME` says more about a model.")
+    say(f"\nfor any data: {', '.join(GENERIC)}\n`{PROG} list NAME` says more about a model.")
 
 
 def _unweighted(recipe: "Recipe") -> "Model":

@@ -6,13 +6,16 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mnist_transformer.commands.common import Data, Device
-from mnist_transformer.utils.terminal import say
+from mnist_transformer.utils.terminal import complain, say
 
 
 def train(
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
     out: Path | None = None,
     data: Data = None,
+    dataset: str | None = None,
+    size: int | None = None,
+    channels: int | None = None,
     device: Device = None,
     seed: int = 0,
     max_seconds: float | None = None,
@@ -23,29 +26,49 @@ def train(
     """Train a recipe; after an interruption the same command continues where it stopped.
 
     Args:
-        recipe: The name of a recipe (`list` names them).
+        recipe: The name of a recipe (`list` names them). patch, pixel, ddpm, mar, vqvae and var
+            take any data.
         out: The folder of the run; otherwise runs/RECIPE.
+        dataset: For those: folder (pictures, maybe in a subfolder per class), idx, cifar10 or
+            another one; otherwise folder.
+        size: Height and width that a folder's pictures are brought to; otherwise 32.
+        channels: 1 makes them grey and 3 colour; otherwise colour if any picture has some.
         seed: The same seed trains the same model.
         max_seconds: Length of the run, instead of the recipe's.
         epochs: Length of the run, instead of the recipe's.
         batch_size: Images per step, instead of the recipe's.
         lr: Peak learning rate of AdamW, instead of the recipe's; Muon's follows in proportion.
     """
-    from mnist_transformer.recipes import find_recipe
+    from mnist_transformer.data import Dataset, load_dataset
+    from mnist_transformer.recipes import GENERIC, find_recipe
     from mnist_transformer.training import loop
     from mnist_transformer.training.progress import training
 
-    with training(recipe) as report:
-        weights = loop.train(
-            find_recipe(recipe),
-            out or Path("runs") / recipe,
-            data=data,
-            device=device,
-            seed=seed,
-            max_seconds=max_seconds,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            report=report,
-        )
-    say(f"saved {weights}")
+    place, found = out or Path("runs") / recipe, find_recipe(recipe)
+    runs = {place: found}
+    source: Path | Dataset | None = data
+    if recipe in GENERIC:
+        source = load_dataset(dataset or found.dataset, data, size=size, channels=channels)
+        for note in source.notes:
+            complain(note)
+        tokenizer = place.parent / (found.tokenizer or "")
+        if found.tokenizer and not (tokenizer / "model.safetensors").is_file():
+            runs = {tokenizer: find_recipe(found.tokenizer), place: found}
+    elif (dataset, size, channels) != (None, None, None):
+        expected = f"expected one of {', '.join(GENERIC)} for other data or another size"
+        raise ValueError(f"{recipe} is a recipe for {found.dataset}, {expected}")
+    for place, found in runs.items():
+        with training(found.name) as report:
+            weights = loop.train(
+                found,
+                place,
+                data=source,
+                device=device,
+                seed=seed,
+                max_seconds=max_seconds,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                report=report,
+            )
+        say(f"saved {weights}")

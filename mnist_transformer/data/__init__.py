@@ -1,49 +1,60 @@
 """Data sets by name: uint8 images (N, C, H, W), int64 labels (N,), splits fixed by index.
 
-A data set is a file with a ``SPEC`` and ``load(folder) -> Dataset``, and a line here.
+A data set is a file with ``load(folder) -> Dataset``, whose ``spec`` says what it is, and a line
+here.
 """
 
 import os
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.utils.checks import check_name
 
-__all__ = ["DATASETS", "DataSpec", "Dataset", "Split", "load_dataset", "spec_of"]
+__all__ = ["DATASETS", "DataSpec", "Dataset", "Split", "load_dataset"]
 
 DATASETS = {
     "mnist": "mnist",  # 55,000 / 5,000 / 10,000 images
     "mnist-5k": "mnist_5k",  # 4,000 / 500 / 500 of them, from a package
     "mnist-prompts": "prompted",  # MNIST, each image with prompts that ask for it
     "smollm2-states": "states",  # a language model's states of prompts, and their answers
+    "fashion-mnist": "mnist_kin.FASHION",  # clothes
+    "kmnist": "mnist_kin.KMNIST",  # cursive Japanese
+    "emnist-digits": "mnist_kin.EMNIST_DIGITS",  # 235,000 / 5,000 / 40,000 digits
+    "cifar10": "cifar10",  # 45,000 / 5,000 / 10,000 photographs of 32 x 32 pixels
+    "idx": "idx",  # a user's IDX files
+    "folder": "folder",  # a user's pictures
 }
+OWN = ("idx", "folder")
 
 
-def load_dataset(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:
+def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how: Any) -> Dataset:
     """The three splits of a data set.
 
     Args:
         name: a key of ``DATASETS``.
-        folder: where the data set's files lie; without it the folder that the variable
-            MNIST_TRANSFORMER_DATA names, else what comes with the package.
+        folder: where the data set's files lie; without it, they are downloaded, or of MNIST the
+            folder that the variable MNIST_TRANSFORMER_DATA names, else what comes with the
+            package.
+        how: options of the data set "folder", see ``folder.load``; no other has any.
 
     Raises:
         ValueError: an unknown name, or a file that is missing, damaged or another one.
         OSError: no mirror could be reached, or the disk failed.
     """
-    dataset: Dataset = _module(name).load(None if folder is None else Path(folder))
-    return dataset
-
-
-def spec_of(name: str) -> DataSpec:
-    """The spec of a data set, without its images. Raises ValueError for an unknown name."""
-    spec: DataSpec = _module(name).SPEC
-    return spec
-
-
-def _module(name: str) -> ModuleType:
     check_name("dataset", name, DATASETS)
-    return import_module(f"{__name__}.{DATASETS[name]}")
+    place, how = (
+        None if folder is None else Path(folder),
+        {k: v for k, v in how.items() if v is not None},
+    )
+    if name in OWN and not (place and place.is_dir()):
+        raise ValueError(f"{name} reads a folder of yours, got {folder}: name one with --data")
+    if how and name != "folder":
+        raise ValueError(f"{name} takes no {' or '.join(how)}: only the data set folder does")
+    module, _, inside = DATASETS[name].partition(".")
+    found: Any = import_module(f"{__name__}.{module}")
+    found = getattr(found, inside) if inside else found
+    dataset: Dataset = found.load(place, **how)
+    return dataset

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_transformer.data.spec import DataSpec
+
+NUM_VAL = 5000  # the last training images of a data set that has its own test set
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +20,10 @@ class Split:
 
     images: Tensor
     labels: Tensor
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8], labels: NDArray[Any]) -> "Split":
+        return cls(torch.tensor(images), torch.tensor(labels).long())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,9 +57,16 @@ class Dataset:
     val: Split
     test: Split
     spec: DataSpec
+    notes: tuple[str, ...] = ()  # what was found in a user's files, a sentence each
 
     def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
         """The data set with every split changed, which ``change`` is given with its name."""
         names = "train", "val", "test"
         train, val, test = (change(name, getattr(self, name)) for name in names)
-        return Dataset(train, val, test, self.spec)
+        return replace(self, train=train, val=val, test=test)
+
+
+def hold_out(train: Split, test: Split, spec: DataSpec, num_val: int = NUM_VAL) -> Dataset:
+    """A data set of which the last ``num_val`` training images are for validation."""
+    first = len(train) - num_val
+    return Dataset(train.part(0, first), train.part(first, len(train)), test, spec)

@@ -7,16 +7,17 @@ import pooch
 import requests
 
 
-def fetch(name: str, md5: str, mirrors: Sequence[str]) -> Path:
+def fetch(name: str, md5: str, mirrors: Sequence[str], dataset: str = "") -> Path:
     """The file's path in the user's cache, downloaded (with a progress bar) unless it is there.
 
     Args:
         md5: of the file's bytes; a download or cached file with another one is discarded.
         mirrors: URLs of folders that hold the file, ending in a slash, tried in this order.
+        dataset: its folder in the cache, as several have files of the same name; MNIST has none.
 
     OSError: no mirror delivered the file, or the cache cannot be written.
     """
-    cache = pooch.os_cache("mnist-transformer")
+    cache = Path(pooch.os_cache("mnist-transformer")) / dataset
     download = pooch.HTTPDownloader(progressbar=True, timeout=30)
     failures = []
     for mirror in mirrors:
@@ -33,5 +34,18 @@ def fetch(name: str, md5: str, mirrors: Sequence[str]) -> Path:
             return Path(path)
     raise OSError(
         f"could not download {name} from {' or '.join(failures)}; "
-        "get it elsewhere and name its folder with --data or MNIST_TRANSFORMER_DATA"
+        "get it elsewhere and name its folder with --data"
+        + (" or MNIST_TRANSFORMER_DATA" if not dataset else "")
     )
+
+
+def obtain(folder: Path | None, name: str, md5: str, mirrors: Sequence[str], dataset: str) -> Path:
+    """A data set's file, downloaded unless a folder has it; ValueError if that has another."""
+    if folder is None:
+        return fetch(name, md5, mirrors, dataset)
+    path, where = folder / name, f"get it from {' or '.join(mirrors)}"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {name}; {where}, or give no folder")
+    if (found := pooch.file_hash(str(path), "md5")) != md5:
+        raise ValueError(f"{path} is not {dataset}'s: its md5 is {found}, expected {md5}; {where}")
+    return path

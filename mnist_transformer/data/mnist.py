@@ -1,25 +1,16 @@
-"""MNIST from the package, which holds its scans, or from its four IDX files.
+"""MNIST from the package, which holds its scans, or from its four IDX files."""
 
-An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a
-big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/).
-"""
-
-import gzip
 import hashlib
-import math
 import os
-import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mnist_transformer.data import scan_file
-from mnist_transformer.data.dataset import Dataset, Split
+from mnist_transformer.data import idx, scan_file
+from mnist_transformer.data.dataset import NUM_VAL, Dataset, Split, hold_out
 from mnist_transformer.data.download import fetch
 from mnist_transformer.data.spec import DataSpec
 
@@ -39,7 +30,6 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-NUM_VAL = 5000
 
 
 class IdxFile(NamedTuple):
@@ -51,39 +41,22 @@ class IdxFile(NamedTuple):
     md5_gz: str
 
 
-TRAIN_IMAGES = IdxFile(
-    "train-images-idx3-ubyte",
-    (60000, 28, 28),
-    "6bbc9ace898e44ae57da46a324031adb",
-    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-)
-TRAIN_LABELS = IdxFile(
-    "train-labels-idx1-ubyte",
-    (60000,),
-    "a25bea736e30d166cdddb491f175f624",
-    "d53e105ee54ea40749a09fcbcd1e9432",
-)
-TEST_IMAGES = IdxFile(
-    "t10k-images-idx3-ubyte",
-    (10000, 28, 28),
-    "2646ac647ad5339dbf082846283269ea",
-    "9fb629c4189551a2d022fa330f9573f3",
-)
-TEST_LABELS = IdxFile(
-    "t10k-labels-idx1-ubyte",
-    (10000,),
-    "27ae3e4e09519cfbb04c329615203637",
-    "ec29112dd5afa0611ce80d1b7f02629c",
-)
+# fmt: off
+TRAIN_IMAGES = IdxFile("train-images-idx3-ubyte", (60000, 28, 28),
+                       "6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873")
+TRAIN_LABELS = IdxFile("train-labels-idx1-ubyte", (60000,),
+                       "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432")
+TEST_IMAGES = IdxFile("t10k-images-idx3-ubyte", (10000, 28, 28),
+                      "2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3")
+TEST_LABELS = IdxFile("t10k-labels-idx1-ubyte", (10000,),
+                      "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c")
+# fmt: on
 
 
 def load(folder: Path | None = None) -> Dataset:
     """All of MNIST: 55,000 / 5,000 (the last of the training images) / 10,000.
 
-    From the package, unless a folder is given or the variable names one.
-
-    Raises:
-        ValueError: a file is missing, damaged or not MNIST's.
+    From the package, unless a folder is given or the variable names one; errors as ``read``.
     """
     if _folder(folder):
         train, test = read(folder)
@@ -93,8 +66,7 @@ def load(folder: Path | None = None) -> Dataset:
         all_images = Split(scans.images, scans.labels)
         train = all_images.part(0, num_all - num_test)
         test = all_images.part(num_all - num_test, num_all)
-    num_train = len(train) - NUM_VAL
-    return Dataset(train.part(0, num_train), train.part(num_train, len(train)), test, SPEC)
+    return hold_out(train, test, SPEC, NUM_VAL)
 
 
 def read(folder: Path | None = None) -> tuple[Split, Split]:
@@ -108,10 +80,7 @@ def read(folder: Path | None = None) -> tuple[Split, Split]:
     """
     folder = _folder(folder)
     train, test = (
-        Split(
-            torch.from_numpy(_read(folder, images).copy()).unsqueeze(1),
-            torch.from_numpy(_read(folder, labels).astype(np.int64)),
-        )
+        Split.of(_read(folder, images)[:, None], _read(folder, labels))
         for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS))
     )
     return train, test
@@ -129,34 +98,16 @@ def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
     else:
         path = _find(folder, file.name)
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        fault = _fault(content, file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        fault = f"is truncated or damaged ({error})"
-    if fault:
-        raise ValueError(f"{path} {fault}; get {file.name}.gz from {' or '.join(MIRRORS)}")
-    return np.frombuffer(content, np.uint8)[-math.prod(file.shape) :].reshape(file.shape)
-
-
-def _fault(content: bytes, file: IdxFile) -> str | None:
-    """The reason why these are not the file's bytes; None if they are."""
-    header = struct.pack(f">BBBB{len(file.shape)}I", 0, 0, 8, len(file.shape), *file.shape)
-    expected = f"expected an IDX file of {' x '.join(map(str, file.shape))} bytes"
-    if not content.startswith(header[:4]):
-        return f"begins with {content[:4].hex(' ')!r}, {expected}"
-    if not content.startswith(header):
-        found = np.frombuffer(content[4 : len(header)].ljust(len(header) - 4, b"\0"), ">u4")
-        return f"holds {' x '.join(map(str, found))} bytes, {expected}"
-    size = len(header) + math.prod(file.shape)
-    if len(content) != size:
-        return f"has {len(content)} bytes, expected {size}: it is truncated or damaged"
-    # Fashion-MNIST and others have the same names and shapes: only the content tells.
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if md5 != file.md5:
-        return f"is not MNIST's file: the md5 of its content is {md5}, expected {file.md5}"
-    return None
+        values = idx.read(path, file.shape)
+        md5 = hashlib.md5(idx.header(file.shape), usedforsecurity=False)
+        md5.update(values.data)
+        # Fashion-MNIST and others have the same names and shapes: only the content tells.
+        if (found := md5.hexdigest()) != file.md5:
+            fault = f"is not MNIST's file: the md5 of its content is {found}, expected {file.md5}"
+            raise ValueError(f"{path} {fault}")
+    except ValueError as error:
+        raise ValueError(f"{error}; get {file.name}.gz from {' or '.join(MIRRORS)}") from error
+    return values
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mnist_transformer.data import mnist
 from mnist_transformer.data.dataset import Dataset, Split
@@ -25,8 +24,5 @@ def load(folder: Path | None = None) -> Dataset:
     # The file is sorted by class. This walk meets every row once and all classes in turn,
     # and unlike a random permutation it never changes with a library's version.
     rows = rows[np.arange(len(rows)) * 3091 % len(rows)]
-    split = Split(
-        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()),
-        torch.from_numpy(rows[:, -1].astype(np.int64)),
-    )
+    split = Split.of(rows[:, :-1].reshape(-1, 1, 28, 28), rows[:, -1])
     return Dataset(split.part(0, 4000), split.part(4000, 4500), split.part(4500, 5000), SPEC)

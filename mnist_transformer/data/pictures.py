@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps
 from torch import Tensor
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
-MAX_PIXELS, MAX_ASPECT = 50_000_000, 10
+from mnist_transformer.utils.images import opened
+
+MAX_ASPECT = 10
+LARGE = 1000  # pixels; a picture twice as long is reduced first, to save memory
 INK = 32  # below this a level is paper: noise of a photograph or of JPEG
 WIDER_THAN_A_STROKE = 13  # pixels of a scaled picture, an odd number
 HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
@@ -84,30 +86,31 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
     return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
 
 
-def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """A picture file, upright, and the changes made in reading it; errors as ``read_picture``."""
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            # A photograph in several sizes (MPO) is one picture.
-            moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
-            changes = ["taken from its first frame"] if moves else []
-            picture.load()
-            if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                changes.append("turned upright")
-            upright = ImageOps.exif_transpose(picture)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
-    except (ValueError, OSError) as error:  # a limit of Pillow's own, or a damaged file
-        if getattr(error, "errno", None) is not None:  # the machine's fault
-            raise
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if max(upright.size) > MAX_ASPECT * min(upright.size):
+def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list[str]]:
+    """A picture file, upright and of moderate size, and the changes made in reading it.
+
+    It is grey, RGB or RGBA. Errors are those of ``read_picture``. ``near``: pixels a side that
+    are wanted of a picture of any shape; a JPEG is decoded no finer.
+    """
+    with opened(path) as picture:
+        # A photograph in several sizes (MPO) is one picture.
+        moves = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+        changes = ["taken from its first frame"] if moves else []
+        if near is not None:
+            picture.draft(None, (near, near))
+        picture.load()
+        upright, made = _moderate(picture, exact=near is not None)
+        turned = picture.getexif().get(ExifTags.Base.Orientation)
+        if turned in range(2, 9):
+            exif = Image.Exif()  # without other entries, that may be damaged
+            exif[ExifTags.Base.Orientation] = turned
+            upright.info["exif"] = exif.tobytes()
+            upright = ImageOps.exif_transpose(upright)
+            changes.append("turned upright")
+        changes += made
+    if near is None and max(picture.size) > MAX_ASPECT * min(picture.size):
         expected = f"expected a digit: at most {MAX_ASPECT} times as long as wide"
-        raise ValueError(f"{path} has {upright.width}x{upright.height} pixels, {expected}")
+        raise ValueError(f"{path} has {picture.width}x{picture.height} pixels, {expected}")
     return upright, changes
 
 
@@ -119,22 +122,39 @@ def laid_on(page: str, picture: Image.Image) -> Image.Image:
 
 def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """Levels of grey, and the changes made; transparent parts become paper."""
-    changes = []
+    picture, changes = _moderate(picture)
     if picture.has_transparency_data:
         levels, alpha = (np.asarray(x, dtype=float) for x in picture.convert("LA").split())
         page = "black" if (levels * alpha).sum() > 127 * alpha.sum() else "white"
         picture = laid_on(page, picture)
         changes.append(f"laid on a {page} page")
-    if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
-        values = np.nan_to_num(np.asarray(picture, dtype=float))
-        low, high = values.min(), values.max()
-        values = (values - low) * (255 / max(high - low, 1e-9))
-        picture = Image.fromarray(values.round().astype(np.uint8))
-        changes.append(f"brought from levels of {low:g} to {high:g} to 0 to 255")
     grey = picture.convert("L")
     if ImageChops.difference(grey.convert("RGB"), picture.convert("RGB")).getbbox():
         changes.append("made grey")
     return grey, changes
+
+
+def _moderate(picture: Image.Image, *, exact: bool = False) -> tuple[Image.Image, list[str]]:
+    """The picture in grey, RGB or RGBA, reduced if it is large; and the changes made.
+
+    16 bits become 8 by the levels that occur, or if ``exact`` by all that there are.
+    """
+    factor, changes = max(1, max(picture.size) // LARGE), []
+    if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more
+        values = np.asarray(picture.convert("F").reduce(factor), dtype=float)
+        values = np.nan_to_num(values, posinf=0, neginf=0)
+        exact = exact and picture.mode != "F"
+        low, high = (0, 65535) if exact else (values.min(), values.max())
+        values = ((values - low) * (255 / max(high - low, 1e-9))).clip(0, 255)
+        reduced = Image.fromarray(values.round().astype(np.uint8))
+        changes.append(f"brought from levels of {low:g} to {high:g} to 0 to 255")
+    else:
+        opaque = "L" if picture.mode in ("1", "L") else "RGB"
+        mode = "RGBA" if picture.has_transparency_data else opaque
+        reduced = (picture if picture.mode == mode else picture.convert(mode)).reduce(factor)
+    if factor > 1:
+        changes.append(f"reduced {factor} times, from {picture.width}x{picture.height}")
+    return reduced, changes
 
 
 def _clean(scaled: Image.Image) -> Image.Image:

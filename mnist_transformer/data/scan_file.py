@@ -159,7 +159,6 @@ def read(path: Path) -> Scans:
     if ink is None:
         ink = _decode(rest[length:], sides.long())
         with suppress(OSError):  # without a cache, the next process decodes too
-            cache.parent.mkdir(parents=True, exist_ok=True)
             bits = ink.tobytes()
             write_atomic(cache, hashlib.sha256(bits).digest() + bits)
     return Scans(sides.long(), labels.long(), leftovers.view(-1, 1, IMAGE, IMAGE), ink)

@@ -103,10 +103,8 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
     if clean_command(str(row["command"]).split(" ")) != row["command"]:
         raise ValueError(f"command is {row['command']!r}, expected one without absolute paths")
     line = json.dumps({name: row[name] for name in FIELDS}, allow_nan=False)
-    path = path or results_folder() / "ledger.jsonl"
+    path = whole(path or results_folder() / "ledger.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
-        raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
     with path.open("ab") as file:
         file.write(line.encode() + b"\n")
         file.flush()
@@ -114,18 +112,25 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
     return path
 
 
+def whole(path: Path) -> Path:
+    """The path of a ledger, or of none; ValueError if it ends in the middle of a row."""
+    if path.exists() and (not path.is_file() or path.read_bytes()[-1:] not in (b"", b"\n")):
+        raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
+    return path
+
+
 def rows(path: Path | None = None) -> list[Row]:
     """All rows of a ledger, oldest first; none if there is no such file.
 
-    Without a path: the rows that an installed package brings, then those of this folder. Raises
-    ValueError where a line is not a row.
+    Without a path: the rows that an installed package brings, then those of this folder. A last
+    line that was not written to its end is left out. Raises ValueError where another is not a row.
     """
     if path is None:
         return rows(_PACKAGE / "ledger.jsonl") + rows(results_folder() / "ledger.jsonl")
-    if not path.exists():
+    if not path.is_file():
         return []
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    found, text = [], path.read_text(encoding="utf-8")
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
             row = {"dataset": FIRST_DATASET, **json.loads(line)}
         except (json.JSONDecodeError, TypeError) as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 from mnist_transformer.utils.checks import check_below, check_tensor
+from mnist_transformer.utils.devices import check_defaults
 
 
 class Model(nn.Module, ABC):
@@ -95,7 +96,8 @@ class Model(nn.Module, ABC):
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode inside the context."""
+    """Evaluation mode inside the context; ValueError if torch's defaults are unusual."""
+    check_defaults()
     was_training = model.training
     model.eval()
     try:

@@ -6,20 +6,23 @@ dataclass, which begins with the data set) and ``notes`` (JSON, free). The check
 it. In format 1 it covered the tensors alone, and a config had no data set: it was MNIST.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import Model
 from mnist_transformer.utils import trees
+from mnist_transformer.utils.checks import from_json
 
 KIND = "checkpoint"
 OF_DATA = {"image_size", "channels", "num_levels", "num_classes"}  # fields of format 1
@@ -55,10 +58,9 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise ValueError(
             f"{path} holds a model of family {family!r}, expected one of {', '.join(FAMILIES)}"
         )
-    config = _build_config(FAMILIES[family][0], values, path)
+    config = _build_config(FAMILIES[family][0], values, tensors, path)
     with torch.random.fork_rng(devices=[]):  # the caller's randomness is not ours to use up
         model: Model = config.build()
-    _check_shapes(model.state_dict(), tensors, path)
     model.load_state_dict(_cast(tensors, torch.float32))
     return model.eval()
 
@@ -86,12 +88,14 @@ def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, An
     tokenizer = values.get("tokenizer")
     sized = tokenizer if isinstance(tokenizer, dict) else values
     size, channels = sized.get("image_size", 28), sized.get("channels", 1)
-    names = tuple(map(str, range(values.get("num_classes", 10))))
+    num_classes = values.get("num_classes", 10)
+    names = list(map(str, range(num_classes))) if num_classes in range(1000) else num_classes
 
     def with_data(config: dict[str, Any]) -> dict[str, Any]:
-        levels = config.get("num_levels", 256)
-        spec = replace(MNIST, shape=(channels, size, size), class_names=names, num_levels=levels)
-        return {"data": asdict(spec)} | {k: v for k, v in config.items() if k not in OF_DATA}
+        found = {"shape": [channels, size, size], "class_names": names}
+        found["num_levels"] = config.get("num_levels", 256)
+        data = asdict(MNIST) | found
+        return {"data": data} | {k: v for k, v in config.items() if k not in OF_DATA}
 
     values = with_data(values)
     if isinstance(tokenizer, dict):
@@ -99,16 +103,28 @@ def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, An
     return "patch-law" if family == "patch" else family, values
 
 
-def _build_config(config_class: Any, values: dict[str, Any], path: Path) -> Any:
-    known = [field.name for field in fields(config_class)]
-    if unknown := ", ".join(sorted(values.keys() - set(known))):
-        expected = f"expected the fields {', '.join(known)}"
-        raise ValueError(f"{path} has a config with {unknown} unknown, {expected}")
+def _build_config(
+    config_class: Any, values: dict[str, Any], tensors: Mapping[str, Tensor], path: Path
+) -> Any:
+    """The config, once a model of it without memory for its weights fits the tensors."""
+    number = itertools.count(1)
+
+    def count(*_: Any) -> None:
+        if next(number) > 2 * len(tensors):  # as a depth of 10^9 asks for
+            raise ValueError(f"it has more than twice the {len(tensors)} tensors of the file")
+
+    counting = register_module_parameter_registration_hook(count)
     try:
-        return config_class(**values)
-    except (TypeError, ValueError) as error:
-        name = config_class.__name__
-        raise ValueError(f"{path} has a config that {name} refuses: {error}") from error
+        config = from_json(config_class, values)
+        with torch.device("meta"):
+            model = config.build()
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        name, reason = config_class.__name__, str(error).splitlines()[0]
+        raise ValueError(f"{path} has a config that {name} refuses: {reason}") from error
+    finally:
+        counting.remove()
+    _check_tensors(model.state_dict(), tensors, path)
+    return config
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -116,9 +132,11 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def _check_shapes(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
+def _check_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
     for name in sorted(expected.keys() | got.keys()):
         want = tuple(expected[name].shape) if name in expected else "none of that name"
         have = tuple(got[name].shape) if name in got else "nothing"
         if want != have:
             raise ValueError(f"{path} has {have} for tensor {name}, expected {want}")
+        if not got[name].isfinite().all():
+            raise ValueError(f"{path} has a number in tensor {name} that is not finite")

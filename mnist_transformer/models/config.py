@@ -1,7 +1,6 @@
 """Configs that all families start from: the data set, then the transformer's sizes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from mnist_transformer.data.spec import DataSpec
@@ -20,8 +19,10 @@ class ModelConfig:
     data: DataSpec
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, Mapping):  # out of a checkpoint's JSON
-            object.__setattr__(self, "data", DataSpec.from_json(self.data))
+        for field in fields(self):
+            if field.type is int and getattr(self, field.name) < 1:
+                value = getattr(self, field.name)
+                raise ValueError(f"{field.name} is {value}, expected 1 or more")
         if self.real_valued and self.num_levels != 256:
             raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
 

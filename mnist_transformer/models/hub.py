@@ -3,11 +3,15 @@
 A checkpoint carries its own configuration, so a repository needs nothing else.
 """
 
+import logging
 import os
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from mnist_transformer.models import checkpoint
 
@@ -21,14 +25,22 @@ def download(address: str) -> Path:
     A wrong address, or a file that is neither there nor in the cache, raises ValueError.
     """
     repo_id, _, revision = address.removeprefix(PREFIX).partition("@")
+    fetch = partial(hf_hub_download, repo_id, FILENAME, revision=revision or None)
+    logging.getLogger("huggingface_hub.utils._fixes").setLevel("INFO")  # tells of a lock it awaits
     try:
-        return Path(hf_hub_download(repo_id, FILENAME, revision=revision or None))
+        validate_repo_id(repo_id)
+        # Once: hf_hub_download would ask a hub that is not there for half a minute.
+        get_hf_file_metadata(hf_hub_url(repo_id, FILENAME, revision=revision or None))
+        return Path(fetch())
     except HFValidationError as error:
         raise ValueError(f"address is {address!r}, expected {PREFIX}owner/name") from error
-    except LocalEntryNotFoundError as error:
-        raise ValueError(f"{address} is not in the cache and the hub cannot be reached") from error
-    except HfHubHTTPError as error:
-        raise ValueError(f"{address} has no {FILENAME} that can be read here") from error
+    except Exception as error:  # of an address, a proxy, a package that it needs
+        with suppress(LocalEntryNotFoundError):
+            return Path(fetch(local_files_only=True))
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise ValueError(f"{address} has no {FILENAME} that can be read here") from error
+        reason = f"{constants.ENDPOINT} cannot be reached: {error}".partition("\n")[0]
+        raise ValueError(f"{address} is not in the cache and the hub at {reason}") from error
 
 
 def push(path: str | os.PathLike[str], repo_id: str, *, private: bool = False) -> str:

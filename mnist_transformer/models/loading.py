@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+import torch
+
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.utils.checks import check_name
-from mnist_transformer.utils.devices import to_device
+from mnist_transformer.utils.devices import check_defaults, to_device
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -41,8 +43,10 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
+@torch.inference_mode(False)  # or there are no gradients afterwards
 def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:
     """A model of any kind in eval mode; arguments and errors as in ``load``."""
+    check_defaults()
     return to_device(checkpoint.load(find_weights(name_or_path)), device)
 
 

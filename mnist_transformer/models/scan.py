@@ -11,7 +11,7 @@ probability e.
 Shapes: B images, S the side of the canvas, D dim.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import log
@@ -59,8 +59,6 @@ class ScanConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.scan, Mapping):  # out of a checkpoint's JSON
-            object.__setattr__(self, "scan", PatchConfig(**self.scan))
         if not 0 < self.escape_share < 1:
             raise ValueError(f"escape_share is {self.escape_share}, expected one in (0, 1)")
         check_share("turned", self.turned)

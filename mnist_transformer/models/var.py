@@ -45,8 +45,6 @@ class VarConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.tokenizer, dict):  # out of a checkpoint's JSON
-            object.__setattr__(self, "tokenizer", VQVAEConfig(**self.tokenizer))
         check_choice("order", self.order, ORDERS)
         if self.order == "raster" and len(self.tokenizer.scales) > 1:
             raise ValueError(
@@ -72,7 +70,7 @@ class Var(GenerativeModel):
         self.raster = config.order == "raster"
         sizes = [1] * num_tokens if self.raster else [scale * scale for scale in scales]
         self.spans = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
-        step_T = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
         self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.

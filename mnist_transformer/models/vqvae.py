@@ -58,7 +58,7 @@ class VQVAEConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "scales", tuple(self.scales))  # JSON has no tuples
+        object.__setattr__(self, "scales", tuple(self.scales))
         if not 0 <= self.truncate <= 1:
             raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")
         if self.image_size % STRIDE:

@@ -17,7 +17,7 @@ from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompting.llm import LLM
-from mnist_transformer.prompting.prompts import is_out_of_range
+from mnist_transformer.prompting.prompts import HEXADECIMAL, is_out_of_range, plain
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 
 
@@ -49,18 +49,18 @@ class Asked:
         return answers
 
     def answer(self, text: str) -> Digits:
-        """The digits to draw for a text: as ``read``, but () where a rule finds it out of range.
+        """The digits to draw for a text: as ``read``, but () where a rule refuses it.
 
-        Models misread some of those texts.
+        Models misread some of those texts. One that is not ``plain`` raises ValueError.
         """
-        (digits,) = self.read([text])
-        return () if is_out_of_range(text) else digits
+        (digits,) = self.read([plain(text)])
+        return () if is_out_of_range(plain(text)) or HEXADECIMAL.search(text) else digits
 
     def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
         """The drawer's conditions for the digits of all answers, one after another."""
         pairs = [(x, digits, d) for x, digits in zip(texts, answers, strict=True) for d in digits]
         if isinstance(self.reader, Prompted):
-            return stack([[digit, *encode(text, digits)] for text, digits, digit in pairs])
+            return stack([[digit, *encode(plain(text), digits)] for text, digits, digit in pairs])
         return torch.tensor([digit for _, _, digit in pairs], dtype=torch.int64)
 
 

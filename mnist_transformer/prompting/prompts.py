@@ -12,6 +12,7 @@ number and not the word "one". The rules also read the phrases of ``also_read``.
 
 import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ _NUMBER = re.compile(
 )
 SIGN = "[-−–+*×·÷/^%]"
 _SIGNS = re.compile(rf"\s*({SIGN}|=)\s*(?=#)|(?<=#)\s*({SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
+# Other characters than those of training prompts are misread in silence.
+LEARNT, _TYPED = "!'*+,-./:=?×÷−", str.maketrans("’–·", "'-*")
+_UNLEARNT = re.compile(rf"[^A-Za-z0-9 {re.escape(LEARNT)}]")
+# It may also be a product, with 0.
+HEXADECIMAL = re.compile("(?<![0-9])0x[0-9a-f]", re.IGNORECASE)
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
 # A negative number: its sign is written against it, and no other number stands before that.
 _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
@@ -100,6 +106,19 @@ def is_held_out(operands: Sequence[int]) -> bool:
     It holds for all operations, so that 3 + 5 tells nothing of 5 x 3 either.
     """
     return len(operands) == 2 and zlib.crc32(repr(sorted(operands)).encode()) % 8 == 0
+
+
+def plain(text: str) -> str:
+    """The text in the characters that training prompts have: digits of any script are 0 to 9.
+
+    Raises ValueError for a character that means none of them.
+    """
+    text = text.translate(_TYPED)
+    text = "".join(" " if c.isspace() else str(unicodedata.decimal(c, c)) for c in text)
+    if odd := _UNLEARNT.search(text):
+        expected = f"expected letters a to z, decimal digits and signs of {LEARNT}"
+        raise ValueError(f"the prompt has {odd[0]!r} (U+{ord(odd[0]):04X}), {expected}")
+    return text
 
 
 def find_numbers(text: str) -> tuple[str, list[int]]:

@@ -1,9 +1,10 @@
 """How a model was trained, as its checkpoint tells. Importing this needs no torch."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from mnist_transformer.utils.checks import from_json
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ def read_info(weights: Path) -> RunInfo:
     string, and ``images_seen`` was ``images``.
     """
     from mnist_transformer.models import checkpoint
+    from mnist_transformer.utils import trees
 
     notes = checkpoint.read_notes(weights)
     notes = {"recipe": weights.stem, "images_seen": notes.get("images"), **notes}
     values: dict[str, Any] = {field.name: notes.get(field.name) for field in fields(RunInfo)}
     for name, value in values.items():
         if isinstance(value, str) and name not in ("recipe", "dataset", "torch", "validation"):
-            values[name] = json.loads(value)
-    if values["curve"] is not None:
-        values["curve"] = tuple(tuple(point) for point in values["curve"])
-    return RunInfo(**values)
+            values[name] = trees.parse(value)
+    try:
+        return cast(RunInfo, from_json(RunInfo, values))
+    except ValueError as error:
+        raise ValueError(f"{weights} has notes of another kind: {error}") from error

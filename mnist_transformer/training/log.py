@@ -5,10 +5,8 @@ the run (``step``, ``images``, ``seconds``) and its measurements. ``loss`` is th
 objective in both kinds; ``bits_per_dim`` is the likelihood of validation images.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,13 @@ import torch
 
 from mnist_transformer.data import Split
 from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.utils import trees
 from mnist_transformer.utils.images import figure_png
 
 VALIDATION_BATCH = 250
 LOSS_IMAGES = 1_000  # have their loss measured too where there is a likelihood
 PANELS = {"loss": "loss per image", "bits_per_dim": "bits/dim of validation images"}
+PLACE = {"kind", "step", "images", "seconds"}  # what each line has
 STYLES = {"train": "C0-", "validation": "C1o-"}
 AXES = {"seconds": (1 / 60, "minutes"), "images": (1e-3, "thousand training images")}
 
@@ -86,12 +86,10 @@ def in_words(validation: Mapping[str, float | None]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without one that a killed run left half written; [] if none."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
+    """The whole lines of a metrics.jsonl, as a killed run leaves halves of them; [] if none."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = (trees.parse(line) for line in text.splitlines())
+    return [line for line in lines if isinstance(line, dict) and line.keys() >= PLACE]
 
 
 def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:

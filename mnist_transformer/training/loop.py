@@ -16,8 +16,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import mkdtemp
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +33,9 @@ from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.training.runtime import Clock, Timer
+from mnist_transformer.utils.checks import check_below
 from mnist_transformer.utils.devices import fork_rng
+from mnist_transformer.utils.files import make_folder
 
 SAVE_SECONDS = 60.0
 MAX_SKIPPED = 100  # steps in a row
@@ -70,7 +74,8 @@ def train(
 
     Raises:
         ValueError: an argument, the data or the folder's content is wrong, or training diverged.
-        KeyboardInterrupt: Ctrl-C; the state was saved. SIGTERM raises SystemExit likewise.
+        KeyboardInterrupt: Ctrl-C; the state was saved. SIGTERM and SIGHUP raise SystemExit
+            likewise.
         OSError: the folder cannot be written.
     """
     ticking = Clock(clock)
@@ -78,12 +83,16 @@ def train(
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
-    with fork_rng(accelerator.device):
+    if callable(recipe.model):  # a recipe for any data, however little
+        few = min(recipe.batch_size, len(dataset.train)) if batch_size is None else batch_size
+        recipe = replace(recipe, model=recipe.model(dataset.spec), batch_size=few)
+    claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
+    with claimed, fork_rng(accelerator.device):
         run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)
-        if run.state.progress >= 1 and run.weights_path.exists():
+        if run.is_finished:
             run.records.tell(f"this run is finished: {run.weights_path}")
             return run.weights_path
         run.start()
@@ -91,8 +100,15 @@ def train(
             with runtime.stop_signals(run.skip_pause) as stop:
                 run.loop(stop)
             run.finish()
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).partition("\n")[0] or "out of memory"
+            if accelerator.num_processes == 1 and "memory" not in reason:
+                raise
+            wrong = f"batch_size {recipe.batch_size}, or one of the processes, failed ({reason})"
+            raise ValueError(f"{wrong}; the same command goes on from the last state") from error
         finally:
-            accelerator.end_training()
+            with run.records.spared():
+                accelerator.end_training()
     return run.weights_path
 
 
@@ -116,6 +132,9 @@ class _Run:
                 f"batch_size is {recipe.batch_size}, expected a multiple of the "
                 f"{accelerator.num_processes} processes"
             )
+        if recipe.batch_size > len(dataset.train):
+            expected = f"expected at most the {len(dataset.train):,} training images"
+            raise ValueError(f"batch_size is {recipe.batch_size}, {expected}")
         torch.manual_seed(resume.mix(seed, 2))
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer
@@ -125,13 +144,19 @@ class _Run:
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:
             raise ValueError(f"images are {shape}, the model expects {model.image_shape}")
+        if self.data.labels.ndim == 1:  # not answers to prompts
+            check_below("label", self.data.labels, model.num_classes)
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
         self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
         self.state = resume.RunState(recipe, len(self.data), seed, model)
         self.records = Records(out, self.state, dataset, accelerator, clock, report)
-        if resume.load_newest(self.state, out, self.records.tell):
+        resumed = resume.load_newest(self.state, out, self.records.tell)
+        self.is_finished = self.weights_path.exists() and (
+            self.state.progress >= 1 or resume.is_finished(self.state, self.weights_path)
+        )
+        if resumed:
             clock.set(self.state.seconds)
-        elif self.weights_path.exists():
+        elif self.weights_path.exists() and not self.is_finished:
             raise ValueError(
                 f"{self.weights_path} exists but no state to go on from, expected a new folder"
             )
@@ -209,8 +234,8 @@ class _Run:
                 records.keep()
             if stopped:
                 records.tell(f"stopped at step {state.step:,}; the same command goes on from there")
-                terminated = signal.SIGTERM in stop
-                raise SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt
+                ends = [number for number in stop if number != signal.SIGINT]
+                raise SystemExit(128 + ends[0]) if ends else KeyboardInterrupt
 
     def forward(self) -> Tensor:
         """Losses of this process's share of the step's images."""
@@ -222,10 +247,18 @@ class _Run:
         return losses
 
     def finish(self) -> None:
-        """Measure on the whole validation split and write the weights."""
+        """Measure on the whole validation split and write the weights, wherever that can be."""
         if self.accelerator.is_main_process:
-            records = self.records
-            checkpoint.save(self.state.averaged, self.weights_path, **asdict(records.info()))
-            records.redraw()  # after the weights: samples can take minutes
+            records, model = self.records, self.state.averaged
+            notes = asdict(records.info()) | {"run": self.state.identity()}
+            try:
+                path = self.weights_path
+                resume.with_room(path, lambda: checkpoint.save(model, path, **notes))
+            except OSError as error:
+                records.tell(f"could not write the weights here: {error}")
+                self.weights_path = Path(mkdtemp(prefix="mnist-transformer-"), path.name)
+                checkpoint.save(model, self.weights_path, **notes)
+            with records.spared():  # after the weights: samples can take minutes
+                records.redraw()
             records.tell(f"finished: {self.weights_path}")
         self.accelerator.wait_for_everyone()

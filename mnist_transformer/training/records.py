@@ -3,7 +3,8 @@
 import json
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,14 +75,23 @@ class Records:
         )
 
     def tell(self, message: str) -> None:
-        """Report a message to the user."""
+        """Report a message to the user, whose terminal may be gone."""
         if self.accelerator.is_main_process:
-            self.report(self.record(message))
+            with suppress(OSError):
+                self.report(self.record(message))
+
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """Tell what goes wrong inside, and go on: no record is worth a run."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            self.tell(f"could not write the records: {error}")
 
     def keep(self) -> None:
-        """Report, log and validate where due; tell the user if the disk refuses."""
+        """Report, log and validate where due."""
         seconds = self.state.seconds
-        try:
+        with self.spared():
             if self.reporting.due(seconds):
                 self.report(self.record())
             if self.logging.due(seconds):
@@ -98,11 +108,9 @@ class Records:
                 self.redraw()
                 took = self.clock.read() - seconds
                 self.validating.every = max(self._between_validations(), took / VALIDATE_SHARE)
-        except OSError as error:
-            self.tell(f"could not write the records: {error}")
 
     def validate(self, num_images: int | None = None) -> dict[str, float | None]:
-        """Validate on the first images of the split, or on all of them; may raise OSError."""
+        """Validate on the first images of the split, or on all of them."""
         part = self.dataset.val.part(0, num_images or len(self.dataset.val))
         with self.accelerator.autocast():
             found = validate(self.state.averaged, part, mix(self.state.seed, 3))
@@ -126,7 +134,7 @@ class Records:
         state, validation = self.state, self.validate()
         bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
-        found = [x for x in self.lines if x["kind"] == "validation"]
+        found = [x for x in self.lines if x["kind"] == "validation" and x.get(measured) is not None]
         return RunInfo(
             recipe=state.recipe.name,
             dataset=self.dataset.spec.name,
@@ -144,10 +152,11 @@ class Records:
         state = self.state
         place = {"kind": kind, "step": state.step, "images": state.images_seen}
         self.lines.append({**place, "seconds": round(state.seconds, 2), **measured})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(self.lines[-1]) + "\n")
         known = {f"{kind}/{name}": value for name, value in measured.items() if value is not None}
-        self.accelerator.log(known, step=state.step)
+        with self.spared():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.lines[-1]) + "\n")
+            self.accelerator.log(known, step=state.step)
 
     def _between_validations(self) -> float:
         """Seconds, by the length of the run; of one in epochs as far as its progress tells."""

@@ -8,21 +8,27 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, patch_environment
+from filelock import FileLock, Timeout
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.utils.devices import fast_dtype, find_device
+from mnist_transformer.utils.devices import check_defaults, fast_dtype, find_device
+
+# In an environment that was made for others these would change a recipe unseen.
+OVERRULED = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": 1, "ACCELERATE_USE_DEEPSPEED": False}
+OVERRULED |= {"ACCELERATE_USE_FSDP": False, "ACCELERATE_USE_MEGATRON_LM": False}
 
 
 class Clock:
@@ -109,9 +115,11 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
     Raises ValueError: the device is not here, or a launcher gives each process its own.
     """
+    check_defaults()
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    cpu, variables = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"), {}
+    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    variables: dict[str, object] = dict(OVERRULED)
     if device is not None:
         if device != "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(
@@ -121,23 +129,37 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
         variables["ACCELERATE_TORCH_DEVICE"] = device  # there is no argument for it
     with patch_environment(**variables):
         place = PartialState(cpu=cpu).device
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
-        log_with="tensorboard",
-        project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
+        return Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if fast_dtype(place) == torch.bfloat16 else "no",
+            log_with="tensorboard",
+            project_dir=out,
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+
+
+def claim(folder: Path) -> AbstractContextManager[Any]:
+    """Keep other runs out of a folder within the context; ValueError if another one is there.
+
+    The system lets go of the folder when the process ends, however it does.
+    """
+    try:
+        return FileLock(folder / ".lock", blocking=False).acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use by another run, expected another folder") from error
 
 
 @contextmanager
 def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step is finished; a second SIGINT interrupts at once.
+    """Collect SIGINT, SIGTERM and SIGHUP, so that the step is finished.
 
+    A second SIGINT interrupts at once. SIGHUP stays ignored where it is, as under nohup.
     ``on_continue`` is called when the process goes on after SIGSTOP or Ctrl-Z.
     """
     received: list[int] = []
-    sigcont = getattr(signal, "SIGCONT", None)  # Windows has none
+    sigcont, sighup = getattr(signal, "SIGCONT", None), getattr(signal, "SIGHUP", None)
+    if sighup and signal.getsignal(sighup) == signal.SIG_IGN:  # Windows has neither
+        sighup = None
 
     def handle(number: int, frame: FrameType | None) -> None:
         if number == sigcont:
@@ -149,7 +171,7 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
 
     with ExitStack() as after:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in filter(None, (signal.SIGINT, signal.SIGTERM, sigcont)):
+            for number in filter(None, (signal.SIGINT, signal.SIGTERM, sighup, sigcont)):
                 after.callback(signal.signal, number, signal.signal(number, handle))
         yield received
 

@@ -6,8 +6,10 @@ of a step, and the seeds of everything drawn at random, need no file: they are f
 run's seed and the step alone.
 """
 
+import errno
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +31,7 @@ NUM_KEPT = 2
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
+UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
 def mix(*numbers: int) -> int:
@@ -78,10 +81,13 @@ class RunState:
     @property
     def progress(self) -> float:
         """From 0 to 1, by seconds or by images, as the recipe has it."""
+        return self.progress_at(self.images_seen, self.seconds)
+
+    def progress_at(self, images_seen: int, seconds: float) -> float:
         if self.recipe.max_seconds is not None:
-            return min(1.0, self.seconds / self.recipe.max_seconds)
+            return min(1.0, seconds / self.recipe.max_seconds)
         assert self.recipe.epochs is not None
-        return min(1.0, self.images_seen / (self.recipe.epochs * self.num_train))
+        return min(1.0, images_seen / (self.recipe.epochs * self.num_train))
 
     @property
     def averaged(self) -> Model:
@@ -116,8 +122,8 @@ class RunState:
         }
 
     def load_tree(self, tree: dict[str, Any]) -> None:
-        """Undo ``to_tree``, for the same model and recipe."""
-        self.step, self.seconds = tree["step"], tree["seconds"]
+        """Undo ``to_tree``, for the same model and recipe; raises one of UNUSABLE."""
+        self.step, self.seconds = int(tree["step"]), float(tree["seconds"])
         self.model.load_state_dict(tree["model"])
         for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
             state = {int(key): value for key, value in found.items()}
@@ -135,7 +141,8 @@ def find_states(folder: Path) -> list[Path]:
 def save(state: RunState, folder: Path) -> None:
     """Write a state, then drop all but the last two up to it; may raise OSError."""
     path = folder / f"state-{state.step:09d}.safetensors"
-    trees.save_state(path, {"run": state.identity(), **state.to_tree()})
+    tree = {"run": state.identity(), **state.to_tree()}
+    with_room(path, lambda: trees.save_state(path, tree))
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
     kept = [found for found in states if found <= path][:NUM_KEPT]
@@ -143,28 +150,59 @@ def save(state: RunState, folder: Path) -> None:
         dropped.unlink()
 
 
+def with_room(path: Path, write: Callable[[], None]) -> None:
+    """Write a file; on a full disk the states beside it make room, the oldest first.
+
+    Raises OSError where that does not help; no state is dropped then in vain.
+    """
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+            oldest = min(find_states(path.parent), key=lambda x: (x <= path, x), default=None)
+            if error.errno != errno.ENOSPC or not oldest or free >= oldest.stat().st_size:
+                raise
+            oldest.unlink()
+
+
+def is_finished(state: RunState, weights: Path) -> bool:
+    """Whether weights are those of this run at its end, whose last state a full disk may lack."""
+    try:
+        notes = checkpoint.read_notes(weights)
+        reached = state.progress_at(notes["images_seen"], notes["seconds"] + 0.05)  # rounded
+        return reached >= 1 and not other_run(state, notes["run"])
+    except UNUSABLE:  # of before, or damaged
+        return False
+
+
+def other_run(state: RunState, theirs: Mapping[str, Any]) -> str:
+    """The first difference of an identity from this run's; "" if it is the same run."""
+    ours, theirs = state.identity(), EARLIER | dict(theirs)
+    for name in sorted((ours | theirs).keys() - FREE_FIELDS):
+        if ours.get(name) != theirs.get(name):
+            return f"{name} {theirs.get(name)!r} and not {ours.get(name)!r}"
+    return ""
+
+
 def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> bool:
     """Go on from the newest readable state, if there are any; ``tell`` of unreadable ones.
 
     Raises ValueError: the folder is another run's, or nothing in it can be read.
     """
-    states, ours = find_states(folder), state.identity()
+    states = find_states(folder)
     for path in states:
         try:
             tree = trees.load_state(path)
-        except ValueError as error:
-            tell(f"{error}; trying the state before")
-            continue
-        theirs = EARLIER | tree["run"]
-        for name in sorted((ours | theirs).keys() - FREE_FIELDS):
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"{folder} holds another run, with {name} {theirs.get(name)!r} and not "
-                    f"{ours.get(name)!r}; expected the same recipe, options and seed, or another "
-                    "folder"
-                )
-        state.load_tree(tree)
-        return True
+            if not (other := other_run(state, tree["run"])):
+                state.load_tree(tree)
+                return True
+        except UNUSABLE as error:
+            reason = str(error) if str(path) in str(error) else f"{path} is unusable: {error!r}"
+            tell(f"{reason}; trying the state before")
+        else:
+            expected = "expected the same recipe, options and seed, or another folder"
+            raise ValueError(f"{folder} holds another run, with {other}; {expected}")
     if states:
         raise ValueError(
             f"none of the {len(states)} states in {folder} can be read, expected one to go on from"

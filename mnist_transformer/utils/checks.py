@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+MOST = 2**53  # beyond it a JSON number is not exact
+EXPECTED = {int: "a whole number of 0 or more", float: "a finite number"}
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
@@ -42,3 +47,34 @@ def check_tensor(name: str, x: Tensor, dtype: torch.dtype, *shape: int | str) ->
     if x.dtype != dtype or x.ndim != len(shape) or wrong:
         got, expected = f"{x.dtype} of shape {tuple(x.shape)}", ", ".join(map(str, shape))
         raise ValueError(f"{name} are {got}, expected {dtype} of shape ({expected})")
+
+
+def from_json(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Undo ``asdict``, with every value checked by the dataclass's annotations.
+
+    An unknown field or an unfit value raises ValueError, a missing field TypeError.
+    """
+    hints = {field.name: field.type for field in fields(kind)}
+    if unknown := ", ".join(sorted(values.keys() - hints.keys())):
+        raise ValueError(f"{unknown} unknown, expected the fields {', '.join(hints)}")
+    return kind(**{name: _read(hints[name], value, name) for name, value in values.items()})
+
+
+def _read(hint: Any, value: Any, name: str) -> Any:
+    kinds, origin = get_args(hint), get_origin(hint)
+    if NoneType in kinds:
+        return None if value is None else _read(kinds[0], value, name)
+    if is_dataclass(hint) and isinstance(value, dict):
+        return from_json(hint, value)
+    if origin is tuple and isinstance(value, list):
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        if len(kinds) == len(value):
+            return tuple(_read(k, v, name) for k, v in zip(kinds, value, strict=True))
+    fits = isinstance(value, int | float if hint is float else origin or hint)
+    if hint in EXPECTED:
+        low = 0 if hint is int else -MOST
+        fits = fits and not isinstance(value, bool) and low <= value <= MOST
+    if not fits:
+        expected = EXPECTED.get(hint, hint.__name__)
+        raise ValueError(f"{name} is {str(value)[:40]!r}, expected {expected}")
+    return value

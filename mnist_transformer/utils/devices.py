@@ -1,5 +1,6 @@
 """Devices by name, and what is fast on each of them."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -7,6 +8,17 @@ import torch
 from torch import nn
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+if hasattr(os, "register_at_fork"):  # a fork would wait for ever for threads of its parent
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def check_defaults() -> None:
+    """Raises ValueError if torch's defaults are not those that models are written for."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    if dtype != torch.float32 or device.type != "cpu":
+        expected = "expected torch.float32 on cpu; load takes the device of a model"
+        raise ValueError(f"torch's defaults are {dtype} on {device}, {expected}")
 
 
 def find_device(name: str | None = None) -> torch.device:
@@ -18,7 +30,9 @@ def find_device(name: str | None = None) -> torch.device:
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((kind for kind, is_here in here.items() if is_here), "cpu")
     try:
-        return torch.empty(1, device=name).device
+        found = torch.empty(1, device=name)
+        found.tolist()  # which "meta", a device without numbers, refuses
+        return found.device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
         reason = str(error).splitlines()[0]
         raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error

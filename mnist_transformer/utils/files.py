@@ -4,15 +4,31 @@ import os
 from pathlib import Path
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; ValueError if they are too many, else OSError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except RecursionError as error:  # mkdir calls itself for the folder above
+        raise ValueError(
+            f"{str(path)[:40]!r}... is nested too deep, expected fewer folders"
+        ) from error
+
+
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one go: whatever goes wrong, either the old or the new one is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace a file in one go: whatever goes wrong, either the old or the new one is there.
+
+    Its folder is made where there is none. Raises OSError.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name[-50:]}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say which file it was
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # elsewhere a folder cannot be opened, hence not synced

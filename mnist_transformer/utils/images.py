@@ -4,13 +4,16 @@ Shapes: B images, C channels (1 grey, 3 colour), H x W pixels.
 """
 
 import io
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from mnist_transformer.utils.files import write_atomic
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+MAX_PIXELS = 50_000_000
 SOFTWARE = "mnist-transformer"  # written into every file, so that our own are known again
 LONG_SIDE = 640  # pixels that a small picture is scaled up towards in a file
 MAX_SCALE = 10
@@ -113,14 +118,42 @@ def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) ->
     write_atomic(png.with_name(f"{png.stem}-scan.svg"), svg.encode())
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture file; whatever Pillow says against it, here or in the context, is a ValueError.
+
+    An error of the machine stays the OSError that it is.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        raise ValueError(f"{path} is not a file, expected a PNG or JPEG file")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield picture
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
+    except Exception as error:  # of which Pillow has many kinds
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file is a picture that this module wrote."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     if path.suffix == ".svg":
         return SOFTWARE.encode() in path.read_bytes()
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             mark = picture.info.get("Software", picture.info.get("comment"))
-    except OSError:  # such as no picture
+    except (OSError, ValueError):  # such as no picture
         return False
     return mark in (SOFTWARE, SOFTWARE.encode())
 
@@ -128,8 +161,4 @@ def is_ours(path: Path) -> bool:
 def _write(path: Path, picture: Image.Image, kind: str, **options: Any) -> None:
     content = io.BytesIO()
     picture.save(content, kind, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.write_bytes(content.getvalue())
-    except OSError as error:  # a full disk does not say which file it was
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_atomic(path, content.getvalue())

@@ -4,6 +4,8 @@ Results go to standard output. Progress and complaints go to standard error, wit
 that is a terminal.
 """
 
+import io
+import logging
 import os
 import sys
 import time
@@ -26,6 +28,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SHADES = " .:-=+*#%@"  # from black to white
 LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
 
 screen, errors = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -36,6 +39,9 @@ complain = partial(errors.print, **_AS_IT_IS)
 
 def exit_code(program: str, run: Callable[[], object]) -> int:
     """Run a program, report its failure, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
+    for stream, way in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # whatever its encoding cannot hold
+            stream.reconfigure(errors=way)
     try:
         run()
     except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
@@ -53,12 +59,26 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
 
 def show(picture: "Image") -> None:
     """Draw a picture, as finely as the terminal can; nothing where the output is not a terminal."""
-    if screen.is_terminal:
-        # Importing it asks the terminal what it can show.
-        from textual_image.renderable import Image as TerminalImage
+    if not screen.is_terminal:
+        return
+    width = min(picture.width, screen.width)  # a pixel a column
+    # Colours, and the blocks of which two stand in a column, need a terminal for them.
+    if screen.color_system and not screen.no_color and screen.encoding.startswith("utf"):
+        logging.getLogger("textual_image").addHandler(logging.NullHandler())
+        try:
+            # Importing it asks the terminal what it can show.
+            from textual_image.renderable import Image as TerminalImage
 
-        # A pixel a column: half blocks then show every pixel as a square.
-        screen.print(TerminalImage(picture, width=min(picture.width, screen.width), height="auto"))
+            screen.print(TerminalImage(picture, width=width, height="auto"))
+            return
+        except Exception:  # noqa: BLE001 - whatever stops a preview, the picture is saved
+            pass
+    grey = picture.convert("L").resize(
+        (width, max(1, width * picture.height // picture.width // 2))
+    )
+    shades = [SHADES[level * len(SHADES) // 256] for level in grey.tobytes()]
+    for start in range(0, len(shades), width):
+        say("".join(shades[start : start + width]).rstrip())
 
 
 @contextmanager

@@ -86,18 +86,25 @@ def is_format_1(metadata: Mapping[str, str]) -> bool:
 
 def header(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
     """A JSON object of the metadata; ValueError if there is none."""
-    try:
-        values = json.loads(metadata.get(key, ""))
-    except (json.JSONDecodeError, RecursionError):
-        values = None
+    values = parse(metadata.get(key, ""))
     if not isinstance(values, dict):
         raise ValueError(f"{path} has no readable {key} in its header, expected a JSON object")
     return values
 
 
+def parse(text: str) -> Any:
+    """The value of a JSON text; None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # the latter of nests without end
+        return None
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is not a file")
         with safe_open(str(path), "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:

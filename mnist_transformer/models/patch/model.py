@@ -58,6 +58,8 @@ class PatchConfig(BackboneConfig):
         for name in ("patch_size", "margin", "built_in_guidance"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.margin > 16:
+            raise ValueError(f"margin is {self.margin}, expected 1 to 16")
         for size in self.image_shape[1:]:
             check_patch_size(size, self.patch_size)
 

@@ -81,6 +81,8 @@ class PatchConfig(ModelConfig):
         super().__post_init__()
         if self.channels != 1:
             raise ValueError(f"channels is {self.channels}, expected 1 for a patch model")
+        if self.margin > 16:
+            raise ValueError(f"margin is {self.margin}, expected 1 to 16")
         if self.built_in_guidance < 1:
             raise ValueError(f"built_in_guidance is {self.built_in_guidance}, expected 1 or more")
         check_patch_size(self.image_size, self.patch_size)

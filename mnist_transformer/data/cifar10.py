@@ -1,0 +1,110 @@
+"""CIFAR-10: 60,000 colour photographs of ten classes, 32 x 32 pixels.
+
+The official binary version has six batches of 10,000 records, each a label and 3 x 32 x 32 bytes
+(https://www.cs.toronto.edu/~kriz/cifar.html). Hugging Face's copy is parquet files with a picture
+file and a label in each row. Where those are JPEG, which changes the images, they are another
+data set with figures of its own: ``cifar10-jpeg``.
+"""
+
+import tarfile
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnist_transformer.data.dataset import Dataset, Split, hold_out
+from mnist_transformer.data.download import obtain
+from mnist_transformer.data.spec import DataSpec
+
+SPEC = DataSpec(
+    "cifar10",
+    (3, 32, 32),
+    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    source="Alex Krizhevsky, Vinod Nair and Geoffrey Hinton",
+)
+JPEG_SPEC = replace(SPEC, name="cifar10-jpeg", source=f"{SPEC.source}; as JPEG, which is lossy")
+ARCHIVE, MD5 = "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+MIRRORS = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
+TAKE = f"get {ARCHIVE} from {' or '.join(MIRRORS)}"
+UNPACKED = "cifar-10-batches-bin"
+PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")
+TRAIN, TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
+PER_BATCH = 10_000
+RECORD = 1 + 3 * 32 * 32
+# What pyarrow, its rows and Pillow raise.
+DAMAGED = ValueError, KeyError, TypeError, OSError, SyntaxError, Image.DecompressionBombError
+
+
+def load(folder: Path | None = None) -> Dataset:
+    """45,000 / 5,000 / 10,000 images; errors as ``load_dataset``."""
+    if folder is None or (folder / ARCHIVE).is_file():
+        path = obtain(folder, ARCHIVE, MD5, MIRRORS, SPEC.name)
+        with tarfile.open(path) as tar:
+            files = {Path(entry.name).name: tar.extractfile(entry) for entry in tar}
+            return _of_batches(path, {name: file.read() for name, file in files.items() if file})
+    for place in (folder / UNPACKED, folder):
+        if batches := {path.name: path.read_bytes() for path in place.glob("*_batch*.bin")}:
+            return _of_batches(place, batches)
+    if any(folder.glob("train*.parquet")):
+        train, test = (_rows(folder, part) for part in ("train", "test"))
+        spec = JPEG_SPEC if "JPEG" in train[2] | test[2] else SPEC
+        return hold_out(_split(folder, 5, *train[:2]), _split(folder, 1, *test[:2]), spec)
+    for name in PICKLED:
+        if (path := folder / name).exists():
+            raise ValueError(f"{path} is the pickled version, which could run any code; {TAKE}")
+    raise ValueError(f"{folder} holds no {ARCHIVE}, {UNPACKED} or train*.parquet; {TAKE}")
+
+
+def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:
+    for name in TRAIN + TEST:
+        if (size := len(files.get(name, b""))) != PER_BATCH * RECORD:
+            fault = f"has {size} bytes, expected {PER_BATCH * RECORD}: it is truncated or missing"
+            raise ValueError(f"{name} in {place} {fault}; {TAKE}")
+    splits = []
+    for names in (TRAIN, TEST):
+        rows = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, RECORD)
+        images = rows[:, 1:].reshape(-1, *SPEC.shape)
+        splits.append(_split(place, len(names), images, rows[:, 0]))
+    return hold_out(splits[0], splits[1], SPEC)
+
+
+def _rows(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
+    """Images (N, 3, 32, 32) and labels of parquet files, and the formats of the images."""
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        needs = "parquet files need the package pyarrow: pip install 'mnist-transformer[parquet]'"
+        raise ValueError(f"{folder}: {needs}") from error
+    images, labels, formats = [np.empty((0, 32, 32, 3), np.uint8)], [], set()
+    for path in sorted(folder.glob(f"{part}*.parquet")):
+        try:
+            for row in read_table(path, columns=["img", "label"]).to_pylist():
+                content = BytesIO(row["img"]["bytes"])
+                with Image.open(content, formats=("PNG", "JPEG")) as picture:
+                    if picture.size != (32, 32):
+                        raise ValueError(f"a picture is {picture.width}x{picture.height}")
+                    images.append(np.asarray(picture.convert("RGB"))[None])
+                    formats.add(picture.format)
+                labels.append(int(row["label"]))
+        except DAMAGED as error:
+            expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error
+    return np.concatenate(images).transpose(0, 3, 1, 2), np.array(labels, np.int64), formats
+
+
+def _split(place: Path, batches: int, images: NDArray[np.uint8], labels: NDArray[Any]) -> Split:
+    if len(labels) != batches * PER_BATCH:
+        part, count = "train" if batches > 1 else "test", f"{batches * PER_BATCH:,}"
+        raise ValueError(f"{place} holds {len(labels):,} {part} images, expected {count}; {TAKE}")
+    if len(wrong := labels[(labels < 0) | (labels >= SPEC.num_classes)]):
+        raise ValueError(f"{place} has the label {wrong[0]}, expected 0 to {SPEC.num_classes - 1}")
+    if (labels[1:] >= labels[:-1]).all():
+        # Of images sorted by class the last would be trucks: deal the classes out in turn.
+        rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
+        images, labels = (x[np.argsort(rank, kind="stable")] for x in (images, labels))
+    return Split.of(images, labels)

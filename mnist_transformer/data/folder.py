@@ -1,0 +1,108 @@
+"""Any folder of pictures as a data set: one subfolder per class, or one class without any.
+
+Each picture is cropped to the square at its centre and scaled by area averages (BOX, which of
+six ways served small images best, arXiv 1707.08819). The SHA-256 of its name below the folder
+decides its split, 80 / 10 / 10, so that a picture stays in its split when others are added. A
+split that would be empty takes the next picture in the order of the hashes.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnist_transformer.data.dataset import Dataset, Split
+from mnist_transformer.data.pictures import laid_on, open_picture
+from mnist_transformer.data.spec import DataSpec
+
+TENTH = 2**256 // 10  # of all hashes: the first one tests, the second one validates
+COLOUR = 8  # levels between channels; JPEG makes smaller differences
+NUM_NAMED = 10  # classes, or skipped files, in a note
+
+
+def load(folder: Path, *, size: int = 32, channels: int | None = None) -> Dataset:
+    """Every picture below a folder; a file that cannot be read is skipped and named in the notes.
+
+    Args:
+        size: height and width of the images.
+        channels: 1 grey, 3 colour; without it colour if any picture has some.
+
+    Raises ValueError: too few pictures, two classes of one name, or a senseless option.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}, expected 1 or more")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels is {channels}, expected 1 for grey or 3 for colour")
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    paths = sorted((x for x in files if not re.search(r"(^|/)\.", x.as_posix())), key=_hash)
+    names = sorted({path.parts[0] for path in paths if len(path.parts) > 1})
+    for name, after in pairwise(sorted(names, key=str.casefold)):
+        if name.casefold() == after.casefold():
+            expected = "expected names that differ in more than capitals"
+            raise ValueError(f"{folder} has the classes {name} and {after}, {expected}")
+    images = np.empty((len(paths), 3, size, size), np.uint8)
+    kept: list[Path] = []
+    skipped = []
+    for path in paths:
+        try:
+            if names and len(path.parts) == 1:
+                raise ValueError("lies beside the folders of classes")
+            picture, _ = open_picture(folder / path, 2 * size)
+            images[len(kept)] = _square(picture, size, "L" if channels == 1 else "RGB")
+            kept.append(path)
+        except (ValueError, OSError) as error:
+            skipped.append(f"{path} ({str(error).removeprefix(f'{folder / path} ')})")
+    if len(kept) < 3:
+        expected = f"expected 3 or more; {_note('files skipped', skipped)}"
+        raise ValueError(f"readable pictures in {folder} are {len(kept)}, {expected}")
+    images = images[: len(kept)]
+    if channels is None:
+        channels = 3 if any(np.ptp(x, axis=0).max() > COLOUR for x in images) else 1
+    images = images if channels == 3 else images[:, 1:2]  # all three are equal but for JPEG
+    count = Counter(path.parts[0] if names else "picture" for path in kept)
+    classes = tuple(sorted(count))
+    labels = np.array([classes.index(path.parts[0]) if names else 0 for path in kept])
+    splits = _splits(Split.of(images, labels), kept)
+    spec = DataSpec(f"folder:{folder.resolve().name}", (channels, size, size), classes)
+    lengths = "{:,} to train, {:,} to validate, {:,} to test".format(*map(len, splits))
+    kind = "colour" if channels == 3 else "grey"
+    notes = [f"{len(kept):,} pictures in {kind}, {size}x{size}: {lengths}"]
+    if names:
+        notes.append(_note("classes", [f"{name} {count[name]:,}" for name in classes]))
+    if skipped:
+        notes.append(_note("files skipped", skipped))
+    return Dataset(*splits, spec, tuple(notes))
+
+
+def _hash(name: Path) -> int:
+    return int(hashlib.sha256(os.fsencode(name.as_posix())).hexdigest(), 16)
+
+
+def _square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
+    """The square at a picture's centre, uint8 (3, size, size); transparent parts are white."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    small = picture.resize((size, size), Image.Resampling.BOX, (left, top, left + side, top + side))
+    if small.has_transparency_data:
+        small = laid_on("white", small)
+    return np.asarray(small.convert(mode).convert("RGB")).transpose(2, 0, 1)
+
+
+def _splits(every: Split, names: list[Path]) -> tuple[Split, Split, Split]:
+    """To train, to validate and to test, of images in the order of their names' hashes."""
+    num_test, end_val = (sum(_hash(name) < n * TENTH for name in names) for n in (1, 2))
+    num_test = min(max(num_test, 1), len(every) - 2)
+    end_val = min(max(end_val, num_test + 1), len(every) - 1)
+    train, val = every.part(end_val, len(every)), every.part(num_test, end_val)
+    return train, val, every.part(0, num_test)
+
+
+def _note(what: str, found: list[str]) -> str:
+    more = f" and {len(found) - NUM_NAMED:,} more" if len(found) > NUM_NAMED else ""
+    return f"{len(found):,} {what}: {', '.join(found[:NUM_NAMED])}{more}"

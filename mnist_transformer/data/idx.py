@@ -1,0 +1,114 @@
+"""IDX files, the format of MNIST, and the data set ``idx``: a folder of a user's own.
+
+An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each axis as a
+big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/). It may be gzipped.
+
+The data set: a file of images with the axes N, H, W, or N, H, W, 3 or N, 3, H, W in colour, and a
+file of their labels. Files with "test" or "t10k" in their names are the test set; without any,
+the last tenth of the images are. The tenth before, or the last 5,000 if fewer, validate.
+"""
+
+import gzip
+import math
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnist_transformer.data.dataset import NUM_VAL, Dataset, Split, hold_out
+from mnist_transformer.data.spec import DataSpec
+
+MAX_BYTES = 1_000_000_000  # a file of a few bytes may promise any number
+GZIP = b"\x1f\x8b"
+STARTS = tuple(bytes([0, 0, 8, num_axes]) for num_axes in (1, 2, 3, 4))
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """The bytes before the values."""
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape)
+
+
+def read(path: Path | zipfile.Path, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
+    """The values of a file, plain or gzipped; no more are unpacked than its header declares.
+
+    Raises ValueError for another file, a damaged one, or one that is not of ``shape``.
+    """
+    of = f" of {_by(shape)} bytes" if shape else ""
+    try:
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            start = file.read(4)
+            if start not in STARTS:
+                fault = f"begins with {start.hex(' ')!r}"
+                raise ValueError(f"{path} {fault}, expected an IDX file{of}")
+            axes = file.read(4 * start[3])
+            if len(axes) < 4 * start[3]:
+                raise EOFError("it ends in its header")
+            found = tuple(np.frombuffer(axes, ">u4").tolist())
+            if shape not in (None, found):
+                raise ValueError(f"{path} holds {_by(found)} bytes, expected an IDX file{of}")
+            size, before = math.prod(found), len(header(found))
+            if size > MAX_BYTES:
+                raise ValueError(f"{path} declares {size:,} bytes, expected {MAX_BYTES:,} or fewer")
+            values = np.frombuffer(file.read(size + 1), np.uint8)
+            if len(values) != size:
+                has = f"has {before + len(values)} bytes{' or more' * (len(values) > size)}"
+                expected = f"expected {before + size}: it is truncated or damaged"
+                raise ValueError(f"{path} {has}, {expected}")
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or damaged ({error})") from error
+    return values.reshape(found)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+    packed = raw.read(2) == GZIP
+    raw.seek(0)
+    return cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+
+
+def load(folder: Path) -> Dataset:
+    """The data set of a folder; its classes are the labels from 0 to the largest.
+
+    Raises ValueError: a file is missing, of another kind or damaged, or files do not fit.
+    """
+    # Of a file and the same one gzipped, one is enough.
+    paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
+    values = {name: read(path) for name, path in paths.items() if path.is_file()}
+    tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]
+    train = _split(folder, "training", list(values.values()))
+    tenth = len(train) // 10
+    if not tenth:
+        raise ValueError(f"{folder} holds {len(train)} training images, expected 10 or more")
+    rest, last = train.part(0, len(train) - tenth), train.part(len(train) - tenth, len(train))
+    train, test = (train, _split(folder, "test", tests)) if tests else (rest, last)
+    if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
+        raise ValueError(f"{folder} holds images of {_by(shape)} and of {_by(other)} bytes")
+    names = tuple(map(str, range(int(torch.cat([train.labels, test.labels]).max()) + 1)))
+    # Models skip patches of background, of which drawings are full.
+    background = 0 if (train.images == 0).float().mean() > 0.5 else None
+    channels, height, width = shape
+    name = f"idx:{folder.resolve().name}"
+    spec = DataSpec(name, (channels, height, width), names, background=background)
+    return hold_out(train, test, spec, min(tenth, NUM_VAL))
+
+
+def _split(folder: Path, part: str, values: list[NDArray[np.uint8]]) -> Split:
+    images = [x if x.ndim == 4 else x[:, None] for x in values if x.ndim in (3, 4)]
+    labels = [x for x in values if x.ndim == 1]
+    if len(values) == 2 and len(images) == len(labels) == 1 and len(images[0]) == len(labels[0]):
+        if images[0].shape[1] in (1, 3):
+            return Split.of(images[0], labels[0])
+        if images[0].shape[3] in (1, 3):
+            return Split.of(images[0].transpose(0, 3, 1, 2), labels[0])
+    found = " and ".join(_by(x.shape) for x in values) or "no"
+    expected = "N x H x W (or N x H x W x 3, in colour) for images and N for their labels"
+    raise ValueError(f"{folder} holds IDX files of {found} {part} bytes, expected {expected}")

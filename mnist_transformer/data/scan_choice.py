@@ -1,0 +1,119 @@
+"""Of the scans that give an image, one that handwriting makes likely.
+
+Many scans give the same 784 bytes, as pixels of one box pixel often have the same weight, and
+``to_scan`` takes one with a shortest outline. Here an inked pixel and a blank one near it trade
+places wherever the bytes stay and the scan gets more probable. A scan's probability is that of
+counts of contexts: how often a pixel of the training scans was ink after the same ``NUM_PIXELS``
+pixels.
+
+Shapes: m side, N pairs of pixels, K pixels whose probability depends on a pixel.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mnist_transformer.data.scans import to_boxes, weights
+
+NUM_PIXELS, REACH = 20, 6  # of a context: the nearest ones drawn before, so many rows above
+NEAR = 5  # pixels, rows or columns between two that trade places
+MAX_SWEEPS = 6
+
+_BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)]
+CONTEXT = np.array(sorted(_BEFORE, key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[:NUM_PIXELS])
+# A pixel decides its own probability, and those of the pixels in whose context it is.
+_DECIDES = np.concatenate([[(0, 0)], -CONTEXT])
+_POWERS = 2 ** np.arange(NUM_PIXELS, -1, -1)  # of the context, then of the pixel itself
+_SEEN = np.concatenate([CONTEXT, [(0, 0)]])
+
+Ink = NDArray[np.uint8]
+Pixels = NDArray[np.int64]
+
+
+def contexts(ink: Ink) -> NDArray[np.int64]:
+    """Each pixel (m, m) of a scan with its context, as one number below 2 ** (NUM_PIXELS + 1)."""
+    wide, side = np.pad(ink, REACH).astype(np.int64), len(ink)
+    code = np.zeros((side, side), np.int64)
+    for y, x in _SEEN:
+        code = 2 * code + wide[REACH + y : REACH + y + side, REACH + x : REACH + x + side]
+    return code
+
+
+def count(scans: Iterable[Ink]) -> NDArray[np.float64]:
+    """Nats of every pixel with its context, by how often these scans have it."""
+    seen = np.zeros(2 << NUM_PIXELS)
+    for ink in scans:
+        np.add.at(seen, contexts(ink).ravel(), 1)
+    pairs = seen.reshape(-1, 2) + 0.4  # near Krichevsky and Trofimov's half a count
+    return -np.log(pairs / pairs.sum(1, keepdims=True)).ravel()
+
+
+def likelier(ink: Ink, nats: NDArray[np.float64]) -> Ink:
+    """A scan (m, m) of 0 and 1 that gives the same image, at most as many nats as this one."""
+    ink, levels = ink.copy(), _levels(ink)
+    for _ in range(MAX_SWEEPS):
+        pairs = _pairs(ink)
+        pairs = pairs[_keeps_levels(ink, levels, pairs)]
+        gains = _gains(ink, pairs, nats)
+        traded: list[Pixels] = []
+        for index in np.argsort(-gains):
+            if gains[index] < 1e-3:
+                break
+            # Gains add up where no context holds pixels of two pairs.
+            if any(
+                abs(pairs[index][:, None] - other).max(-1).min() <= 2 * REACH for other in traded
+            ):
+                continue
+            trial = ink.copy()
+            trial[tuple(pairs[index].T)] ^= 1
+            if np.array_equal(_levels(trial), levels):
+                ink = trial
+                traded.append(pairs[index])
+        if not traded:
+            break
+    return ink
+
+
+def _levels(ink: Ink) -> Ink:
+    return to_boxes(torch.from_numpy(ink)[None], torch.tensor([len(ink)]))[0].numpy()
+
+
+def _pairs(ink: Ink) -> Pixels:
+    """An inked and a blank pixel on the outline, near each other: int64 (N, 2, 2)."""
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(ink, 1), (3, 3))
+    outline = around.min((2, 3)) != around.max((2, 3))
+    inked, blank = (np.argwhere(outline & (ink == value)) for value in (1, 0))
+    first, second = np.nonzero(abs(inked[:, None] - blank).max(-1) <= NEAR)
+    return np.stack([inked[first], blank[second]], 1)
+
+
+def _keeps_levels(ink: Ink, levels: Ink, pairs: Pixels) -> NDArray[np.bool_]:
+    """Whether the levels may stay if two pixels trade places, (N,); rounding aside."""
+    shares = weights(len(ink)).astype(np.float64)
+    area = shares @ ink @ shares.T
+    level, unit = levels.astype(np.float64), area.max() / 255
+    # The levels' intervals, see ``scans.to_boxes``; the brightest area decides on all of them.
+    least, most = level - (level <= 128), level + (level >= 128)
+    most = np.where(area == area.max(), level, np.minimum(most, 255))
+    row, column = np.moveaxis(pairs, -1, 0)
+    changes = np.einsum("xnp,ynp,p->nxy", shares[:, row], shares[:, column], [-1.0, 1.0])
+    slack = 1e-6
+    low, high = np.maximum(least, 0) * unit - area - slack, most * unit - area + slack
+    return ((changes >= low) & (changes <= high)).all((1, 2))
+
+
+def _gains(ink: Ink, pairs: Pixels, nats: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nats that a scan has fewer if two pixels trade places, (N,)."""
+    decided = (pairs[:, :, None] + _DECIDES).reshape(len(pairs), 2 * len(_DECIDES), 2)  # (N, K, 2)
+    inside = ((decided >= 0) & (decided < len(ink))).all(-1)
+    own, other = np.split(decided, 2, axis=1)
+    inside[:, len(_DECIDES) :] &= ~(other[:, :, None] == own[:, None]).all(-1).any(-1)  # only once
+    seen = decided[:, :, None] + _SEEN
+    flipped = (seen[:, :, :, None] == pairs[:, None, None]).all(-1).any(-1)
+    wide = np.pad(ink, 2 * REACH).astype(np.int64)
+    row, column = np.moveaxis(seen.clip(-2 * REACH, len(ink) + 2 * REACH - 1) + 2 * REACH, -1, 0)
+    values = wide[row, column]
+    before, after = ((x * _POWERS).sum(-1) for x in (values, values ^ flipped))
+    return ((nats[before] - nats[after]) * inside).sum(1)
