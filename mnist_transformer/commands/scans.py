@@ -33,7 +33,9 @@ def build(data: Files = None, out: Path = Path("runs/scans")) -> None:
     images, labels = torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels])
     with stages() as report:
         sides, ink = scan_parts.recover(images, out, report)
-    scans = scan_file.reproducing(images, labels, sides, ink)
+        scans = scan_file.reproducing(images, labels, sides, ink)
+        ink = scan_parts.choose(scans, len(train) - mnist.NUM_VAL, out, report)
+    scans = scan_file.reproducing(images, labels, scans.sides, ink)
     path = out / "mnist.scans"
     write_atomic(path, scan_file.pack(scans))
     count = len(scans) - len(scans.leftovers)

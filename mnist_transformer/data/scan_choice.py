@@ -20,6 +20,7 @@ from mnist_transformer.data.scans import to_boxes, weights
 NUM_PIXELS, REACH = 20, 6  # of a context: the nearest ones drawn before, so many rows above
 NEAR = 5  # pixels, rows or columns between two that trade places
 MAX_SWEEPS = 6
+ROUNDING = 1e-6  # of an area in float32
 
 _BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)]
 CONTEXT = np.array(sorted(_BEFORE, key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[:NUM_PIXELS])
@@ -94,13 +95,14 @@ def _keeps_levels(ink: Ink, levels: Ink, pairs: Pixels) -> NDArray[np.bool_]:
     shares = weights(len(ink)).astype(np.float64)
     area = shares @ ink @ shares.T
     level, unit = levels.astype(np.float64), area.max() / 255
-    # The levels' intervals, see ``scans.to_boxes``; the brightest area decides on all of them.
+    # The levels' intervals, see ``scans.to_boxes``. The brightest area decides on all of them.
     least, most = level - (level <= 128), level + (level >= 128)
     most = np.where(area == area.max(), level, np.minimum(most, 255))
     row, column = np.moveaxis(pairs, -1, 0)
     changes = np.einsum("xnp,ynp,p->nxy", shares[:, row], shares[:, column], [-1.0, 1.0])
-    slack = 1e-6
-    low, high = np.maximum(least, 0) * unit - area - slack, most * unit - area + slack
+    # An area may lie a rounding error outside, and no change is always allowed.
+    low = np.minimum(np.maximum(least, 0) * unit - area, -ROUNDING)
+    high = np.maximum(most * unit - area, ROUNDING)
     return ((changes >= low) & (changes <= high)).all((1, 2))
 
 

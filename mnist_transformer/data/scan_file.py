@@ -58,6 +58,11 @@ class Scans:
         """The packed bits of one image's scan, none if it has no scan."""
         return self.ink[self.ends[image - 1] if image else 0 : self.ends[image]]
 
+    def square(self, image: int) -> NDArray[np.uint8]:
+        """One image's scan, (m, m) of 0 and 1; (0, 0) if it has none."""
+        side = int(self.sides[image])
+        return np.unpackbits(self.bits(image), count=side * side).reshape(side, side)
+
     def canvas(self, index: Tensor, size: int) -> Tensor:
         """The scans of these images (B,) in the middle of paper: uint8 (B, size, size) of 0 and 1.
 
@@ -70,8 +75,7 @@ class Scans:
             if side > size:
                 raise ValueError(f"size is {size}, expected the side of scan {image}, {side}")
             place = square(side, size)
-            ink = np.unpackbits(self.bits(image), count=side * side)
-            scan[place, place] = ink.reshape(side, side)
+            scan[place, place] = self.square(image)
         return torch.from_numpy(canvas)
 
     @functools.cached_property

@@ -3,6 +3,7 @@
 ``part-NNN.npz`` is about 500 images: ``sides`` uint8, 0 where no scan is known, and ``ink``,
 ``np.packbits`` of each scan (m, m), one after the other. ``thorough`` is there once every
 candidate side of every image was tried; without it, the images without a scan are tried again.
+``chosen-NNN.npz`` has the likelier ``ink`` that was chosen for the ink ``before``.
 """
 
 import importlib.util
@@ -11,6 +12,7 @@ import multiprocessing
 import signal
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -20,10 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnist_transformer.data import scan_choice
+from mnist_transformer.data.scan_file import Scans
 from mnist_transformer.data.scan_search import to_scan
 from mnist_transformer.utils.files import write_atomic
 
 PART = 500  # images
+# numpy's errors for what is not an archive, another archive or a broken one
+_DAMAGE = BadZipFile, zlib.error, EOFError, KeyError, ValueError, AttributeError, TypeError
+_NATS: list[NDArray[np.float64]] = []  # of contexts, in a process that chooses
 
 
 class Part(NamedTuple):
@@ -68,10 +75,36 @@ def recover(
     return torch.from_numpy(np.concatenate(sides)).long(), np.concatenate(inks)
 
 
-def _start() -> None:
+def choose(
+    scans: Scans, num_counted: int, folder: Path, report: Callable[[str, int, int | None], None]
+) -> NDArray[np.uint8]:
+    """Ink of likelier scans that give the same images, as ``Scans`` has it; see scan_choice.py.
+
+    Contexts are counted in the first ``num_counted`` images. Parts that the folder holds are
+    used, and it is given the others. ``report`` is told how many of the images are done.
+    """
+    nats = scan_choice.count(scan for i in range(num_counted) if len(scan := scans.square(i)))
+    tasks = []
+    for number, images in enumerate(torch.arange(len(scans)).split(PART)):
+        first, last = int(images[0]), int(images[-1])
+        ink = np.concatenate([scans.bits(image) for image in range(first, last + 1)])
+        sides = scans.sides[images].numpy().astype(np.uint8)
+        tasks.append((folder / f"chosen-{number:03}.npz", sides, ink))
+    chosen, done = [], 0
+    with multiprocessing.get_context("spawn").Pool(initializer=_start, initargs=(nats,)) as pool:
+        for sides_and_ink, task in zip(pool.imap(_choose, tasks), tasks, strict=True):
+            chosen.append(sides_and_ink)
+            done += len(task[1])
+            report("choosing scans", done, len(scans))
+    return np.concatenate(chosen)
+
+
+def _start(nats: NDArray[np.float64] | None = None) -> None:
     """Set a process of the pool up: there is one for each core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    if nats is not None:
+        _NATS.append(nats)
 
 
 def _search(task: tuple[Path, NDArray[np.uint8]]) -> int:
@@ -90,6 +123,25 @@ def _search(task: tuple[Path, NDArray[np.uint8]]) -> int:
     return len(images)
 
 
+def _choose(task: tuple[Path, NDArray[np.uint8], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The chosen ink of a part, which is written if it is not there."""
+    path, sides, before = task
+    if path.exists():
+        with suppress(*_DAMAGE), np.load(path) as file:
+            if np.array_equal(file["before"], before):
+                return np.asarray(file["ink"])
+    inks = [np.zeros(0, np.uint8)]
+    parts = np.split(before, _sizes(sides).cumsum()[:-1])
+    for side, bits in zip(sides.tolist(), parts, strict=True):
+        if side:
+            ink = np.unpackbits(bits, count=side * side).reshape(side, side)
+            inks.append(np.packbits(scan_choice.likelier(ink, _NATS[0])))
+    content = io.BytesIO()
+    np.savez_compressed(content, before=before, ink=np.concatenate(inks))
+    write_atomic(path, content.getvalue())
+    return np.concatenate(inks)
+
+
 def _read(path: Path, num_images: int) -> Part:
     """A part of so many images; ValueError if it is damaged or another one."""
     try:
@@ -99,8 +151,7 @@ def _read(path: Path, num_images: int) -> Part:
             raise ValueError("expected uint8")
         if (part.sides.shape, part.ink.shape) != ((num_images,), (_sizes(part.sides).sum(),)):
             raise ValueError("expected other shapes")
-    # numpy's errors for what is not an archive, another archive or a broken one
-    except (BadZipFile, zlib.error, EOFError, KeyError, ValueError, AttributeError, TypeError) as e:
+    except _DAMAGE as e:
         hint = "delete it to have it searched again"
         raise ValueError(f"{path} is damaged, or a part of other images; {hint}") from e
     return part

@@ -1,0 +1,81 @@
+"""The likelier one of the scans that give an image (data/scan_choice.py)."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_scans
+
+from mnist_transformer.data import scan_choice, scan_parts
+from mnist_transformer.data.scan_file import load_scans
+from mnist_transformer.data.scans import to_images
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """Ten scans of each of some sides."""
+    archive = load_scans()
+    index = [(archive.sides == side).nonzero()[:10, 0] for side in (25, 40, 50, 61)]
+    return [archive.square(image) for image in torch.cat(index).tolist()]
+
+
+def image_of(ink):
+    return to_images(torch.from_numpy(ink)[None], torch.tensor([len(ink)]))
+
+
+def cost(ink, nats):
+    return nats[scan_choice.contexts(ink)].sum()
+
+
+def test_a_context_is_the_nearest_pixels_before():
+    assert scan_choice.CONTEXT[:4].tolist() == [[-1, 0], [0, -1], [-1, -1], [-1, 1]]
+    ink = np.zeros((5, 5), np.uint8)
+    ink[2, 2] = 1
+    codes = scan_choice.contexts(ink)
+    assert codes[2, 2] == 1
+    assert codes[3, 2] == 1 << scan_choice.NUM_PIXELS
+    assert codes[2, 3] == 1 << scan_choice.NUM_PIXELS - 1
+    assert codes[1, 2] == 0
+
+
+def test_counts_are_frequencies():
+    nats = scan_choice.count([np.ones((1, 1), np.uint8)] * 3 + [np.zeros((1, 1), np.uint8)])
+    assert np.exp(-nats[:2]).tolist() == pytest.approx([1.4 / 4.8, 3.4 / 4.8])
+    assert np.exp(-nats[2:4]).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_the_image_stays_and_the_scan_becomes_likelier(scans):
+    nats = scan_choice.count(scans)
+    chosen = [scan_choice.likelier(ink, nats) for ink in scans]
+    for before, after in zip(scans, chosen, strict=True):
+        assert torch.equal(image_of(before), image_of(after))
+        assert before.sum() == after.sum()
+        assert cost(after, nats) <= cost(before, nats)
+    assert sum(not np.array_equal(*pair) for pair in zip(scans, chosen, strict=True)) > 10
+
+
+def test_gains_are_differences_of_cost(scans):
+    nats = scan_choice.count(scans)
+    for ink in scans[::7]:
+        pairs = scan_choice._pairs(ink)
+        gains = scan_choice._gains(ink, pairs, nats)
+        for pair, gain in list(zip(pairs, gains, strict=True))[::97]:
+            traded = ink.copy()
+            traded[tuple(pair.T)] ^= 1
+            assert cost(ink, nats) - cost(traded, nats) == pytest.approx(gain)
+
+
+def test_parts_that_are_there_are_used(tmp_path, monkeypatch):
+    said = []
+    few = make_scans()
+
+    def choose():
+        return scan_parts.choose(few, 4, tmp_path, lambda *told: said.append(told))
+
+    ink = choose()
+    assert said == [("choosing scans", 6, 6)]
+    part = tmp_path / "chosen-000.npz"
+    written = part.stat().st_mtime_ns
+    assert np.array_equal(choose(), ink)
+    assert part.stat().st_mtime_ns == written
+    part.write_bytes(b"no part")
+    assert np.array_equal(choose(), ink)
