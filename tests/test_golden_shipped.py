@@ -19,6 +19,7 @@ from mnist_transformer.models import checkpoint, loading
 GOLDEN = Path(__file__).with_name("golden_shipped.json")
 DRAWN = {
     "mnist-pixel-3.5m": 1,
+    "mnist-scan": 10,
     "mnist-patch": 10,
     "mnist-patch-tiny": 10,
     "mnist-prompt-scratch": 3,

@@ -170,7 +170,7 @@ def test_a_picture_is_written_in_one_go(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("x.png", "x.svg", "metrics.jsonl", "state.safetensors", "ledger.jsonl"):
         os.mkfifo(tmp_path / name)

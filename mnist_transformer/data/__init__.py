@@ -45,10 +45,8 @@ def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how:
         OSError: no mirror could be reached, or the disk failed.
     """
     check_name("dataset", name, DATASETS)
-    place, how = (
-        None if folder is None else Path(folder),
-        {k: v for k, v in how.items() if v is not None},
-    )
+    place = None if folder is None else Path(folder)
+    how = {name: value for name, value in how.items() if value is not None}
     if name in OWN and not (place and place.is_dir()):
         raise ValueError(f"{name} reads a folder of yours, got {folder}: name one with --data")
     if how and name != "folder":

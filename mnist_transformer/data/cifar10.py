@@ -35,7 +35,7 @@ PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")
 TRAIN, TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
 PER_BATCH = 10_000
 RECORD = 1 + 3 * 32 * 32
-# What pyarrow, its rows and Pillow raise.
+# Errors of pyarrow, of a row of the wrong types, and of Pillow.
 DAMAGED = ValueError, KeyError, TypeError, OSError, SyntaxError, Image.DecompressionBombError
 
 
@@ -104,7 +104,7 @@ def _split(place: Path, batches: int, images: NDArray[np.uint8], labels: NDArray
     if len(wrong := labels[(labels < 0) | (labels >= SPEC.num_classes)]):
         raise ValueError(f"{place} has the label {wrong[0]}, expected 0 to {SPEC.num_classes - 1}")
     if (labels[1:] >= labels[:-1]).all():
-        # Of images sorted by class the last would be trucks: deal the classes out in turn.
+        # The rows are sorted by class, so the last 5,000 would all be trucks: deal the classes out.
         rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
         images, labels = (x[np.argsort(rank, kind="stable")] for x in (images, labels))
     return Split.of(images, labels)

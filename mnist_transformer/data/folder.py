@@ -96,7 +96,8 @@ def _square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
 
 def _splits(every: Split, names: list[Path]) -> tuple[Split, Split, Split]:
     """To train, to validate and to test, of images in the order of their names' hashes."""
-    num_test, end_val = (sum(_hash(name) < n * TENTH for name in names) for n in (1, 2))
+    hashes = [_hash(name) for name in names]
+    num_test, end_val = (sum(value < n * TENTH for value in hashes) for n in (1, 2))
     num_test = min(max(num_test, 1), len(every) - 2)
     end_val = min(max(end_val, num_test + 1), len(every) - 1)
     train, val = every.part(end_val, len(every)), every.part(num_test, end_val)

@@ -80,7 +80,7 @@ def load(folder: Path) -> Dataset:
 
     Raises ValueError: a file is missing, of another kind or damaged, or files do not fit.
     """
-    # Of a file and the same one gzipped, one is enough.
+    # A file may be there both plain and gzipped: read one of them.
     paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
     values = {name: read(path) for name, path in paths.items() if path.is_file()}
     tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]

@@ -43,7 +43,7 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
-@torch.inference_mode(False)  # or there are no gradients afterwards
+@torch.inference_mode(False)  # weights made in inference mode have no gradients
 def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:
     """A model of any kind in eval mode; arguments and errors as in ``load``."""
     check_defaults()

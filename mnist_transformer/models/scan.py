@@ -121,8 +121,8 @@ class Scan(GenerativeModel):
         """The model that codes images without a scan; not part of this one's weights."""
         from mnist_transformer.models.loading import load
 
-        # It is loaded amid an evaluation, whose settings are not for building a model.
-        with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+        # It is loaded during an evaluation, whose precision is not meant for building a model.
+        with torch.autocast(self.device.type, enabled=False):
             return load(self.config.escape, str(self.device))
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
