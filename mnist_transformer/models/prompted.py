@@ -76,7 +76,7 @@ class PromptedPatch(SidedPatch):
     adamw_modules = (*SidedPatch.adamw_modules, "answer")
 
     def __init__(self, config: PromptedConfig) -> None:
-        super().__init__(config.scan, config.num_text_tokens)
+        super().__init__(config, config.num_text_tokens)
         self.max_digits, self.window = config.max_digits, config.window
         self.nothing = config.vocabulary_size  # a token before the first byte
         self.text = nn.Embedding(config.window * (self.nothing + 1), config.scan.dim)

@@ -79,18 +79,22 @@ class ScanConfig(ModelConfig):
 class SidedPatch(Patch):
     """A patch model whose conditions (B, 3) are a class, the scan's side, and how it is turned."""
 
-    def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
-        super().__init__(config, num_text_tokens)
-        self.sides = nn.Embedding(config.data.shape[1] - scans.SIDES.start + 1, config.dim)
+    def __init__(self, config: ScanConfig, num_text_tokens: int = 0) -> None:
+        super().__init__(config.scan, num_text_tokens)
+        dim = config.scan.dim
+        self.sides = nn.Embedding(config.canvas - scans.SIDES.start + 1, dim)
         nn.init.normal_(self.sides.weight, std=0.02)
-        self.turns = nn.Embedding.from_pretrained(torch.zeros(8, config.dim), freeze=False)
+        self.turns = None
+        if config.turned:
+            self.turns = nn.Embedding.from_pretrained(torch.zeros(8, dim), freeze=False)
 
     def embed(self, cond: Tensor) -> Tensor:
         return self.classes(cond[:, 0]) + self.embed_form(cond)
 
     def embed_form(self, cond: Tensor) -> Tensor:
         """The vector of side and turn."""
-        return self.sides(cond[:, 1] - scans.SIDES.start) + self.turns(cond[:, 2])
+        side_BD = self.sides(cond[:, 1] - scans.SIDES.start)
+        return side_BD if self.turns is None else side_BD + self.turns(cond[:, 2])
 
     def without_class(self, cond: Tensor) -> Tensor:
         return torch.cat([super().without_class(cond[:, :1]), cond[:, 1:]], 1)
@@ -114,7 +118,7 @@ class Scan(GenerativeModel):
         nn.init.zeros_(self.side.weight)
 
     def build_patch(self) -> SidedPatch:
-        return SidedPatch(self.config.scan)
+        return SidedPatch(self.config)
 
     @cached_property
     def escape(self) -> GenerativeModel:
