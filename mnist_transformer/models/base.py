@@ -76,18 +76,28 @@ class Model(nn.Module, ABC):
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """The training objective (B,), float32; regularisers act in training mode only."""
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
+    def nll(
+        self, images: Tensor, cond: Tensor | Sequence[int] | None, *, fitted: bool = False
+    ) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
+
+        With ``fitted``, by the distribution that was fitted to the images. A model with built-in
+        guidance draws from another one.
 
         Raises ValueError: no likelihood, or images or classes that do not fit the model.
         """
         images = self.check_images(images)
         with evaluating(self):
-            return self.nats(images, self.check_cond(cond, len(images)))
+            cond = self.check_cond(cond, len(images))
+            return self.fitted_nats(images, cond) if fitted else self.nats(images, cond)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """``nll`` of what has been checked, for a family with a ``likelihood`` to implement."""
         raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
+
+    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """The same with ``fitted``, for a family that builds guidance in to implement."""
+        return self.nats(images, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         # DistributedDataParallel wraps forward, so that is where the loss is.
@@ -144,6 +154,7 @@ class GenerativeModel(Model):
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
     draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
+    built_in_guidance: float = 1.0  # with which it has learned to draw
 
     @property
     def class_names(self) -> tuple[str, ...]:

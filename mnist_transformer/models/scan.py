@@ -112,6 +112,7 @@ class Scan(GenerativeModel):
 
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)
+        self.built_in_guidance = config.scan.built_in_guidance
         self.patch = self.build_patch()
         # Logits of m.
         self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
@@ -171,9 +172,17 @@ class Scan(GenerativeModel):
         return nats_B.where(has_B, 0)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self._bound(images, cond, self.patch.nats)
+
+    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self._bound(images, cond, self.patch.loss)
+
+    def _bound(
+        self, images: Tensor, cond: Tensor, patch_nats: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         share, (has_B, scan_B, side_B) = self.config.escape_share, self.look_up(images)
         sided = self.sided(cond, side_B)
-        nats_B = self.side_nats(sided[:, 0], side_B) + self.patch.nats(scan_B, sided)
+        nats_B = self.side_nats(sided[:, 0], side_B) + patch_nats(scan_B, sided)
         nats_B = nats_B - log(1 - share)
         if not has_B.all():
             other = self.escape.nats(images[~has_B], sided[~has_B, 0])

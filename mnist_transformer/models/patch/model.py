@@ -78,6 +78,7 @@ class Patch(GenerativeModel):
     def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
         """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
+        self.built_in_guidance = config.built_in_guidance
         background, dim = config.data.background, config.dim
         features = value_features(config.num_levels, background)
         around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
@@ -114,11 +115,13 @@ class Patch(GenerativeModel):
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         packed = self.decoder.lay_out(images)
-        return self.fitted_nats(packed, self.logits(packed, cond), cond)
+        return self.fit(packed, self.logits(packed, cond), cond)
 
-    def fitted_nats(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
+    fitted_nats = loss
+
+    def fit(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
-        scale = self.config.built_in_guidance
+        scale = self.built_in_guidance
         if scale != 1:
             with evaluating(self), torch.no_grad():
                 null = self.logits(packed, self.without_class(cond))
