@@ -55,7 +55,7 @@ def main(
     dataset = load_dataset("mnist", data)
     quality = Quality(dataset, num_samples)
 
-    recipe = RECIPES["mnist-patch-general"]
+    recipe = RECIPES["mnist-patch"]
     for seed in seeds:
         for patch_size in patch_sizes:
             for dim in dims:

@@ -11,7 +11,6 @@ from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
-from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.reader import ReaderConfig
@@ -47,7 +46,6 @@ class Recipe:
     about: str = ""
 
 
-_patch = LawConfig(MNIST, corner=True, law=True, built_in_guidance=1.7)
 # The head is half as wide as a grey model's: it draws one bit a pixel.
 _scan = PatchConfig(
     SCANS,
@@ -64,36 +62,18 @@ _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
 # fmt: off
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
-    Recipe("mnist-patch", _patch, batch_size=16, max_seconds=150 * 60,
-           about="patch by patch, pixel by pixel inside a patch"),
-    Recipe("mnist-patch-speedrun", replace(_patch, built_in_guidance=1.0),
-           batch_size=16, max_seconds=2 * 60,
-           about="the same without built-in guidance, to reach a figure soon"),
-    # The size of experiments/smallest.py that came out best.
-    Recipe("mnist-patch-tiny",
-           replace(_patch, dim=96, depth=3, num_heads=3, mlp_dim=384, gate_width=48,
-                   head_width=48, head_mlp_dim=96),
-           batch_size=16, max_seconds=75 * 60,
-           about="the same with a seventh of the parameters"),
-    # Without the law: attention finds some of it where each pixel is a token of its own.
-    Recipe("mnist-patch-1x1",
-           LawConfig(MNIST, patch_size=1, dim=128, depth=4, mlp_dim=512, gate_width=64,
-                     positions="learned_axial_rope", corner=True),
-           batch_size=16, max_seconds=150 * 60,
-           about="a patch a pixel, without the law of grey levels"),
-    Recipe("mnist-patch-general",
-           PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
-           batch_size=16, max_seconds=150 * 60,
-           about="patch by patch; knows nothing of MNIST"),
     Recipe("mnist-scan", ScanConfig(MNIST, _scan, turned=0.4),
            batch_size=16, max_seconds=150 * 60,
            about="scans that MNIST's program turns into images"),
     Recipe("mnist-scan-tiny", ScanConfig(MNIST, _scan_tiny),
            batch_size=16, max_seconds=75 * 60,
            about="scans too, with a third of the parameters"),
-    # 4,000 real digits that a package carries: to try training with no MNIST at hand.
-    Recipe("mnist-patch-5k", _patch, dataset="mnist-5k", batch_size=16, max_seconds=10 * 60,
-           about="the same on 4,000 images"),
+    Recipe("mnist-scan-speedrun", ScanConfig(MNIST, replace(_scan_tiny, built_in_guidance=1.0)),
+           batch_size=16, max_seconds=2 * 60,
+           about="scans too, without built-in guidance, to reach a figure soon"),
+    Recipe("mnist-patch", PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
+           batch_size=16, max_seconds=150 * 60,
+           about="patch by patch; knows nothing of MNIST"),
     # The sizes of an earlier project. Small batches make the most of few images.
     Recipe("mnist-pixel-3.5m", PixelConfig(MNIST), batch_size=16, epochs=1,
            about="one step a pixel; 3,480,576 parameters, as an earlier project had"),

@@ -7,7 +7,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from helpers import TINY_LAW
+from helpers import TINY_PATCH
 
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
@@ -18,7 +18,7 @@ from mnist_transformer.models.classifier import ClassifierConfig
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained model that draws 28 x 28 images in no time."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    checkpoint.save(TINY_LAW.build(), path, recipe="mnist-patch")
+    checkpoint.save(TINY_PATCH.build(), path, recipe="mnist-patch")
     return path
 
 

@@ -22,7 +22,6 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.models.ddpm import DDPMConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
-from mnist_transformer.models.patch_law.model import PatchConfig as LawConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.prompted import PromptedConfig
 from mnist_transformer.models.scan import ScanConfig
@@ -54,24 +53,19 @@ def make_spec(
 
 # --- 28 x 28 pixels, as the verbs want them ---
 
-TINY_LAW = LawConfig(
-    MNIST, dim=16, depth=1, num_heads=2, mlp_dim=16, head_width=16, head_depth=1, head_mlp_dim=16
+TINY_PATCH = PatchConfig(
+    MNIST,
+    dim=16,
+    depth=1,
+    num_heads=2,
+    mlp_dim=16,
+    gate_width=16,
+    head_width=16,
+    head_depth=1,
+    head_mlp_dim=16,
 )
 TINY_PROMPTED = PromptedConfig(
-    MNIST,
-    PatchConfig(
-        SCANS,
-        patch_size=8,
-        dim=16,
-        depth=1,
-        num_heads=2,
-        mlp_dim=16,
-        positions="learned_rope",
-        gate_width=16,
-        head_width=16,
-        head_depth=1,
-        head_mlp_dim=16,
-    ),
+    MNIST, replace(TINY_PATCH, data=SCANS, patch_size=8, positions="learned_rope")
 )
 END = 10  # the symbol of its answer after which no digit comes
 
@@ -92,16 +86,7 @@ BACKBONE = {"dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 16}
 SMALL = {"data": make_spec(8, 3), **BACKBONE}
 FEW_LEVELS = make_spec(8, 3, levels=16)
 TINY = {
-    "patch": PatchConfig(
-        FEW_LEVELS,
-        **BACKBONE,
-        gate_width=16,
-        head_width=16,
-        head_depth=1,
-        head_mlp_dim=16,
-        margin=2,
-    ),
-    "patch-law": replace(TINY_LAW, data=FEW_LEVELS, **BACKBONE, margin=2, corner=True),
+    "patch": replace(TINY_PATCH, data=FEW_LEVELS, **BACKBONE, margin=2),
     "pixel": PixelConfig(FEW_LEVELS, **BACKBONE),
     "var": VarConfig(
         make_spec(8, 3),
@@ -164,15 +149,6 @@ def random_images(number=6, size=8, levels=256):
 
 # --- spaces small enough to add up ---
 
-SPACE = replace(
-    TINY_LAW,
-    data=make_spec(2, 2, levels=3),
-    patch_size=1,
-    depth=2,
-    head_depth=2,
-    margin=1,
-    corner=True,
-)
 PATCHES = replace(
     TINY["patch"], data=make_spec(2, 2, levels=3), patch_size=1, head_depth=2, margin=1
 )
@@ -190,10 +166,7 @@ SPACES = {
     "a coloured patch without background": replace(
         PATCHES, data=make_spec(2, 2, levels=2, channels=3, background=None), patch_size=2
     ),
-    "four patches of one pixel": SPACE,
-    "one patch of four pixels": replace(SPACE, patch_size=2),
-    "four patches of four pixels": replace(SPACE, patch_size=2, data=make_spec(4, 2, levels=2)),
-    "four patches of one pixel, by law": replace(SPACE, law=True),
+    "one patch of four pixels": replace(PATCHES, patch_size=2),
     "four pixels": PixelConfig(make_spec(2, 2, levels=3), dim=16, depth=2, num_heads=2, mlp_dim=16),
 }
 
@@ -233,7 +206,7 @@ BARS = make_bars()
 RECIPE = Recipe(
     "tiny",
     replace(
-        TINY_LAW,
+        TINY_PATCH,
         data=make_spec(8, 3, levels=4),
         mlp_dim=32,
         head_mlp_dim=32,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import END, TINY_LAW, TINY_PROMPTED
+from helpers import END, TINY_PATCH, TINY_PROMPTED
 from PIL import Image
 
 import mnist_transformer
@@ -137,7 +137,7 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     save(TINY_PROMPTED, "refusing", END)
     save(READER, "adapter", 7)
-    checkpoint.save(TINY_LAW.build(), "patch.safetensors")
+    checkpoint.save(TINY_PATCH.build(), "patch.safetensors")
     monkeypatch.setattr(llm, "PACKAGE", "no_such_package")
     assert cli.main(["ask", *command]) == 2
     said = capsys.readouterr()
@@ -159,7 +159,7 @@ def test_encoding_prompts_needs_the_extra(
 
 
 def test_who_reads_prompts_is_known() -> None:
-    found = [config.build() for config in (TINY_PROMPTED, READER, TINY_LAW)]
+    found = [config.build() for config in (TINY_PROMPTED, READER, TINY_PATCH)]
     assert [asking.reads_prompts(model) for model in found] == [True, True, False]
 
 

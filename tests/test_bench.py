@@ -119,7 +119,7 @@ def test_a_race_leaves_a_row_a_measurement(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_draws_in_bfloat16_anyway_is_raced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "fast_dtype", lambda device: torch.bfloat16)
-    for family, settings in (("patch-law", ["plain", "bfloat16"]), ("mar", ["plain"])):
+    for family, settings in (("patch", ["plain", "bfloat16"]), ("mar", ["plain"])):
         subjects = bench.settings_of("tiny", TINY[family].build(), pytest.fail)
         assert [s.setting for s in subjects] == [*settings, "compiled"]
 
@@ -141,7 +141,7 @@ def test_the_tool_records_its_rows(
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, dynamic: None)
     weights = tmp_path / "tiny.safetensors"
-    checkpoint.save(TINY["patch-law"].build(), weights)
+    checkpoint.save(TINY["patch"].build(), weights)
     flags = "--batch-sizes 1 2 --seconds 0.01 --no-peers --device cpu"
     assert run(f"{weights} {flags}") == 0
     assert "tiny.safetensors, plain, 2: " in capsys.readouterr().out

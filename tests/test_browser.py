@@ -41,7 +41,7 @@ pytestmark = [
 SLOW = """
 import sys, time, torch
 from mnist_transformer import cli
-from mnist_transformer.models.patch_law.model import Patch
+from mnist_transformer.models.patch.model import Patch
 
 def steps(self, cond, seeds, how=None, keep=None):
     for _ in range(1200):

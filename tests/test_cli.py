@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, TINY_LAW, make_scans, make_spec, moved
+from helpers import TINY, TINY_PATCH, make_scans, make_spec, moved
 from PIL import Image, PngImagePlugin
 
 import mnist_transformer
@@ -142,7 +142,7 @@ def test_classes_have_names_where_they_are_not_digits(
 ) -> None:
     names = ("plane", "cat", "dog", "T-shirt/top")
     spec = replace(make_spec(), class_names=names)
-    checkpoint.save(replace(TINY_LAW, data=spec).build(), Path("named.safetensors"))
+    checkpoint.save(replace(TINY_PATCH, data=spec).build(), Path("named.safetensors"))
     flags = ["--model", "named.safetensors"]
     assert cli.main(["draw", "cat, T-shirt/top", "--n", "2", *flags]) == 0
     model = mnist_transformer.load("named.safetensors", "cpu")
@@ -331,7 +331,7 @@ def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe = Recipe("tiny", TINY_LAW, dataset="mnist-5k", batch_size=16, epochs=0.01)
+    recipe = Recipe("tiny", TINY_PATCH, dataset="mnist-5k", batch_size=16, epochs=0.01)
     monkeypatch.setitem(RECIPES, "tiny", recipe)
     return recipe
 

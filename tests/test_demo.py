@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import END, TINY, TINY_LAW, TINY_PROMPTED, make_spec
+from helpers import END, TINY, TINY_PATCH, TINY_PROMPTED, make_spec
 from PIL import Image, ImageDraw
 
 from mnist_transformer import cli
@@ -108,7 +108,7 @@ def test_one_digit_many_times_makes_a_square(tiny_checkpoint: Path) -> None:
 
 def test_a_model_without_the_class_leaves_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     spec = replace(make_spec(), class_names=("cat", "dog"))
-    checkpoint.save(replace(TINY_LAW, data=spec).build(), tmp_path / "b")
+    checkpoint.save(replace(TINY_PATCH, data=spec).build(), tmp_path / "b")
     filled = shelf.fill({"a": tiny_checkpoint, "b": tmp_path / "b"})
     *_, (note, pictures) = side_by_side.draw(filled.models, "dog", 2, 0, *values())
     assert note.startswith("a leaves it: digits are 'dog'")

@@ -22,7 +22,7 @@ READER = ReaderConfig(
 )
 CASES = {
     **TINY,
-    "patch with all hints": replace(TINY["patch-law"], law=True, built_in_guidance=1.7),
+    "patch with guidance": replace(TINY["patch"], built_in_guidance=1.7),
     "vqvae": TINY["var"].tokenizer,
     "classifier": ClassifierConfig(make_spec(8, 3), width=4),
     "reader": READER,

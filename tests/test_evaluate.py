@@ -18,7 +18,7 @@ from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
 from mnist_transformer.models.config import ModelConfig
-from mnist_transformer.models.patch_law.model import PatchConfig
+from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.recipes import Recipe

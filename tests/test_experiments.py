@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
-    SPACES,
     TINY,
-    TINY_LAW,
+    TINY_PATCH,
     TINY_PROMPTED,
     all_images,
     make_digits,
@@ -23,14 +22,11 @@ from experiments import (
     diffusion,
     diffusion_steps,
     inpainting,
-    level_law,
     mar,
     patch_general,
-    patching,
     pixel_sizes,
     positions,
     prompting,
-    smallest,
 )
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
@@ -48,18 +44,18 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     monkeypatch.setattr(evaluate, "load_judge", lambda spec: ClassifierConfig(spec).build())
-    tiny = replace(RECIPES["mnist-patch-speedrun"], model=TINY_LAW, batch_size=16)
-    monkeypatch.setitem(RECIPES, "mnist-patch-speedrun", tiny)
+    tiny = replace(RECIPES["mnist-patch"], model=TINY_PATCH, batch_size=16)
+    monkeypatch.setitem(RECIPES, "mnist-patch", tiny)
     for name in ("ddpm", "mar"):
         model = replace(TINY[name], data=replace(MNIST, num_levels=TINY[name].num_levels))
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(diffusion, diffusion_steps, inpainting, level_law, mar),
-        *(patch_general, patching, pixel_sizes, positions, prompting, smallest),
+        *(diffusion, diffusion_steps, inpainting, mar),
+        *(patch_general, pixel_sizes, positions, prompting),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
-    for module in (mar, common, patching, smallest):
+    for module in (mar, common):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size, repeats=3: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
 
@@ -83,30 +79,6 @@ def test_half_size_is_the_mean_of_four_pixels() -> None:
     assert small.images.dtype == torch.uint8
     corner = dataset.test.images[0, 0, 10:12, 8:10].float().mean().round()
     assert small.images[0, 0, 5, 4] == corner
-
-
-def test_independent_pixels_have_a_likelihood_too() -> None:
-    config = SPACES["one patch of four pixels"]
-    model, images = random_model(config), all_images(config)
-    own = slice(model.around.num_before, None)
-    assert model.head.window_weight()[own].any()
-    patching.blind(model)
-    assert not model.head.window_weight()[own].any()
-    with torch.no_grad():
-        total = (-model.nll(images, None).double()).exp().sum().item()
-    assert total == pytest.approx(1, abs=1e-5)
-
-
-def test_sizes_span_two_orders_of_magnitude() -> None:
-    counts = []
-    for size in smallest.SIZES:
-        with torch.device("meta"):
-            model = smallest.make_config(RECIPES["mnist-patch-speedrun"].model, size).build()
-        counts.append(model.num_parameters)
-    assert counts == sorted(counts)
-    assert 0.08e6 < counts[0] < 0.2e6
-    assert 8e6 < counts[-1] < 12e6
-    assert counts[5] == RECIPES["mnist-patch-speedrun"].model.build().num_parameters
 
 
 def run_twice(script: Callable[[], None], path: Path) -> list[ledger.Row]:
@@ -177,15 +149,6 @@ def test_positions(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         positions.main(size=20)
 
 
-def test_patching(small_world: Path) -> None:
-    def script() -> None:
-        patching.main(patch_sizes=(7, 4), seeds=(0,), max_seconds=0.2, num_samples=20)
-
-    *_, masked, independent = run_twice(script, small_world)
-    assert masked["parameters"] == independent["parameters"]
-    assert independent["exact"] is True
-
-
 def test_patch_general(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"dim": 8, "depth": 1, "num_heads": 2, "gate_width": 8, "head_width": 8}
     monkeypatch.setitem(patch_general.SIZES, 8, tiny)
@@ -204,31 +167,13 @@ def test_patch_general(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_bad_input_is_one_sentence(
     small_world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["experiments/patching.py", "--patch-sizes", "3"])
+    monkeypatch.setattr("sys.argv", ["experiments/patch_general.py", "--patch-sizes", "3"])
     with pytest.raises(SystemExit) as exit:
-        common.start(patching.main, patching.__doc__)
+        common.start(patch_general.main, patch_general.__doc__)
     assert exit.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("patching: image_size is ")
+    assert said.startswith("patch_general: image_size is ")
     assert said.endswith("expected a multiple of patch_size 3\n")
-
-
-def test_smallest(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smallest, "SIZES", ((8, 1, 2, 8, 1), (16, 1, 2, 8, 1)))
-
-    def script() -> None:
-        smallest.main(seeds=(0,), max_seconds=0.2, num_samples=20, first=1)
-
-    (row,) = run_twice(script, small_world)
-    assert row["metrics"]["settings"]["dim"] == 16
-
-
-def test_what_no_other_point_beats() -> None:
-    points = [(1.0, 5.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0)]
-    front = smallest.pareto(points, small_place=True, small_value=True)
-    assert front == [(1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
-    front = smallest.pareto(points, small_place=False, small_value=False)
-    assert front == [(4.0, 1.0), (3.0, 4.0), (1.0, 5.0)]
 
 
 def test_diffusion(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +216,7 @@ def test_steps_of_diffusion(small_world: Path, tmp_path: Path) -> None:
 
 def test_inpainting(small_world: Path, tmp_path: Path) -> None:
     paths = []
-    for name, config in (("patch", TINY_LAW), ("ddpm", RECIPES["mnist-ddpm"].model)):
+    for name, config in (("patch", TINY_PATCH), ("ddpm", RECIPES["mnist-ddpm"].model)):
         paths.append(str(tmp_path / name))
         checkpoint.save(config.build(), paths[-1], recipe=f"mnist-{name}")
     folder = small_world.parent / "inpainting"
@@ -310,19 +255,3 @@ def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (*_, size) = ledger.rows(small_world)
     assert size["recipe"].startswith("prompting-size/mnist-prompt-scratch/200/0.2/seed 0")
     assert "held-out sums, %" in size["metrics"]["figures"]
-
-
-def test_level_law(small_world: Path) -> None:
-    def script() -> None:
-        level_law.main(num_images=4, seeds=(5,), max_seconds=1.0, num_samples=20)
-
-    script()
-    rows = ledger.rows(small_world)
-    script()
-    assert ledger.rows(small_world) == rows
-    assert [r["recipe"] for r in rows] == [
-        "level-law/4",
-        "level-law-training/with/1.0/seed 5",
-        "level-law-training/without/1.0/seed 5",
-    ]
-    assert (small_world.parent / "level-law" / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -21,7 +21,6 @@ DRAWN = {
     "mnist-pixel-3.5m": 1,
     "mnist-scan": 10,
     "mnist-patch": 10,
-    "mnist-patch-tiny": 10,
     "mnist-prompt-scratch": 3,
     "mnist-var": 10,
     "mnist-vq-raster": 10,

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, replace
 
 import pytest
-from helpers import TINY_LAW
+from helpers import TINY_PATCH
 
 from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.training.info import RunInfo, read_info
@@ -40,19 +40,19 @@ OLD = {
 
 def test_notes_come_back_typed(tmp_path):
     path = tmp_path / "model.safetensors"
-    checkpoint.save(TINY_LAW.build(), path, **asdict(INFO))
+    checkpoint.save(TINY_PATCH.build(), path, **asdict(INFO))
     assert read_info(path) == INFO
     checkpoint.ship(path, tmp_path / "shipped")
     assert read_info(tmp_path / "shipped") == INFO
 
 
 def test_string_notes_are_read_too(tmp_path):
-    checkpoint.save(TINY_LAW.build(), tmp_path / "old", **OLD)
+    checkpoint.save(TINY_PATCH.build(), tmp_path / "old", **OLD)
     assert read_info(tmp_path / "old") == replace(INFO, dataset=None)
 
 
 def test_what_is_not_noted_is_none(tmp_path):
-    checkpoint.save(TINY_LAW.build(), tmp_path / "some.safetensors", validation="12")
+    checkpoint.save(TINY_PATCH.build(), tmp_path / "some.safetensors", validation="12")
     assert read_info(tmp_path / "some.safetensors") == RunInfo("some", validation="12")
 
 
@@ -60,7 +60,7 @@ def test_what_is_not_noted_is_none(tmp_path):
     "notes", [{"curve": 5}, {"curve": [[1]]}, {"steps": "[" * 99_999}, {"seed": "x"}, {"recipe": 3}]
 )
 def test_odd_notes_are_one_sentence_or_none(tmp_path, notes):
-    checkpoint.save(TINY_LAW.build(), tmp_path / "odd.safetensors", **notes)
+    checkpoint.save(TINY_PATCH.build(), tmp_path / "odd.safetensors", **notes)
     try:
         assert getattr(read_info(tmp_path / "odd.safetensors"), *notes) is None
     except ValueError as error:

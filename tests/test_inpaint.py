@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PRINT_PEAK, SPACES, TINY_LAW, all_images, needs_proc, random_model
+from helpers import PRINT_PEAK, SPACES, TINY_PATCH, all_images, needs_proc, random_model
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from mnist_transformer import cli
@@ -59,7 +59,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is():
 
 def test_a_digit_that_we_drew_comes_back_as_it_was():
     torch.manual_seed(0)
-    model = TINY_LAW.build()
+    model = TINY_PATCH.build()
     # Little ink: else an untrained model's noise is on most of the border, which is no paper.
     torch.nn.init.constant_(model.gate.output.bias, -2)
     checkpoint.save(model, Path("tiny.safetensors"), recipe="mnist-patch")

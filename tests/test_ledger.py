@@ -210,7 +210,7 @@ def test_report_renders_pages_and_collects_runs(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
     (run / "loss.png").write_bytes(b"picture")
     assert [path.name for path in report.report(tmp_path)] == ["README.md"]  # not finished
-    model = TINY["patch-law"].build()
+    model = TINY["patch"].build()
     checkpoint.save(model, run / "model.safetensors", images="320000")
     assert not report.report(tmp_path)  # another run than the one that was measured
     checkpoint.save(model, run / "model.safetensors", images="640000")

@@ -32,7 +32,7 @@ from helpers import (
 from PIL import Image
 
 from mnist_transformer.models import checkpoint, loading
-from mnist_transformer.models.patch_law.model import Patch
+from mnist_transformer.models.patch.model import Patch
 from mnist_transformer.training import log as runlog
 from mnist_transformer.training import loop as training
 from mnist_transformer.training import records as recording
@@ -290,7 +290,7 @@ def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch, bad):
 def test_a_run_that_diverges_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "MAX_SKIPPED", 2)
     monkeypatch.setattr(
-        Patch, "loss", lambda self, images, cond: self.before.weight.sum() * torch.nan
+        Patch, "loss", lambda self, images, cond: self.classes.table.weight.sum() * torch.nan
     )
     with pytest.raises(ValueError, match="no finite loss and gradient in 2 steps, expected"):
         go(tmp_path)

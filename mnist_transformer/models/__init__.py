@@ -4,8 +4,6 @@ from mnist_transformer.models.classifier import Classifier, ClassifierConfig
 from mnist_transformer.models.ddpm import DDPM, DDPMConfig
 from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
-from mnist_transformer.models.patch_law.model import Patch as PatchLaw
-from mnist_transformer.models.patch_law.model import PatchConfig as PatchLawConfig
 from mnist_transformer.models.pixel import Pixel, PixelConfig
 from mnist_transformer.models.prompted import Prompted, PromptedConfig
 from mnist_transformer.models.reader import Reader, ReaderConfig
@@ -15,7 +13,6 @@ from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 
 FAMILIES = {
     "patch": (PatchConfig, Patch),
-    "patch-law": (PatchLawConfig, PatchLaw),
     "scan": (ScanConfig, Scan),
     "pixel": (PixelConfig, Pixel),
     "vqvae": (VQVAEConfig, VQVAE),

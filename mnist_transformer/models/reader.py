@@ -3,7 +3,7 @@
     p(answer | prompt) = prod_k p(symbol_k | states of the prompt, symbols < k)
 
 A small causal transformer reads the language model's states, normalised and projected, then ASK
-and the digits so far, ones first, as in patch_law/prompted.py. A frozen generator draws each digit
+and the digits so far, ones first, as in prompted.py. A frozen generator draws each digit
 from its class, not from a mixture of class vectors, which it never saw.
 
 Training examples are (states, answer) in place of (image, label). States are (B, T, F), with
@@ -21,6 +21,7 @@ from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.config import TransformerConfig
 from mnist_transformer.networks.attention import causal_mask_of
 from mnist_transformer.networks.transformer import rms_norm
+from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.prompts import MAX_BYTES
@@ -44,7 +45,7 @@ class ReaderConfig(TransformerConfig):
     llm: str = MODEL
     layer: int = LAYER
     state_dim: int = 576
-    generator: str = "mnist-patch"
+    generator: str = FLAGSHIP
     max_digits: int = 2
 
     @property
