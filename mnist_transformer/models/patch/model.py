@@ -12,7 +12,7 @@ and a blank one none. Without a background there is no gate.
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -138,7 +138,7 @@ class Patch(GenerativeModel):
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Callable[[], Tensor]]:
         """A blank canvas, then one a step, in which every image draws its next patch with ink."""
         num_particles = how.num_particles if keep is not None else 1
         passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
