@@ -96,9 +96,9 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
 
     Lines with the same first setting, a model in most tables, stand together.
     """
-    check_experiment(experiment)
     groups = by_settings(of(experiment, rows))
-    if not groups:
+    if not groups:  # else its script may be gone
+        check_experiment(experiment)
         return "Not measured yet.\n"
     by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
     groups = list(chain(*by_first))
