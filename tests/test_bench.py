@@ -222,7 +222,11 @@ def test_a_table_is_the_mean_over_seeds() -> None:
         trials.name_of("tea", {})
 
 
-def test_every_experiment_of_the_ledger_has_its_script() -> None:
+RETIRED = {"level-law", "level-law-training", "patch-tricks", "patching", "smallest"}
+
+
+def test_every_experiment_of_the_ledger_has_its_script_or_is_retired() -> None:
     for row in ledger.rows():
-        if "experiment" in row["metrics"]:
-            trials.check_experiment(row["metrics"]["experiment"])
+        name = row["metrics"].get("experiment")
+        if name and name not in RETIRED:
+            trials.check_experiment(name)

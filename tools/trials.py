@@ -73,7 +73,7 @@ def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
 def by_settings(rows: Iterable[Row]) -> list[list[Row]]:
     """Rows that differ in their seeds alone, together, in the order of the first ones."""
     return _together(
-        rows, lambda row: name_of(row["metrics"]["experiment"], row["metrics"]["settings"])
+        rows, lambda row: (row["metrics"]["experiment"], *row["metrics"]["settings"].items())
     )
 
 
