@@ -78,7 +78,6 @@ def models_table(rows: Rows) -> str:
                 tables.fd_cnn(row),
             ]
             for row in found
-            if tables.name(row) in RECIPES
         ),
         num_text=2,
     )
@@ -227,6 +226,11 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 
 
+def known(rows: Rows) -> Rows:
+    """The rows of experiments and of recipes that are still there."""
+    return {n: row for n, row in rows.items() if "experiment" in row["metrics"] or n in RECIPES}
+
+
 def render(text: str, rows: Rows | None = None) -> str:
     """The page with every marked table and figure replaced; nothing else of it changes.
 
@@ -236,7 +240,7 @@ def render(text: str, rows: Rows | None = None) -> str:
     Raises:
         ValueError: a mark without its partner or with an unknown name.
     """
-    rows = ledger.latest() if rows is None else rows
+    rows = known(ledger.latest() if rows is None else rows)
     groups = tables.by_dataset(rows)
 
     def fill(match: re.Match[str]) -> str:
@@ -340,7 +344,7 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
     readme = root / "README.md"
     if not readme.exists():
         raise ValueError(f"{readme} is missing, expected the source tree's README")
-    rows = ledger.latest(root / "results" / "ledger.jsonl")
+    rows = known(ledger.latest(root / "results" / "ledger.jsonl"))
     written = []
     for page in [readme, *sorted((root / "docs").glob("*.md"))]:
         before = page.read_text(encoding="utf-8")
