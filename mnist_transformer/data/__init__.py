@@ -17,7 +17,6 @@ __all__ = ["DATASETS", "DataSpec", "Dataset", "Split", "load_dataset"]
 
 DATASETS = {
     "mnist": "mnist",  # 55,000 / 5,000 / 10,000 images
-    "mnist-5k": "mnist_5k",  # 4,000 / 500 / 500 of them, from a package
     "mnist-prompts": "prompted",  # MNIST, each image with prompts that ask for it
     "smollm2-states": "states",  # a language model's states of prompts, and their answers
     "fashion-mnist": "mnist_kin.FASHION",  # clothes
