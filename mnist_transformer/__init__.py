@@ -9,9 +9,8 @@ Importing the package is cheap: torch is imported by the first call that needs i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_transformer.options import FLAGSHIP, Keep, Sampling
@@ -23,13 +22,17 @@ if TYPE_CHECKING:
     from mnist_transformer.evaluation.protocol import evaluate
     from mnist_transformer.models.base import GenerativeModel
     from mnist_transformer.models.loading import load
-    from mnist_transformer.recipes import Recipe
-    from mnist_transformer.training.log import Record
+    from mnist_transformer.training.loop import train
 
 __version__ = "0.1.0"
 __all__ = ["Keep", "Sampling", "__version__", "evaluate", "load", "load_dataset", "sample", "train"]
 
-_HOMES = {"evaluate": "evaluation.protocol", "load": "models.loading", "load_dataset": "data"}
+_HOMES = {
+    "evaluate": "evaluation.protocol",
+    "load": "models.loading",
+    "load_dataset": "data",
+    "train": "training.loop",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -80,28 +83,3 @@ def sample(
             raise ValueError("cond and seeds are both None, expected one of them")
         seeds = range(len(labels))
     return model.sample(labels, seeds, how, keep)
-
-
-def train(
-    recipe: str | Recipe,
-    out: str | os.PathLike[str] | None = None,
-    *,
-    data: str | os.PathLike[str] | Dataset | None = None,
-    max_seconds: float | None = None,
-    device: str | None = None,
-    seed: int = 0,
-    report: Callable[[Record], None] = lambda record: None,
-) -> Path:
-    """Train a recipe, or the one of a name; return the path of the weights.
-
-    By default ``out`` is runs/ and the recipe's name; a run in it is continued. The other
-    arguments and all errors are those of ``training.loop.train``.
-    """
-    from mnist_transformer.recipes import find_recipe
-    from mnist_transformer.training import loop
-
-    found = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    out, length = out or Path("runs") / found.name, max_seconds
-    return loop.train(
-        found, out, data=data, max_seconds=length, device=device, seed=seed, report=report
-    )

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models import checkpoint
-from mnist_transformer.recipes import Recipe
+from mnist_transformer.recipes import Recipe, find_recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
@@ -42,8 +42,8 @@ MAX_SKIPPED = 100  # steps in a row
 
 
 def train(
-    recipe: Recipe,
-    out: str | os.PathLike[str],
+    recipe: str | Recipe,
+    out: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | Dataset | None = None,
     device: str | None = None,
@@ -55,11 +55,12 @@ def train(
     report: Callable[[Record], None] = lambda record: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
-    """Train a recipe, or go on with it if ``out`` holds a part of the same run.
+    """Train a recipe, or the one of a name; go on if ``out`` holds a part of the same run.
 
     Args:
-        out: folder for everything: model.safetensors at the end; states to go on from,
-            metrics.jsonl, loss.png, samples.png and tensorboard/ while it runs.
+        out: folder for everything, by default runs/ and the recipe's name: model.safetensors at
+            the end; states to go on from, metrics.jsonl, loss.png, samples.png and tensorboard/
+            while it runs.
         data: the dataset's folder (see ``load_dataset``), or a dataset itself.
         device: such as "cpu", "cuda:1", "mps"; without it the best there is.
         max_seconds, epochs: length, in place of the recipe's. Validation and saving count as
@@ -79,10 +80,11 @@ def train(
         OSError: the folder cannot be written.
     """
     ticking = Clock(clock)
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = runtime.override(recipe, max_seconds, epochs, batch_size, lr)
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
-    out = Path(out)
+    out = Path(out or Path("runs") / recipe.name)
     make_folder(out)
     accelerator = runtime.make_accelerator(out, device)
     dataset = data if isinstance(data, Dataset) else load_dataset(recipe.dataset, data)
