@@ -24,6 +24,7 @@ from mnist_transformer.models import inpaint, loading
 from mnist_transformer.models.base import GenerativeModel, in_batches
 from mnist_transformer.options import Keep
 from mnist_transformer.utils.terminal import stages
+from tools.bench import load_shipped
 
 SEEN_ROWS = 12  # whole rows of 4x4 patches: a row of patches is drawn at once in raster order
 BATCH = 25  # images at once; each is many particles
@@ -48,7 +49,7 @@ def main(
     """
     test = load_dataset("mnist", data).test
     given = {model_name(name): loading.load(name) for name in models}
-    for name, model in (given or loading.load_shipped()).items():
+    for name, model in (given or load_shipped()).items():
         split = test.spaced(num_images)
         for num_quadrants in (1, 2, 3):
             settings = {"model": name, "seen": f"{num_quadrants} of 4 quadrants"}

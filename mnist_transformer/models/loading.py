@@ -67,9 +67,3 @@ def load(
     if not isinstance(model, GenerativeModel):
         raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
     return model
-
-
-def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
-    """Every shipped model that draws, by name; errors as in ``load``."""
-    models = {name: load_model(name, device) for name in shipped()}
-    return {name: model for name, model in models.items() if isinstance(model, GenerativeModel)}
