@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mnist_transformer.data import scan_coder
 from mnist_transformer.data.scans import IMAGE, square, to_images
-from mnist_transformer.utils.files import write_atomic
+from mnist_transformer.utils import trees
 from mnist_transformer.utils.terminal import stages
 
 PACKAGED = Path(__file__).with_name("mnist.scans")
@@ -158,13 +158,13 @@ def read(path: Path) -> Scans:
         raise fault
     fixed = torch.frombuffer(bytearray(lzma.decompress(rest[:length])), dtype=torch.uint8)
     sides, labels, leftovers = fixed.split([num_images, num_images, len(fixed) - 2 * num_images])
-    cache = pooch.os_cache("mnist-transformer") / f"scans-{sha256.hex()[:16]}"
-    ink = _cached(cache)
-    if ink is None:
+    cache = pooch.os_cache("mnist-transformer") / f"scans-{sha256.hex()[:16]}.safetensors"
+    try:
+        ink = trees.load_state(cache)["ink"].numpy()
+    except (OSError, ValueError):  # there is none, or a damaged one
         ink = _decode(rest[length:], sides.long())
         with suppress(OSError):  # without a cache, the next process decodes too
-            bits = ink.tobytes()
-            write_atomic(cache, hashlib.sha256(bits).digest() + bits)
+            trees.save_state(cache, {"ink": torch.from_numpy(ink)})
     return Scans(sides.long(), labels.long(), leftovers.view(-1, 1, IMAGE, IMAGE), ink)
 
 
@@ -176,16 +176,6 @@ def load_scans() -> Scans:
 
 def _sha256(num_images: int, rest: bytes) -> bytes:
     return hashlib.sha256(struct.pack("<I", num_images) + rest).digest()
-
-
-def _cached(cache: Path) -> NDArray[np.uint8] | None:
-    """The bits that a file of the cache holds, None if there are none or they are damaged."""
-    try:
-        content = cache.read_bytes()
-    except OSError:
-        return None
-    bits = content[32:]
-    return np.frombuffer(bits, np.uint8) if hashlib.sha256(bits).digest() == content[:32] else None
 
 
 def _decode(code: bytes, sides: Tensor) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from mnist_transformer.data import Split
 from mnist_transformer.models.base import Judge, Model, in_batches
 
+NUM_NEIGHBOURS = 3  # k of precision and recall
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) while something long runs."""
 
@@ -74,26 +75,24 @@ def fd_cnn(real_NF: Tensor, drawn_NF: Tensor) -> float:
     return max(0.0, distance.compute().item())
 
 
-def precision_recall(
-    real_NF: Tensor, drawn_NF: Tensor, num_neighbours: int = 3
-) -> dict[str, float]:
+def precision_recall(real_NF: Tensor, drawn_NF: Tensor) -> dict[str, float]:
     """Improved precision and recall of features (arXiv 1904.06991, equations 1 and 2).
 
     Fractions in [0, 1]: drawn images that look real; real images that can be drawn.
     """
-    _check_features(real_NF, drawn_NF, least=num_neighbours + 1)
+    _check_features(real_NF, drawn_NF, least=NUM_NEIGHBOURS + 1)
     real_NF, drawn_NF = real_NF.double(), drawn_NF.double()
     return {
-        "precision": _share_covered(drawn_NF, real_NF, num_neighbours),
-        "recall": _share_covered(real_NF, drawn_NF, num_neighbours),
+        "precision": _share_covered(drawn_NF, real_NF),
+        "recall": _share_covered(real_NF, drawn_NF),
     }
 
 
-def _share_covered(points_NF: Tensor, centres_NF: Tensor, num_neighbours: int) -> float:
+def _share_covered(points_NF: Tensor, centres_NF: Tensor) -> float:
     """Fraction of the points that lie in the ball of at least one of the centres."""
     own = (torch.cdist(chunk, centres_NF) for chunk in centres_NF.split(500))
     # The nearest neighbour of a centre is itself, at distance 0.
-    radius_N = torch.cat([x.kthvalue(num_neighbours + 1, dim=1).values for x in own])
+    radius_N = torch.cat([x.kthvalue(NUM_NEIGHBOURS + 1, dim=1).values for x in own])
     found = (torch.cdist(chunk, centres_NF) for chunk in points_NF.split(500))
     covered_N = torch.cat([(x <= radius_N).any(1) for x in found])
     return covered_N.double().mean().item()

@@ -22,17 +22,10 @@ from mnist_transformer.utils.checks import check_choice, check_share
 
 
 class KVCache:
-    """Keys and values of every layer, in buffers for ``num_tokens``, by default all positions."""
+    """Keys and values of every layer, in buffers for all positions."""
 
-    def __init__(
-        self,
-        model: "Transformer",
-        batch_size: int,
-        *,
-        num_tokens: int | None = None,
-        device: torch.device,
-    ) -> None:
-        shape = (batch_size, model.num_heads, num_tokens or model.num_tokens, model.head_dim)
+    def __init__(self, model: "Transformer", batch_size: int, *, device: torch.device) -> None:
+        shape = (batch_size, model.num_heads, model.num_tokens, model.head_dim)
         self.length = 0
         self._keys = [torch.empty(shape, device=device) for _ in model.blocks]
         self._values = [torch.empty(shape, device=device) for _ in model.blocks]
