@@ -18,7 +18,7 @@ from mnist_transformer.options import FLAGSHIP, Keep, Sampling
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mnist_transformer.data import Dataset, load_dataset
+    from mnist_transformer.data import load_dataset
     from mnist_transformer.evaluation.protocol import evaluate
     from mnist_transformer.models.base import GenerativeModel
     from mnist_transformer.models.loading import load

@@ -72,8 +72,8 @@ def test_parts_that_are_there_are_used(tmp_path, monkeypatch):
         return scan_parts.choose(few, 4, tmp_path, lambda *told: said.append(told))
 
     ink = choose()
-    assert said == [("choosing scans", 6, 6)]
-    part = tmp_path / "chosen-000.npz"
+    assert said == [("choosing scans", 0, 6), ("choosing scans", 6, 6)]
+    part = tmp_path / "chosen-000.safetensors"
     written = part.stat().st_mtime_ns
     assert np.array_equal(choose(), ink)
     assert part.stat().st_mtime_ns == written

@@ -73,8 +73,8 @@ def test_a_scan_is_found_that_gives_the_image_back(side):
     image = scans.to_images(_stroke(side), torch.tensor([side]))
     found = scan_search.to_scan(image[0, 0].numpy())
     assert found is not None
-    ink = torch.from_numpy(found.ink.astype(np.uint8))[None]
-    assert torch.equal(scans.to_images(ink, torch.tensor([found.side])), image)
+    ink = torch.from_numpy(found.astype(np.uint8))[None]
+    assert torch.equal(scans.to_images(ink, torch.tensor([len(found)])), image)
 
 
 def test_an_image_from_elsewhere_has_no_scan():

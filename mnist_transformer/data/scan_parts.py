@@ -1,21 +1,18 @@
 """The recovery of all of MNIST's scans, on all cores, in parts that outlive a kill.
 
-``part-NNN.npz`` is about 500 images: ``sides`` uint8, 0 where no scan is known, and ``ink``,
-``np.packbits`` of each scan (m, m), one after the other. ``thorough`` is there once every
-candidate side of every image was tried; without it, the images without a scan are tried again.
-``chosen-NNN.npz`` has the likelier ``ink`` that was chosen for the ink ``before``.
+A part is about 500 images in a file of ``utils.trees``. ``part-NNN.safetensors`` has the ``sides``
+of their scans, uint8, 0 where none is found, and the ``ink``: ``np.packbits`` of each scan (m, m),
+one after the other. ``chosen-NNN.safetensors`` has the likelier ``ink`` that was chosen for the ink
+``before``.
 """
 
 import importlib.util
-import io
 import multiprocessing
 import signal
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,138 +22,115 @@ from torch import Tensor
 from mnist_transformer.data import scan_choice
 from mnist_transformer.data.scan_file import Scans
 from mnist_transformer.data.scan_search import to_scan
-from mnist_transformer.utils.files import write_atomic
+from mnist_transformer.utils import trees
 
 PART = 500  # images
-# numpy's errors for what is not an archive, another archive or a broken one
-_DAMAGE = BadZipFile, zlib.error, EOFError, KeyError, ValueError, AttributeError, TypeError
+Bytes = NDArray[np.uint8]
+Report = Callable[[str, int, int | None], None]
+"""Told how many of the images are done."""
+
 _NATS: list[NDArray[np.float64]] = []  # of contexts, in a process that chooses
 
 
-class Part(NamedTuple):
-    """Recovered scans of some images."""
-
-    sides: NDArray[np.uint8]
-    ink: NDArray[np.uint8]
-    thorough: bool
-
-
-def recover(
-    images: Tensor, folder: Path, report: Callable[[str, int, int | None], None]
-) -> tuple[Tensor, NDArray[np.uint8]]:
+def recover(images: Tensor, folder: Path, report: Report) -> tuple[Tensor, Bytes]:
     """The sides (N,) and ink of images uint8 (N, 1, 28, 28), as ``scan_file.Scans`` has them.
 
-    Parts that the folder holds are used, and it is given the others. ``report`` is told how
-    many of the images are done.
+    Parts that the folder holds are used, and it is given the others.
 
     Raises:
         ValueError: a part is damaged, or OR-Tools is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    batches = [batch.numpy() for batch in images[:, 0].split(PART)]
-    paths = [folder / f"part-{number:03}.npz" for number in range(len(batches))]
     tasks = [
-        (path, batch)
-        for path, batch in zip(paths, batches, strict=True)
-        if not (path.exists() and _read(path, len(batch)).thorough)
+        (folder / f"part-{number:03}.safetensors", batch.numpy())
+        for number, batch in enumerate(images[:, 0].split(PART))
     ]
-    left = sum(len(batch) for _, batch in tasks)
-    if tasks:
+    known = {path: _read(path, len(batch)) for path, batch in tasks if path.exists()}
+    left = [task for task in tasks if task[0] not in known]
+    if left:
         if importlib.util.find_spec("ortools") is None:
             raise ValueError("no OR-Tools to find scans: pip install 'mnist-transformer[scans]'")
-        # Leaving the pool ends its processes, after Ctrl-C too.
-        with multiprocessing.get_context("spawn").Pool(initializer=_start) as pool:
-            report("recovering scans", len(images) - left, len(images))
-            for done in pool.imap_unordered(_search, tasks):
-                left -= done
-                report("recovering scans", len(images) - left, len(images))
-    parts = [_read(path, len(batch)) for path, batch in zip(paths, batches, strict=True)]
-    sides, inks, _ = zip(*parts, strict=True)
+        found = _in_parts(_search, left, "recovering scans", len(images), report)
+        known |= dict(zip([path for path, _ in left], found, strict=True))
+    sides, inks = zip(*(known[path] for path, _ in tasks), strict=True)
     return torch.from_numpy(np.concatenate(sides)).long(), np.concatenate(inks)
 
 
-def choose(
-    scans: Scans, num_counted: int, folder: Path, report: Callable[[str, int, int | None], None]
-) -> NDArray[np.uint8]:
+def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Bytes:
     """Ink of likelier scans that give the same images, as ``Scans`` has it; see scan_choice.py.
 
     Contexts are counted in the first ``num_counted`` images. Parts that the folder holds are
-    used, and it is given the others. ``report`` is told how many of the images are done.
+    used, and it is given the others.
     """
     nats = scan_choice.count(scan for i in range(num_counted) if len(scan := scans.square(i)))
     tasks = []
     for number, images in enumerate(torch.arange(len(scans)).split(PART)):
-        first, last = int(images[0]), int(images[-1])
-        ink = np.concatenate([scans.bits(image) for image in range(first, last + 1)])
+        ink = np.concatenate([scans.bits(image) for image in images.tolist()])
         sides = scans.sides[images].numpy().astype(np.uint8)
-        tasks.append((folder / f"chosen-{number:03}.npz", sides, ink))
-    chosen, done = [], 0
-    with multiprocessing.get_context("spawn").Pool(initializer=_start, initargs=(nats,)) as pool:
-        for sides_and_ink, task in zip(pool.imap(_choose, tasks), tasks, strict=True):
-            chosen.append(sides_and_ink)
+        tasks.append((folder / f"chosen-{number:03}.safetensors", sides, ink))
+    return np.concatenate(_in_parts(_choose, tasks, "choosing scans", len(scans), report, nats))
+
+
+def _in_parts(
+    work: Callable[[Any], Any],
+    tasks: Sequence[tuple[Any, ...]],
+    stage: str,
+    num_images: int,
+    report: Report,
+    *of_all: NDArray[np.float64],
+) -> list[Any]:
+    """``work`` of all tasks, each a path and one entry per image; ``of_all`` is for ``_start``."""
+    found, done = [], num_images - sum(len(task[1]) for task in tasks)
+    # Leaving the pool ends its processes, after Ctrl-C too.
+    with multiprocessing.get_context("spawn").Pool(initializer=_start, initargs=of_all) as pool:
+        report(stage, done, num_images)
+        for part, task in zip(pool.imap(work, tasks), tasks, strict=True):
+            found.append(part)
             done += len(task[1])
-            report("choosing scans", done, len(scans))
-    return np.concatenate(chosen)
+            report(stage, done, num_images)
+    return found
 
 
-def _start(nats: NDArray[np.float64] | None = None) -> None:
+def _start(*nats: NDArray[np.float64]) -> None:
     """Set a process of the pool up: there is one for each core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    if nats is not None:
-        _NATS.append(nats)
+    _NATS.extend(nats)
 
 
-def _search(task: tuple[Path, NDArray[np.uint8]]) -> int:
-    """Write a part, with what is there of it already; return how many images it has."""
+def _search(task: tuple[Path, Bytes]) -> tuple[Bytes, Bytes]:
+    """The sides and ink of a part, which is written."""
     path, images = task
-    known = _read(path, len(images)) if path.exists() else None
-    sides = np.zeros(len(images), np.uint8) if known is None else known.sides
-    ink = np.zeros(0, np.uint8) if known is None else known.ink
-    inks = np.split(ink, _sizes(sides).cumsum()[:-1])
-    for number in np.flatnonzero(sides == 0):
-        if scan := to_scan(images[number]):
-            sides[number], inks[number] = scan.side, np.packbits(scan.ink)
-    content = io.BytesIO()
-    np.savez_compressed(content, sides=sides, ink=np.concatenate(inks), thorough=True)
-    write_atomic(path, content.getvalue())
-    return len(images)
+    scans = [to_scan(image) for image in images]
+    sides = np.array([0 if scan is None else len(scan) for scan in scans], np.uint8)
+    packed = [np.packbits(scan) for scan in scans if scan is not None]
+    ink = np.concatenate([np.zeros(0, np.uint8), *packed])
+    trees.save_state(path, {"sides": torch.from_numpy(sides), "ink": torch.from_numpy(ink)})
+    return sides, ink
 
 
-def _choose(task: tuple[Path, NDArray[np.uint8], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _choose(task: tuple[Path, Bytes, Bytes]) -> Bytes:
     """The chosen ink of a part, which is written if it is not there."""
     path, sides, before = task
-    if path.exists():
-        with suppress(*_DAMAGE), np.load(path) as file:
-            if np.array_equal(file["before"], before):
-                return np.asarray(file["ink"])
+    with suppress(ValueError, LookupError):
+        known = trees.load_state(path)
+        if np.array_equal(known["before"], before):
+            return np.asarray(known["ink"])
     inks = [np.zeros(0, np.uint8)]
-    parts = np.split(before, _sizes(sides).cumsum()[:-1])
+    parts = np.split(before, ((sides.astype(int) ** 2 + 7) // 8).cumsum()[:-1])
     for side, bits in zip(sides.tolist(), parts, strict=True):
         if side:
             ink = np.unpackbits(bits, count=side * side).reshape(side, side)
             inks.append(np.packbits(scan_choice.likelier(ink, _NATS[0])))
-    content = io.BytesIO()
-    np.savez_compressed(content, before=before, ink=np.concatenate(inks))
-    write_atomic(path, content.getvalue())
-    return np.concatenate(inks)
+    ink = np.concatenate(inks)
+    trees.save_state(path, {"before": torch.from_numpy(before), "ink": torch.from_numpy(ink)})
+    return ink
 
 
-def _read(path: Path, num_images: int) -> Part:
-    """A part of so many images; ValueError if it is damaged or another one."""
-    try:
-        with np.load(path) as file:
-            part = Part(file["sides"], file["ink"], "thorough" in file)
-        if any(array.dtype != np.uint8 for array in part[:2]):
-            raise ValueError("expected uint8")
-        if (part.sides.shape, part.ink.shape) != ((num_images,), (_sizes(part.sides).sum(),)):
-            raise ValueError("expected other shapes")
-    except _DAMAGE as e:
-        hint = "delete it to have it searched again"
-        raise ValueError(f"{path} is damaged, or a part of other images; {hint}") from e
-    return part
-
-
-def _sizes(sides: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The bytes that each scan's bits take."""
-    return (sides.astype(np.int64) ** 2 + 7) // 8
+def _read(path: Path, num_images: int) -> tuple[Bytes, Bytes]:
+    """The sides and ink of so many images; ValueError if the part is damaged or another one."""
+    with suppress(ValueError, LookupError):
+        part = trees.load_state(path)
+        if len(part["sides"]) == num_images:
+            return part["sides"].numpy(), part["ink"].numpy()
+    hint = "delete it to have it searched again"
+    raise ValueError(f"{path} is damaged, or a part of other images; {hint}")

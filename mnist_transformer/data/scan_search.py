@@ -43,27 +43,16 @@ class Candidate(NamedTuple):
     most: float
 
 
-class Scan(NamedTuple):
-    """A scan: its side m and its ink, bool (m, m)."""
+def to_scan(image: np.ndarray) -> np.ndarray | None:
+    """A scan, bool (m, m), that MNIST's program turns into exactly this image uint8 (28, 28).
 
-    side: int
-    ink: np.ndarray
-
-
-def to_scan(image: np.ndarray) -> Scan | None:
-    """A scan that MNIST's program turns into exactly this image, or None if none is found.
-
-    Args:
-        image: uint8 (28, 28).
-
-    Raises:
-        ModuleNotFoundError: OR-Tools is not installed (extra ``scans``).
+    None if none is found. Raises ModuleNotFoundError without OR-Tools (extra ``scans``).
     """
     for side, row, column, most in candidates(image):
         box = image[row : row + BOX, column : column + BOX]
         ink = solve(box, side, most)
         if ink is not None:
-            return Scan(side, ink)
+            return ink
     return None
 
 
@@ -84,7 +73,8 @@ def candidates(image: np.ndarray) -> Iterator[Candidate]:
         inked = np.unique((full[rows[tops]] * full[columns[tops]]).round(5))
         # Pixels of level 255 all have the area of the brightest; those of 254 need not.
         for most in inked[:1] if top == 255 else inked[::-1]:
-            if possible(side, float(most), top)[rows, columns, levels].all():
+            kinds, can = possible(side, float(most), top)
+            if can[kinds[rows, columns], levels].all():
                 yield Candidate(side, row, column, float(most))
 
 
@@ -112,18 +102,13 @@ def _is_centred(image: np.ndarray) -> bool:
     return all(abs(2 * mass - IMAGE * total) <= total for mass in masses)
 
 
-def possible(side: int, most: float, top: int) -> np.ndarray:
-    """The levels that each box pixel can have: bool (BOX, BOX, 256).
+@functools.lru_cache(maxsize=4096)  # 54 kB each
+def possible(side: int, most: float, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """The kind of each box pixel (BOX, BOX), and the levels that each kind can have (kinds, 256).
 
     ``most`` is the brightest pixel's area and ``top`` its level, 255, or 254 where float32
     rounds below 255.
     """
-    kinds, levels = _possible(side, most, top)
-    return levels[kinds]
-
-
-@functools.lru_cache(maxsize=4096)  # 54 kB each
-def _possible(side: int, most: float, top: int) -> tuple[np.ndarray, np.ndarray]:
     kinds, sums = _sums(side)
     low, high = (bound * most / 255 for bound in bounds_of(top))
     low, high = low * GRID - TOLERANCE, high * GRID + TOLERANCE
