@@ -90,10 +90,6 @@ def sample(
             that the rest comes to fit what is kept (RePaint, arXiv 2201.09865).
         temperature: factor of x_1 and of the steps' noise.
     """
-
-    def tempered() -> Tensor:
-        return temperature * normal()
-
     x = temperature * x_1
     for t, s in pairwise(diffusion.times(num_steps).to(x.device).unsqueeze(1)):
         at_t, at_s = diffusion.levels(t, x), diffusion.levels(s, x)
@@ -102,7 +98,7 @@ def sample(
                 ratio = at_t.alpha / at_s.alpha
                 added = (at_t.sigma**2 - (ratio * at_s.sigma) ** 2).clamp(min=0)
                 x = ratio * x + added.sqrt() * normal()
-            x = STEPS[sampler](diffusion, denoise, x, t, s, tempered)
+            x = STEPS[sampler](diffusion, denoise, x, t, s, lambda: temperature * normal())
             if keep is not None:
                 kept = at_s.alpha * keep[0] + at_s.sigma * normal()
                 x = torch.where(keep[1], kept, x)
