@@ -10,10 +10,8 @@ from helpers import (
     TINY,
     TINY_PATCH,
     TINY_PROMPTED,
-    all_images,
     make_digits,
     make_spec,
-    random_model,
 )
 
 from experiments import (
