@@ -21,6 +21,7 @@ DRAWN = [
     "one patch of four pixels",
     "four patches behind a prompt",
     "four pixels",
+    "two coloured pixels",
 ]
 
 

@@ -16,7 +16,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def tokenizer_table(rows: Rows) -> str:
             ),
             ("fd_cnn", lambda row: tables.plus_minus(row["metrics"]["ceiling"]["fd_cnn"])),
         ],
-        tables.having(rows, "reconstruction"),
+        tables.having(rows, "ceiling"),
     )
 
 
@@ -164,16 +164,16 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 
 
-def render(text: str, rows: Rows | None = None) -> str:
+def render(text: str, rows: Iterable[Row] | None = None) -> str:
     """The page with every marked table replaced; nothing else of it changes.
 
     Args:
-        rows: the latest row of each recipe; of the ledger by default.
+        rows: oldest first; those of the ledger by default.
 
     Raises:
         ValueError: a mark without its partner or with an unknown name.
     """
-    groups = tables.by_dataset(ledger.latest() if rows is None else rows)
+    groups = tables.by_dataset(ledger.rows() if rows is None else rows)
 
     def fill(match: re.Match[str]) -> str:
         head, _, _ = match[0].partition("\n")
@@ -270,15 +270,15 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
     readme = root / "README.md"
     if not readme.exists():
         raise ValueError(f"{readme} is missing, expected the source tree's README")
-    rows = ledger.latest(root / "results" / "ledger.jsonl")
-    written = []
+    path = root / "results" / "ledger.jsonl"
+    rows, written = ledger.rows(path), []
     for page in [readme, *sorted((root / "docs").glob("*.md"))]:
         before = page.read_text(encoding="utf-8")
         after = render(before, rows)
         if after != before:
             page.write_text(after, encoding="utf-8")
             written.append(page)
-    for recipe, row in rows.items():
+    for recipe, row in ledger.latest(path).items():
         written += collect(row, runs / recipe, root / "results")
         written += draw_curve(row, root / "results")
     return written
