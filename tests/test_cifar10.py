@@ -147,7 +147,8 @@ def test_jpeg_in_parquet_is_another_data_set(few, tmp_path: Path) -> None:
 
 def test_a_recipe_trained_on_the_copy_says_so(few, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(protocol, "sampling_speed", lambda *_, **__: 1.0)
+    for slow in ("sampling_speed", "throughput"):
+        monkeypatch.setattr(protocol, slow, lambda *_, **__: 1.0)
     monkeypatch.setattr(loading, "WEIGHTS", tmp_path)  # no judge is shipped
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
     small = replace(TINY["patch"], data=cifar10.SPEC, patch_size=8)

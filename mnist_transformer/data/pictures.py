@@ -93,21 +93,18 @@ def read_mask(path: Path, size: int, shape: tuple[int, int], *, crop: bool = Fal
     if mask.width != mask.height and abs(stretch - 1) > 1 / size:
         expected = f"expected a square or the shape of the picture, {shape[0]}x{shape[1]}"
         raise ValueError(f"{path} has {mask.width}x{mask.height} pixels, {expected}")
-    keep = to_mask(mask.convert("L"), size, crop=crop)
+    hidden = mask.convert("L")
+    if crop:  # as its photograph is
+        hidden = Image.fromarray(square(hidden, size, "L")[0])
+    keep = to_mask(hidden, size)
     if keep.all():
         raise ValueError(f"{path} hides no pixel of {size}x{size}, expected a white hole")
     return keep
 
 
-def to_mask(hidden: Image.Image, size: int, *, crop: bool = False) -> Tensor:
-    """A grey picture, white where a pixel is hidden, as a mask: false from a quarter on.
-
-    It is padded to a square, as ``to_image`` does, or cropped to one, as photographs are.
-    """
-    if crop:
-        scaled = Image.fromarray(square(hidden, size, "L")[0])
-    else:
-        scaled = ImageOps.pad(hidden, (size, size), Image.Resampling.BOX, color=0)
+def to_mask(hidden: Image.Image, size: int) -> Tensor:
+    """A grey picture, white where a pixel is hidden, as a mask: false from a quarter on."""
+    scaled = ImageOps.pad(hidden, (size, size), Image.Resampling.BOX, color=0)
     return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
 
 

@@ -85,8 +85,10 @@ def load_data(
     Raises ValueError as ``load_dataset`` does, and if its images or classes are others.
     """
     spec: DataSpec = model.config.data
-    named = recipe is not None and not callable(recipe.model)
-    name = recipe.dataset if recipe is not None and named else spec.name.partition(":")[0]
+    if recipe is None or callable(recipe.model):  # which any data set may have
+        name = spec.name.partition(":")[0]
+    else:
+        name = recipe.dataset
     how = {"size": spec.shape[1], "channels": spec.shape[0]} if name == "folder" else {}
     dataset = load_dataset(name, folder, **how)
     found, expected = ((x.shape, x.class_names) for x in (dataset.spec, spec))

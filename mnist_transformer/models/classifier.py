@@ -104,7 +104,6 @@ class Classifier(Judge):
             )
         width = config.width
         if config.residual:
-            num_features = 8 * width
             self.stages = nn.Sequential(
                 _conv(config.channels, width, 3),
                 _conv(width, 2 * width, 3),
@@ -112,20 +111,19 @@ class Classifier(Judge):
                 Residual(*(_conv(2 * width, 2 * width, 3) for _ in range(2))),
                 _conv(2 * width, 4 * width, 3),
                 nn.MaxPool2d(2),
-                _conv(4 * width, num_features, 3),
+                _conv(4 * width, 8 * width, 3),
                 nn.MaxPool2d(2),
-                Residual(*(_conv(num_features, num_features, 3) for _ in range(2))),
+                Residual(*(_conv(8 * width, 8 * width, 3) for _ in range(2))),
             )
         else:
-            num_features = 4 * width
             self.stages = nn.Sequential(
                 _conv(config.channels, width, 5, stride=2),
                 _conv(width, 2 * width, 3),
                 nn.MaxPool2d(2),
-                _conv(2 * width, num_features, 3),
-                _conv(num_features, num_features, 3),
+                _conv(2 * width, 4 * width, 3),
+                _conv(4 * width, 4 * width, 3),
             )
-        self.output = nn.Linear(num_features, config.num_classes)
+        self.output = nn.Linear((8 if config.residual else 4) * width, config.num_classes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Cross-entropy in nats, float32 (B,); in training of distorted images, smoothed labels."""
