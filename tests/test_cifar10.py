@@ -14,6 +14,7 @@ import torch
 from helpers import TINY, serve
 from PIL import Image
 
+from experiments.codecs import jpeg_sizes
 from mnist_transformer import cli, load, train
 from mnist_transformer.data import cifar10, load_dataset
 from mnist_transformer.evaluation import ledger, protocol
@@ -143,6 +144,9 @@ def test_jpeg_in_parquet_is_another_data_set(few, tmp_path: Path) -> None:
     assert load_dataset("cifar10-jpeg", tmp_path).spec == cifar10.JPEG_SPEC
     with pytest.raises(ValueError, match="cifar10-jpeg reads a folder of yours, got None"):
         load_dataset("cifar10-jpeg")
+    whole, bare = jpeg_sizes(tmp_path).values()
+    assert whole == sum(len(encoded("JPEG", level)["bytes"]) for level in range(10))
+    assert 10 * 20 < bare < whole - 10 * 500
 
 
 def test_a_recipe_trained_on_the_copy_says_so(few, tmp_path: Path, monkeypatch) -> None:
@@ -151,17 +155,15 @@ def test_a_recipe_trained_on_the_copy_says_so(few, tmp_path: Path, monkeypatch) 
         monkeypatch.setattr(protocol, slow, lambda *_, **__: 1.0)
     monkeypatch.setattr(loading, "WEIGHTS", tmp_path)  # no judge is shipped
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
-    small = replace(TINY["patch"], data=cifar10.SPEC, patch_size=8)
-    tiny = replace(
-        RECIPES["cifar10-patch"], model=small, batch_size=4, max_seconds=None, epochs=0.1
-    )
-    monkeypatch.setitem(RECIPES, "cifar10-patch", tiny)
+    small = replace(TINY["ddpm"], data=cifar10.SPEC)
+    tiny = replace(RECIPES["cifar10-ddpm"], model=small, batch_size=4, max_seconds=None, epochs=0.1)
+    monkeypatch.setitem(RECIPES, "cifar10-ddpm", tiny)
     fill(tmp_path / "copy", "JPEG", [3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
-    weights = train("cifar10-patch", data="copy", device="cpu")
+    weights = train("cifar10-ddpm", data="copy", device="cpu")
     assert load(weights, "cpu").config.data == cifar10.JPEG_SPEC
-    assert cli.main(["eval", "runs/cifar10-patch", "--data", "copy", "--device", "cpu"]) == 0
+    assert cli.main(["eval", "runs/cifar10-ddpm", "--data", "copy", "--device", "cpu"]) == 0
     (row,) = ledger.rows(tmp_path / "results" / "ledger.jsonl")
-    assert (row["recipe"], row["dataset"]) == ("cifar10-patch", "cifar10-jpeg")
+    assert (row["recipe"], row["dataset"]) == ("cifar10-ddpm", "cifar10-jpeg")
     assert "drawn" not in row["metrics"]
     assert row["metrics"]["bits_per_dim"] > 0
 

@@ -241,22 +241,22 @@ def test_a_run_on_a_folder_is_measured_and_fills_holes(
         monkeypatch.setattr(protocol, slow, lambda *_, **__: 1.0)
     monkeypatch.setattr(ledger, "results_folder", lambda: Path("results"))
     make(Path("pictures"))
-    train = ["train", "patch", "--data", "pictures", "--size", "16", "--device", "cpu"]
+    train = ["train", "ddpm", "--data", "pictures", "--size", "16", "--device", "cpu"]
     assert cli.main([*train, "--epochs", "0.2", "--batch-size", "4"]) == 0
-    evaluate = ["eval", "runs/patch", "--device", "cpu"]
+    evaluate = ["eval", "runs/ddpm", "--device", "cpu"]
     assert cli.main(evaluate) == 2
     assert "folder reads a folder of yours, got None: name one" in capsys.readouterr().err
     assert cli.main([*evaluate, "--data", "pictures"]) == 0
     sentence = "folder:pictures has no shipped judge: likelihood and speed are all there is"
     assert sentence in capsys.readouterr().err
     (row,) = ledger.rows(Path("results/ledger.jsonl"))
-    assert (row["recipe"], row["dataset"]) == ("patch", "folder:pictures")
+    assert (row["recipe"], row["dataset"]) == ("ddpm", "folder:pictures")
     assert row["metrics"]["bits_per_dim"] > 0
     assert "drawn" not in row["metrics"]
-    with Image.open("results/patch/samples.png") as picture:
+    with Image.open("results/ddpm/samples.png") as picture:
         assert picture.mode == "RGB"
-    inpaint = ["inpaint", "pictures/noon/0.png", "--hole", "bottom", "--model", "runs/patch"]
-    assert cli.main([*inpaint, "--n", "2", "--num-particles", "2", "--out", "whole.png"]) == 0
+    inpaint = ["inpaint", "pictures/noon/0.png", "--hole", "bottom", "--model", "runs/ddpm"]
+    assert cli.main([*inpaint, "--n", "2", "--out", "whole.png"]) == 0
     said = capsys.readouterr().out
     assert "0.png was cropped to the square at its centre" in said
     assert "0.png was scaled from 24x20 to 16x16" in said
