@@ -146,7 +146,7 @@ def test_jpeg_in_parquet_is_another_data_set(few, tmp_path: Path) -> None:
         load_dataset("cifar10-jpeg")
     whole, bare = jpeg_sizes(tmp_path).values()
     assert whole == sum(len(encoded("JPEG", level)["bytes"]) for level in range(10))
-    assert 10 * 20 < bare < whole - 10 * 500
+    assert 0 < bare < whole - 10 * 500
 
 
 def test_a_recipe_trained_on_the_copy_says_so(few, tmp_path: Path, monkeypatch) -> None:
