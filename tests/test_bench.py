@@ -77,7 +77,7 @@ def test_the_rest_of_a_drawing_is_extrapolated(monkeypatch: pytest.MonkeyPatch) 
 def test_the_old_way_passes_over_all_pixels_before() -> None:
     """Without a share left to extrapolate, operations are those of every single pass."""
     model = TINY["pixel"].build().eval()
-    old = bench._full_passes("tiny", model, num_passes=model.num_pixels)
+    old = bench._full_passes("tiny", model, num_passes=model.num_values)
     assert old.share == 1
     few = bench._full_passes("tiny", model)
     assert few.share == bench.NUM_PASSES / 64

@@ -14,6 +14,7 @@ from helpers import END, TINY, TINY_LAW, TINY_PROMPTED, make_spec
 from PIL import Image, ImageDraw
 
 from mnist_transformer import cli
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.models import checkpoint
 from mnist_transformer.options import OPTIONS, PLAIN, Sampling
@@ -157,13 +158,31 @@ def test_restoring_takes_particles_where_a_model_has_them(tiny_checkpoint: Path)
 def test_red_on_the_pad_is_the_hole() -> None:
     pad = one()
     ImageDraw.Draw(pad).rectangle([0, 140, 279, 279], fill=restore_tab.HOLE_COLOR)
-    image, keep = restore_tab.read_pad({"composite": pad}, 28)
+    image, keep = restore_tab.read_pad({"composite": pad}, MNIST)
     assert image.max() == 255
     assert image[0, 0, 0] == 0
     assert keep[0, :14].all()
     assert not keep[0, 14:].any()
     with pytest.raises(ValueError, match="the pad is blank"):
-        restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, 28)
+        restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, MNIST)
+
+
+def test_a_photograph_is_uploaded_in_colour_and_its_reds_are_kept(tmp_path: Path) -> None:
+    data = make_spec(8, 3, channels=3, background=None)
+    Image.new("RGB", (80, 40), (200, 20, 10)).save(tmp_path / "car.png")
+    pad = restore_tab.read_upload(tmp_path / "car.png", data)
+    assert pad.size == (restore_tab.PAD, restore_tab.PAD)
+    ImageDraw.Draw(pad).rectangle([0, 140, 279, 279], fill=restore_tab.HOLE_COLOR)
+    image, keep = restore_tab.read_pad({"composite": pad}, data)
+    assert image[:, 0, 0].tolist() == [200, 20, 10]
+    assert keep[0, :4].all()
+    assert not keep[0, 4:].any()
+    checkpoint.save(replace(TINY["ddpm"], data=data).build(), tmp_path / "c")
+    models = shelf.fill({"c": tmp_path / "c"}).models
+    *_, (_, [sheet]) = restore_tab.restore(
+        models, "c", {"composite": pad}, "top", "1", 0, *values()
+    )
+    assert sheet.mode == "RGB"
 
 
 def test_a_model_that_does_not_load_is_left_out(tiny_checkpoint: Path, tmp_path: Path) -> None:

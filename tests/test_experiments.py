@@ -1,9 +1,12 @@
 """The experiments' own parts, and each script once on almost nothing: it resumes and plots."""
 
+import lzma
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -16,9 +19,11 @@ from helpers import (
     make_spec,
     random_model,
 )
+from PIL import Image
 
 from experiments import (
     attention,
+    codecs,
     common,
     diffusion,
     diffusion_steps,
@@ -39,6 +44,7 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.utils.images import grid
 from tools import report
 
 
@@ -55,7 +61,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(diffusion, diffusion_steps, inpainting, level_law, mar),
+        *(codecs, diffusion, diffusion_steps, inpainting, level_law, mar),
         *(patch_general, patching, pixel_sizes, positions, prompting, smallest),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
@@ -326,3 +332,24 @@ def test_level_law(small_world: Path) -> None:
         "level-law-training/without/1.0/seed 5",
     ]
     assert (small_world.parent / "level-law" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_codecs(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = tuple(name for name in (*codecs.PICTURES, *codecs.BYTES) if name != "JXL")
+    for _ in range(2):
+        codecs.main(codecs=names, sheet=20)
+    rows = ledger.rows(small_world)
+    assert [r["recipe"] for r in rows] == [f"codecs/{x}/{n}" for x in names for n in (1, 20)]
+    bits = [r["metrics"]["figures"]["test bits/dim"] for r in rows]
+    assert all(sheet < one < 8 for one, sheet in zip(bits[::2], bits[1::2], strict=True))
+    raw = make_digits().test.images[0].numpy().tobytes()
+    assert lzma.decompress(codecs.compressed("lzma", make_digits().test.images[:1])) == raw
+    with pytest.raises(ValueError, match="codec is 'zip', expected one of PNG, WebP, JXL, gzip"):
+        codecs.main(codecs=("zip",))
+
+
+def test_a_sheet_of_colour_comes_back_from_each_codec() -> None:
+    images = torch.randint(0, 256, (80, 3, 4, 4), dtype=torch.uint8)
+    for name in ("PNG", "WebP"):
+        with Image.open(BytesIO(codecs.compressed(name, images))) as picture:
+            assert np.array_equal(np.asarray(picture), np.asarray(grid(images, codecs.COLUMNS)))

@@ -20,6 +20,7 @@ DRAWN = [
     "four patches of one pixel, by law",
     "one patch of four pixels",
     "four pixels",
+    "two coloured pixels",
 ]
 
 

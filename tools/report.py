@@ -20,7 +20,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def tokenizer_table(rows: Rows) -> str:
             ),
             ("fd_cnn", lambda row: tables.plus_minus(row["metrics"]["ceiling"]["fd_cnn"])),
         ],
-        tables.having(rows, "reconstruction"),
+        tables.having(rows, "ceiling"),
     )
 
 
@@ -227,17 +228,17 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 }
 
 
-def render(text: str, rows: Rows | None = None) -> str:
+def render(text: str, rows: Iterable[Row] | None = None) -> str:
     """The page with every marked table and figure replaced; nothing else of it changes.
 
     Args:
-        rows: the latest row of each recipe; of the ledger by default.
+        rows: oldest first; those of the ledger by default.
 
     Raises:
         ValueError: a mark without its partner or with an unknown name.
     """
-    rows = ledger.latest() if rows is None else rows
-    groups = tables.by_dataset(rows)
+    groups = tables.by_dataset(ledger.rows() if rows is None else rows)
+    every = ChainMap(*groups.values())
 
     def fill(match: re.Match[str]) -> str:
         head, _, _ = match[0].partition("\n")
@@ -246,9 +247,9 @@ def render(text: str, rows: Rows | None = None) -> str:
 
     def figure(match: re.Match[str]) -> str:
         recipe, name = match["recipe"], match["name"]
-        if recipe not in rows or name not in FIGURES:
+        if recipe not in every or name not in FIGURES:
             raise ValueError(f"there is no figure {name!r} of {recipe!r} to fill a mark with")
-        return f"{match['mark']}{FIGURES[name](rows[recipe])}<!-- / -->"
+        return f"{match['mark']}{FIGURES[name](every[recipe])}<!-- / -->"
 
     for match in _MARKED.finditer(text):
         if _MARK.search(match["body"]):
@@ -340,15 +341,15 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
     readme = root / "README.md"
     if not readme.exists():
         raise ValueError(f"{readme} is missing, expected the source tree's README")
-    rows = ledger.latest(root / "results" / "ledger.jsonl")
-    written = []
+    path = root / "results" / "ledger.jsonl"
+    rows, written = ledger.rows(path), []
     for page in [readme, *sorted((root / "docs").glob("*.md"))]:
         before = page.read_text(encoding="utf-8")
         after = render(before, rows)
         if after != before:
             page.write_text(after, encoding="utf-8")
             written.append(page)
-    for recipe, row in rows.items():
+    for recipe, row in ledger.latest(path).items():
         written += collect(row, runs / recipe, root / "results")
         written += draw_curve(row, root / "results")
     return written

@@ -98,8 +98,6 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
     """
     check_experiment(experiment)
     groups = by_settings(of(experiment, rows))
-    if not groups:
-        return "Not measured yet.\n"
     by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
     groups = list(chain(*by_first))
     metrics = [row["metrics"] for group in groups for row in group]

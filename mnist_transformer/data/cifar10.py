@@ -24,6 +24,7 @@ SPEC = DataSpec(
     "cifar10",
     (3, 32, 32),
     ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    judge="cifar10-cnn",
     source="Alex Krizhevsky, Vinod Nair and Geoffrey Hinton",
 )
 JPEG_SPEC = replace(SPEC, name="cifar10-jpeg", source=f"{SPEC.source}; as JPEG, which is lossy")

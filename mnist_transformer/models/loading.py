@@ -69,7 +69,11 @@ def load(
     return model
 
 
-def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
-    """Every shipped model that draws, by name; errors as in ``load``."""
+def load_shipped(device: str | None = None, dataset: str = "mnist") -> dict[str, GenerativeModel]:
+    """Every shipped model that draws images of a data set, by name; errors as in ``load``."""
     models = {name: load_model(name, device) for name in shipped()}
-    return {name: model for name, model in models.items() if isinstance(model, GenerativeModel)}
+    return {
+        name: model
+        for name, model in models.items()
+        if isinstance(model, GenerativeModel) and model.config.data.name == dataset
+    }

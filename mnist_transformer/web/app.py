@@ -11,7 +11,7 @@ NUM_WAITING = 16  # drawings in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 STYLE = Path(__file__).with_name("style.css")
-ABOUT = "Small transformers that draw handwritten digits, here on this machine."
+ABOUT = "Small transformers that draw digits and other pictures, here on this machine."
 
 
 def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:

@@ -17,8 +17,8 @@ def build(shelf: Shelf) -> None:
     rows = ledger.latest()
     for complaint in shelf.complaints:
         gr.Markdown(complaint)
-    for dataset, some in tables.by_dataset(rows).items():
-        if tables.having(some, "drawn"):
+    for dataset, some in tables.by_dataset(ledger.rows()).items():
+        if tables.having(some, "images_per_second"):
             for title, table in (("Quality", tables.results_table), ("Speed", tables.speed_table)):
                 gr.Markdown(f"### {title} on {dataset}\n{table(some)}", elem_classes="figures")
     for name, row in rows.items():

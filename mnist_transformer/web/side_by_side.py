@@ -22,8 +22,10 @@ EXAMPLES = ["Show me 2 + four", "twice 21", "Draw me a horse"]
 
 def build_draw(models: Mapping[str, GenerativeModel]) -> None:
     """Add the parts of the tab that draws digits or other classes."""
-    label, info = "Draw", "a digit or a number"
-    text = gr.Textbox("7", label=label, info=info, max_lines=1, elem_id="digits", render=False)
+    names = [name for model in models.values() for name in model.class_names]
+    first, info = "7" if "7" in names else names[0], "digits, or names of classes such as cat,dog"
+    look = {"label": "Draw", "info": info, "max_lines": 1, "elem_id": "digits"}
+    text = gr.Textbox(first, render=False, **look)
     times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times", render=False)
     _build("Draw", [text, times], models, partial(draw, models), PLAIN)
 
