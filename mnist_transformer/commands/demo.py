@@ -2,7 +2,9 @@
 
 import errno
 import os
+import signal
 import socket
+import sys
 from pathlib import PurePath
 from tempfile import TemporaryDirectory
 
@@ -37,6 +39,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
             raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
         from mnist_transformer.web import app
 
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # tidies up
         page = app.launch(paths, host, port)
         say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
         page.block_thread()
