@@ -12,6 +12,7 @@ unless its mark names another data set:
     <!-- /ledger -->
 """
 
+import hashlib
 import json
 import math
 import re
@@ -26,6 +27,9 @@ import tyro
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.tables import Rows
+from mnist_transformer.models.config import ModelConfig
+from mnist_transformer.models.loading import WEIGHTS
+from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
 from mnist_transformer.utils.terminal import exit_code, say
@@ -39,6 +43,8 @@ _MARK = re.compile(r"<!-- (?:ledger:[\w-]+(?: [\w-]+)?|/ledger) -->")
 _MAX_RECORDS = 400
 """A committed log keeps about so many records of a run."""
 
+# Of data that is not MNIST's images: what SmolLM2 makes of sentences.
+OTHER_LICENCES = {"smollm2-states": "Apache-2.0"}
 _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 
 
@@ -151,6 +157,29 @@ def machines(rows: Rows) -> str:
     return "".join(f"- {line}\n" for line in seen)
 
 
+def weights_table(rows: Rows) -> str:
+    """The shipped weights themselves: no row of the ledger is asked."""
+    body = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        info, content = read_info(path), path.read_bytes()
+        recipe = RECIPES[info.recipe]
+        assert isinstance(recipe.model, ModelConfig)
+        body.append(
+            [
+                path.stem,
+                info.recipe,
+                recipe.dataset,
+                OTHER_LICENCES.get(recipe.dataset, recipe.model.data.licence),
+                f"{info.images_seen:,}",
+                f"{info.seed}",
+                f"{len(content):,}",
+                f"`{hashlib.sha256(content).hexdigest()}`",
+            ]
+        )
+    head = ["weights", "recipe", "data", "licence of the data", "images seen", "seed", "bytes"]
+    return tables.markdown([*head, "SHA-256"], body, num_text=4)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "results": tables.results_table,
     "speed": tables.speed_table,
@@ -161,6 +190,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "codes": codes_table,
     "classifier": classifier_table,
     "machines": machines,
+    "weights": weights_table,
 }
 
 

@@ -81,8 +81,8 @@ class Page(gr.Blocks):
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if value is None:
                 raise Refused(f"{block.label} is empty, expected a value")
+        traverse(inputs, _check_uploaded, is_file_obj)
         try:
-            traverse(inputs, _check_uploaded, is_file_obj)
             return await super().preprocess_data(block_fn, inputs, *args)
         except Exception as error:  # of which gradio has many kinds
             sentence = getattr(error, "message", "the request has a value of the wrong kind")

@@ -54,9 +54,9 @@ def compare(base: np.ndarray, others: Iterable[np.ndarray], varied: str) -> Figu
         num_other += int(apart.any((1, 2, 3)).sum())
         largest = max(largest, int(apart.max()))
     return {
-        f"images, {varied}": num_images,
-        f"other bytes, {varied}": num_other,
-        f"levels apart, {varied}": largest,
+        f"{varied}: images": num_images,
+        f"{varied}: other bytes": num_other,
+        f"{varied}: levels": largest,
     }
 
 
@@ -88,9 +88,9 @@ def seeds(names: Sequence[str], folder: Path) -> Lines:
         # Of a batch of 257 only those that the base has are compared.
         yield (
             {"model": name},
-            compare(base, batches, "batch of 1, 2, 3, 257")
-            | compare(base, threads, "2, 8 threads")
-            | compare(base, others, "default, AVX2"),
+            compare(base, batches, "batch")
+            | compare(base, threads, "threads")
+            | compare(base, others, "kernels"),
         )
 
 
