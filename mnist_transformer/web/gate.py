@@ -56,21 +56,21 @@ class Gate:
                     await refusal(scope, receive, send)
 
     async def _serve(self, request: Request, send: Send) -> None:
-        scope, body, path = request.scope, b"", request.url.path
+        scope, receive, path = request.scope, request.receive, request.url.path
         if path.endswith("/queue/data"):
             session = request.query_params.get("session_hash", "")
             self.listening[session] += 1
             try:
-                return await self.app(scope, request.receive, send)
+                return await self.app(scope, receive, send)
             finally:
                 self.listening -= Counter([session])  # which drops a count of 0
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BYTES:
-                raise ValueError(f"it has over {MAX_BYTES:,} bytes")
+        length = request.headers.get("content-length", 0)
+        if "transfer-encoding" in request.headers or int(length) > MAX_BYTES:
+            raise ValueError(f"it has over {MAX_BYTES:,} bytes")
+        body = await request.body()
         if "multipart" in request.headers.get("content-type", ""):
-            await self._check_upload(Request(scope, _again(body, request.receive)), len(body))
-        await self.app(scope, _again(body, request.receive), send)
+            await self._check_upload(Request(scope, _again(body, receive)), len(body))
+        await self.app(scope, _again(body, receive), send)
         if path.endswith("/queue/join"):
             task = asyncio.create_task(self._watch(json.loads(body)["session_hash"]))
             self.watching.add(task)
