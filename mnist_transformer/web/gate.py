@@ -38,7 +38,6 @@ class Gate:
         self.app, self.page = app, page
         self.listening = Counter[str]()  # open requests of each session
         self.uploads: list[tuple[float, int]] = []  # time and bytes of those that are kept
-        self.watching: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,9 +71,7 @@ class Gate:
             await self._check_upload(Request(scope, _again(body, receive)), len(body))
         await self.app(scope, _again(body, receive), send)
         if path.endswith("/queue/join"):
-            task = asyncio.create_task(self._watch(json.loads(body)["session_hash"]))
-            self.watching.add(task)
-            task.add_done_callback(self.watching.discard)
+            await self._watch(json.loads(body)["session_hash"])
 
     async def _check_upload(self, request: Request, num_bytes: int) -> None:
         now = time.monotonic()

@@ -116,5 +116,6 @@ def flips(number: int, folder: Path, seed: int = 0) -> Lines:
             start = end
             kind.path.write_bytes(content)
             names = ("refused", "harmless", "unnoticed", "no sentence")
-            counts: Figures = {"bits flipped": tries} | {name: found[name] for name in names}
+            counts: Figures = {"bits flipped": tries}
+            counts |= {name: found[name] for name in names}
             yield {"file": kind.name, "part": part}, counts

@@ -26,6 +26,7 @@ from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import loop
 from mnist_transformer.training import state as resume
+from mnist_transformer.utils.terminal import complain
 from tools.hard import SECONDS, TRACEBACK, Lines
 
 SPEC = replace(
@@ -77,16 +78,17 @@ class Life:
         os.dup2(output, 2)
         save, finish = resume.save, loop._Run.finish
 
-        def saving(state: resume.RunState, place: Path) -> None:
+        def saving(state: resume.RunState, folder: Path) -> None:
             self._shared[0] = MOMENTS.index(SAVING)
-            save(state, place)
+            save(state, folder)
             self._shared[0] = MOMENTS.index(STEP)
 
         def finishing(run: loop._Run) -> None:
             self._shared[0] = MOMENTS.index(FINISHING)
             finish(run)
 
-        resume.save, loop._Run.finish = saving, finishing  # type: ignore[method-assign]
+        resume.save = saving
+        loop._Run.finish = finishing  # type: ignore[method-assign, assignment]
         loop.SAVE_SECONDS = 0
         code = 1
         try:
@@ -97,19 +99,22 @@ class Life:
         finally:
             os._exit(code)
 
-    def end(self, seconds: float = SECONDS) -> bool:
+    def end(self, seconds: float) -> bool:
         """Wait for its end; whether it came, in time and without a failure."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until and self.process:
             process, status = os.waitpid(self.process, os.WNOHANG)
             if process:
+                self.process = 0
                 return status == 0
             time.sleep(0.01)
         return False
 
     def kill(self) -> None:
-        os.kill(self.process, signal.SIGKILL)
-        os.waitpid(self.process, 0)
+        """End it now, if it has not ended."""
+        if self.process:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -136,12 +141,15 @@ def kills(number: int, folder: Path, seed: int = 0) -> Lines:
         life.kill()
         killed[moment] += 1
         again = Life(place, log)
-        if not again.end():
+        if not again.end(max(SECONDS, 10 * duration)):
             failed[moment] += 1
+            again.kill()
             continue
         found = weights(place)
         same[moment] += all(torch.equal(x, found[name]) for name, x in expected.items())
     tracebacks = log.read_text().count(TRACEBACK)
+    if tracebacks:
+        complain(log.read_text()[-4000:])
     for moment in MOMENTS:
         yield (
             {"killed during": moment},

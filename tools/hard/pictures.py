@@ -34,7 +34,7 @@ def originals() -> dict[str, bytes]:
         ("WEBP", colour, {}),
     ):
         content = io.BytesIO()
-        picture.save(content, name.partition(",")[0], **options)  # type: ignore[arg-type]
+        picture.save(content, name.partition(",")[0], **options)
         found[name] = content.getvalue()
     return found
 

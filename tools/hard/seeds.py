@@ -68,7 +68,7 @@ def seeds(names: Sequence[str], folder: Path) -> Lines:
     """
     everything = (x for x in shipped() if isinstance(load_model(x), GenerativeModel))
     for name in names or everything:
-        drawn = {}
+        drawn: dict[tuple[str, str], np.ndarray] = {}
         for kernels in KERNELS:
             path = folder / f"{name}-{kernels}.npz"
             arguments = ("-m", "tools.hard.seeds", name, str(path), kernels)

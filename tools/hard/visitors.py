@@ -152,10 +152,13 @@ class Visitor:
             self.count.note(GOOD, f"status {joined.status_code}")
             return
         started, placed = begun, False
+        message: dict[str, Any] = {}
         path = "/gradio_api/queue/data"
         with self.page.client.stream("GET", path, params={"session_hash": session}) as lines:
             for line in lines.iter_lines():
-                message = json.loads(line.removeprefix("data:")) if line.strip() else {"msg": ""}
+                if not line.strip():
+                    continue
+                message = json.loads(line.removeprefix("data:"))
                 placed |= message["msg"] == "estimation" and message["rank"] is not None
                 if message["msg"] == "process_starts":
                     started = time.monotonic()
