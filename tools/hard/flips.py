@@ -100,7 +100,6 @@ def outcome(kind: Kind, whole: Any) -> str:
 
 def flips(number: int, folder: Path, seed: int = 0) -> Lines:
     """Flip so many bits in each part of each kind of file, one at a time."""
-    torch.set_num_threads(1)
     rng = random.Random(seed)
     for kind in make_files(folder):
         content, whole, start = kind.path.read_bytes(), kind.read(kind.path), 0

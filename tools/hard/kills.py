@@ -123,7 +123,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def kills(number: int, folder: Path, seed: int = 0) -> Lines:
     """Kill so many runs, each at a moment drawn evenly from the duration of an undisturbed one."""
-    torch.set_num_threads(1)
     rng, log = random.Random(seed), folder / "log.txt"
     begun = time.monotonic()
     whole = Life(folder / "whole", log)
