@@ -23,7 +23,7 @@ LOOKS: dict[str, dict[str, str]] = {
 DRAW = "draw 3 --model mnist-patch-tiny"
 ASK = "ask --model mnist-prompt-scratch"
 LINES = b"draw \xe2\x82\ndraw a \xef\xbc\x97 \xf0\x9f\xa6\x84\n0x7\n"  # half a character, a wide 7
-MAY_END = (0, 2, 141)
+COUNTED = ("commands", "exit code 0 or 141", "pictures lost", "tracebacks", "hung")
 
 
 def in_terminal(words: str, folder: Path, variables: Mapping[str, str]) -> tuple[int | None, str]:
@@ -98,7 +98,7 @@ def terminals(share: float, folder: Path) -> Lines:
         count["hung"] += code is None
         count["pictures lost"] += words == DRAW and not (place / "3.png").is_file()
     for output, count in found.items():
-        yield {"output": output}, dict(count)
+        yield {"output": output}, {name: count[name] for name in COUNTED}
     (folder / "lines").mkdir()
     ends = Counter[str]()
     for encoding in ENCODINGS:
@@ -108,4 +108,4 @@ def terminals(share: float, folder: Path) -> Lines:
         ends["exit code 0 or 141"] += code == 0
         ends["tracebacks"] += TRACEBACK in said
         ends["hung"] += code is None
-    yield {"output": "lines of broken text for ask"}, dict(ends)
+    yield {"output": "lines of broken text for ask"}, {name: ends[name] for name in COUNTED}
