@@ -218,7 +218,9 @@ def test_a_table_is_the_mean_over_seeds() -> None:
         "| positions | bits/dim |\n| --- | ---: |\n| rope | 0.6 ± 0.14 |\n| none | 0.75 |\n"
     )
     assert trials.table({}, "positions") == "Not measured yet.\n"
-    with pytest.raises(ValueError, match="experiment is 'tea', expected one of bench, attention"):
+    with pytest.raises(
+        ValueError, match="experiment is 'tea', expected one of bench, hard-use, attention"
+    ):
         trials.name_of("tea", {})
 
 

@@ -16,6 +16,7 @@ Inside a sentence, a mark names a recipe and one of ``FIGURES``:
     It has <!-- figure:mnist-scan parameters --><!-- / --> parameters.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -31,6 +32,8 @@ import tyro
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.tables import Cell, Rows
+from mnist_transformer.models.config import ModelConfig
+from mnist_transformer.models.loading import WEIGHTS
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
@@ -46,6 +49,8 @@ _MARK = re.compile(r"<!-- (?:ledger:[\w-]+(?: [\w-]+)?|/ledger) -->")
 _MAX_RECORDS = 400
 """A committed log keeps about so many records of a run."""
 
+# Of data that is not MNIST's images: what SmolLM2 makes of sentences.
+OTHER_LICENCES = {"smollm2-states": "Apache-2.0"}
 _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 
 
@@ -213,6 +218,29 @@ def machines(rows: Rows) -> str:
     return "".join(f"- {line}\n" for line in seen)
 
 
+def weights_table(rows: Rows) -> str:
+    """The shipped weights themselves: no row of the ledger is asked."""
+    body = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        info, content = read_info(path), path.read_bytes()
+        recipe = RECIPES[info.recipe]
+        assert isinstance(recipe.model, ModelConfig)
+        body.append(
+            [
+                path.stem,
+                info.recipe,
+                recipe.dataset,
+                OTHER_LICENCES.get(recipe.dataset, recipe.model.data.licence),
+                f"{info.images_seen:,}",
+                f"{info.seed}",
+                f"{len(content):,}",
+                f"`{hashlib.sha256(content).hexdigest()}`",
+            ]
+        )
+    head = ["weights", "recipe", "data", "licence of the data", "images seen", "seed", "bytes"]
+    return tables.markdown([*head, "SHA-256"], body, num_text=4)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "models": models_table,
     "results": tables.results_table,
@@ -225,6 +253,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "codes": codes_table,
     "classifier": classifier_table,
     "machines": machines,
+    "weights": weights_table,
 }
 
 

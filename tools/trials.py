@@ -25,7 +25,11 @@ Figures = Mapping[str, float | None]
 
 def check_experiment(name: str) -> None:
     """Raises ValueError unless a script has this name or its beginning up to a hyphen."""
-    scripts = ["bench", *sorted(path.stem.replace("_", "-") for path in SCRIPTS.glob("*.py"))]
+    scripts = [
+        "bench",
+        "hard-use",
+        *sorted(path.stem.replace("_", "-") for path in SCRIPTS.glob("*.py")),
+    ]
     if not any(f"{name}-".startswith(f"{script}-") for script in scripts):
         raise ValueError(f"experiment is {name!r}, expected one of {', '.join(scripts)}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.utils import LRUCache
 from PIL import Image, ImageColor
 from torch import Tensor
 
@@ -27,7 +28,13 @@ PAINTED = "painted red"
 UNKNOWN = "unknown"
 NUM_COMPLETIONS = 8
 SHEET_SCALE = 6
-MAX_BYTES = 10_000_000
+
+
+class Blobs(LRUCache):
+    """The pad's pictures of the last requests, each read twice: to check it, and to draw."""
+
+    def pop(self, key: str) -> Any:
+        return self[key]
 
 
 def build(models: Mapping[str, GenerativeModel]) -> None:
@@ -52,7 +59,8 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
                 buttons=[],
                 elem_id="pad",
             )
-            upload = gr.UploadButton("Upload a picture", elem_id="upload")
+            pad.blob_storage = Blobs()
+            upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
             parts = [PAINTED, *inpaint.HOLES[:-1]]
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
@@ -129,8 +137,12 @@ def restore(
     first, wanted = read(values)
     how, note = for_model(model, wanted, "This model")
     drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
-    for (canvas,) in together([drawn]):
-        sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
-        yield note, [sheet]
-    if known is None and (guess := inpaint.likeliest(model, canvas)):
-        yield f"{note} It may be a {guess}".strip(), [sheet]
+
+    def stream() -> Drawing:
+        for (canvas,) in together([drawn]):
+            sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
+            yield note, [sheet]
+        if known is None and (guess := inpaint.likeliest(model, canvas)):
+            yield f"{note} It may be a {guess}".strip(), [sheet]
+
+    return stream()
