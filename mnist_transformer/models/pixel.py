@@ -13,7 +13,7 @@ Shapes: B batch, T pixels, V grey levels, D dim; in drawing R rows (K particles 
 the cache's batch (2R with guidance, else R).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
@@ -114,3 +115,14 @@ class Pixel(GenerativeModel):
                 chosen_B = particles.choose() if t + 1 == self.num_pixels else particles.best()
                 yield pixels_RT[chosen_B].unflatten(1, self.image_shape)
             x_XD = self.levels(drawn_R).repeat(num_passes, 1)
+
+    def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
+        blank = torch.zeros(len(cond), *self.image_shape, dtype=torch.uint8)
+        values_TB = (source[0] if source else blank).flatten(1).T.long()
+        cache = KVCache(self.transformer, len(cond), device=self.device)
+        x_BD = self.classes(cond)
+        for t, value_B in enumerate(values_TB):
+            logits_BV = self.output(self.transformer(x_BD[:, None], cache)[:, 0])
+            values_TB[t] = coder.code(logits_BV, value_B)
+            x_BD = self.levels(values_TB[t])
+        return values_TB.T.byte().reshape_as(blank)
