@@ -86,8 +86,8 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     images = coder.check_images(to_images(values, coder.image_shape))
     with torch.no_grad():
         is_coded, *source = coder.source(images)
-    parts = zip(*(column.split(BLOCK) for column in source), strict=True)
-    jobs = [(path, *(x.numpy() for x in part)) for part in parts if len(part[0])]
+    columns = zip(*(column.split(BLOCK) for column in source), strict=True)
+    jobs = [(path, *(x.numpy() for x in part)) for part in columns if len(part[0])]
     codes, blocks = _each(_write, jobs, "encoding", report), []
     for index, code in zip(is_coded.nonzero()[:, 0].split(BLOCK), codes, strict=False):
         pixels = images[index].numpy().tobytes()
