@@ -97,7 +97,7 @@ def ours(coder: GenerativeModel, model: str, split: Split, num_alone: int) -> Fi
         seconds.append(time.perf_counter())
         content = codec.encode(values, (), model, report)
         seconds.append(time.perf_counter())
-        again, _ = codec.decode(content, model, report, print, model)
+        again, _ = codec.decode(content, model, model, report, print)
         seconds.append(time.perf_counter())
         if not np.array_equal(again, values):
             raise ValueError(f"{model} did not give the images back, expected every pixel")

@@ -8,8 +8,7 @@ import tyro
 import mnist_transformer
 from mnist_transformer.commands.ask import ask
 from mnist_transformer.commands.common import PROG, REGISTRY
-from mnist_transformer.commands.compress import compress
-from mnist_transformer.commands.decompress import decompress
+from mnist_transformer.commands.compress import compress, decompress
 from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw
 from mnist_transformer.commands.evaluate import evaluate

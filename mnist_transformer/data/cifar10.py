@@ -7,6 +7,7 @@ data set with figures of its own: ``cifar10-jpeg``.
 """
 
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -50,7 +51,8 @@ def load(folder: Path | None = None) -> Dataset:
         if batches := {path.name: path.read_bytes() for path in place.glob("*_batch*.bin")}:
             return _of_batches(place, batches)
     if any(folder.glob("train*.parquet")):
-        train, test = (_rows(folder, part) for part in ("train", "test"))
+        train = read_parquet(sorted(folder.glob("train*.parquet")))
+        test = read_parquet(sorted(folder.glob("test*.parquet")))
         spec = JPEG_SPEC if "JPEG" in train[2] | test[2] else SPEC
         return hold_out(_split(folder, 5, *train[:2]), _split(folder, 1, *test[:2]), spec)
     for name in PICKLED:
@@ -72,38 +74,30 @@ def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:
     return hold_out(splits[0], splits[1], SPEC)
 
 
-def _rows(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
-    images, labels = [np.empty((0, *SPEC.shape), np.uint8)], [np.empty(0, np.int64)]
-    formats: set[str | None] = set()
-    for path in sorted(folder.glob(f"{part}*.parquet")):
-        found = read_parquet(path)
-        images.append(found[0])
-        labels.append(found[1])
-        formats |= found[2]
-    return np.concatenate(images), np.concatenate(labels), formats
-
-
-def read_parquet(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
-    """Images (N, 3, 32, 32) and labels of a parquet file, and the formats of the images."""
+def read_parquet(
+    paths: Sequence[Path],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
+    """Images (N, 3, 32, 32) and labels of parquet files, and the formats of the images."""
     try:
         from pyarrow.parquet import read_table
     except ImportError as error:
         needs = "parquet files need the package pyarrow: pip install 'mnist-transformer[parquet]'"
-        raise ValueError(f"{path}: {needs}") from error
+        raise ValueError(needs) from error
     images, labels, formats = [np.empty((0, 32, 32, 3), np.uint8)], [], set()
-    try:
-        for row in read_table(path, columns=["img", "label"]).to_pylist():
-            content = BytesIO(row["img"]["bytes"])
-            with Image.open(content, formats=("PNG", "JPEG")) as picture:
-                if picture.size != (32, 32):
-                    raise ValueError(f"a picture is {picture.width}x{picture.height}")
-                images.append(np.asarray(picture.convert("RGB"))[None])
-                formats.add(picture.format)
-            labels.append(int(row["label"]))
-    except DAMAGED as error:
-        expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error
+    for path in paths:
+        try:
+            for row in read_table(path, columns=["img", "label"]).to_pylist():
+                content = BytesIO(row["img"]["bytes"])
+                with Image.open(content, formats=("PNG", "JPEG")) as picture:
+                    if picture.size != (32, 32):
+                        raise ValueError(f"a picture is {picture.width}x{picture.height}")
+                    images.append(np.asarray(picture.convert("RGB"))[None])
+                    formats.add(picture.format)
+                labels.append(int(row["label"]))
+        except DAMAGED as error:
+            expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error
     return np.concatenate(images).transpose(0, 3, 1, 2), np.array(labels, np.int64), formats
 
 

@@ -4,7 +4,6 @@ IN is an IDX file, plain or gzipped; a folder of pictures; or a parquet file of 
 written back is a plain IDX file, which a parquet file becomes too, or a folder of PNG files.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,8 @@ def read(path: Path, shape: Shape) -> tuple[Values, Names]:
     """
     if path.is_dir():
         return _read_folder(path, shape)
-    values = cifar10.read_parquet(path)[0] if path.suffix == ".parquet" else idx.read(path)
-    to_images(values, shape)
+    values = cifar10.read_parquet([path])[0] if path.suffix == ".parquet" else idx.read(path)
+    to_images(values, shape)  # checks
     return values, ()
 
 
@@ -65,17 +64,14 @@ def to_values(images: Tensor, axes: tuple[int, ...]) -> Values:
 def _read_folder(folder: Path, shape: Shape) -> tuple[Values, Names]:
     channels, height, width = shape
     kind = ("L" if channels == 1 else "RGB"), (width, height), 1
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    paths = sorted(x for x in files if not re.search(r"(^|/)\.", x.relative_to(folder).as_posix()))
+    paths = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     values = np.empty((len(paths), height, width, channels), np.uint8)
     for value, path in zip(values, paths, strict=True):
         with opened(path) as picture:
             picture.load()
         found = picture.mode, picture.size, getattr(picture, "n_frames", 1)
         if found != kind:
-            has = "{} of {} and frames {}".format(*found)
-            expected = "{} of {} and frames {}".format(*kind)
-            raise ValueError(f"{path} is {has}, expected {expected}")
+            raise ValueError(f"{path} has mode, size and frames {found}, expected {kind}")
         value[:] = np.asarray(picture).reshape(value.shape)
     names = tuple(path.relative_to(folder).with_suffix(".png").as_posix() for path in paths)
     if len(set(names)) < max(1, len(names)):

@@ -17,36 +17,34 @@ Where that is smaller, the header tells the axes alone and the values follow as 
 import functools
 import io
 import json
-import os
 import signal
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import starmap
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mnist_transformer.data.idx import MAX_BYTES
 from mnist_transformer.data.raw import Names, Values, to_images, to_values
 from mnist_transformer.models.base import GenerativeModel, evaluating
 from mnist_transformer.models.loading import find_weights, load
-from mnist_transformer.networks.entropy import Decoder, Encoder, load_constriction
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.utils.checks import from_json
 
 MAGIC = b"mt\x01"
-BLOCK = 256  # images drawn at once; like the dictionary below, a part of the format
+BLOCK = 256  # images drawn at once; a part of the format, as is the dictionary of headers
 USUAL = b'{"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"AVX512","axes":[1,28,28],"lengths":[0]}'
 MAX_PROCESSES = 8  # each takes the memory of drawing a block
 
-Result = TypeVar("Result")
 Progress = Callable[[str, int, int | None], None]
+Job = tuple[Path, int, tuple[Any, ...], bytes | None]  # the arguments of ``_code``
 
 
 @dataclass(frozen=True)
@@ -61,110 +59,125 @@ class Header:
     lengths: tuple[int, ...] = ()  # of all parts but the last, which fills the file
     not_coded: tuple[int, ...] = ()  # numbers of images
 
-    @property
-    def num_images(self) -> int:
-        return len(self.names) or self.axes[0]
 
-
-def shape_of(model: str) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a model codes, named as in ``load``."""
-    return _load(find_weights(model)).image_shape
+@functools.lru_cache(1)
+def open_model(path: Path) -> GenerativeModel:
+    """The model of a checkpoint, on the CPU."""
+    return load(path, "cpu")
 
 
 def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     """The content of a file of images, given as ``data.raw.read`` does.
 
     Args:
+        model: named as in ``load``; one that codes no images or not these raises ValueError.
         report: called with the stage, and the blocks that are done, of how many.
-
-    Raises:
-        ValueError: a model that codes no images or not these, or constriction is missing.
     """
-    load_constriction()
+    Coder()  # raises before work is done
     path = find_weights(model)
-    coder = _load(path)
-    images = coder.check_images(to_images(values, coder.image_shape))
+    drawer = open_model(path)
+    images = drawer.check_images(to_images(values, drawer.image_shape))
     with torch.no_grad():
-        is_coded, *source = coder.source(images)
-    columns = zip(*(column.split(BLOCK) for column in source), strict=True)
-    jobs = [(path, *(x.numpy() for x in part)) for part in columns if len(part[0])]
-    codes, blocks = _each(_write, jobs, "encoding", report), []
-    for index, code in zip(is_coded.nonzero()[:, 0].split(BLOCK), codes, strict=False):
-        pixels = images[index].numpy().tobytes()
+        is_coded, *source = drawer.source(images)
+    index = is_coded.nonzero()[:, 0]
+    jobs: list[Job] = []
+    for start in range(0, len(index), BLOCK):
+        part = tuple(column[start : start + BLOCK].numpy() for column in source)
+        jobs.append((path, len(part[0]), part, None))
+    blocks = []
+    for block, (code, _) in zip(index.split(BLOCK), _each(jobs, "encoding", report), strict=False):
+        pixels = images[block].numpy().tobytes()
         if len(code) < len(_deflate(pixels)):
             blocks.append(_crc(pixels) + code)
         else:
-            is_coded[index] = False
+            is_coded[block] = False
     others = images[~is_coded].numpy().tobytes()
     parts = [_deflate(others) if others else b"", *blocks]
-    lengths = tuple(map(len, parts[:-1]))
-    axes = () if names else values.shape
-    not_coded = tuple((~is_coded).nonzero()[:, 0].tolist())
-    header = Header(PurePath(model).name, *_here(), axes, names, lengths, not_coded)
-    content = b"".join([_deflate(_json(header)), _crc(path.read_bytes()), *parts])
+    header = Header(
+        PurePath(model).name,
+        *_here(),
+        axes=() if names else values.shape,
+        names=names,
+        lengths=tuple(map(len, parts[:-1])),
+        not_coded=tuple((~is_coded).nonzero()[:, 0].tolist()),
+    )
+    content = _deflate(_json(header)) + _crc(path.read_bytes()) + b"".join(parts)
     if not names:
-        content = min(content, _deflate(_json(Header(axes=axes))) + values.tobytes(), key=len)
+        as_it_is = _deflate(_json(Header(axes=values.shape))) + values.tobytes()
+        content = min(content, as_it_is, key=len)
     return MAGIC + _crc(content) + content
 
 
 def decode(
-    content: bytes, name: str, report: Progress, note: Callable[[str], None], model: str | None
+    content: bytes, name: str, model: str | None, report: Progress, note: Callable[[str], None]
 ) -> tuple[Values, Names]:
-    """Undo ``encode``.
+    """Undo ``encode``; what does not decode to the same images raises ValueError.
 
     Args:
         name: of the file, for messages.
-        note: called with a sentence where another torch or processor wrote the file.
         model: the one to use; by default the one that the file names.
-
-    Raises:
-        ValueError: another file, a damaged one, or one that decodes to other images here.
+        note: called with a sentence where another torch or processor wrote the file.
     """
-    load_constriction()
     header, body = _open(content, name)
     if not header.model:
         return np.frombuffer(body.read(), np.uint8).reshape(header.axes), ()
-    wrote = f"torch {header.torch} with {header.cpu}"
-    if (header.torch, header.cpu) != _here():
-        here = "torch {} with {}".format(*_here())
-        note(f"{name} was written by {wrote}, and {here} may compute otherwise: it is tried")
+    Coder()
+    wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
+    if wrote != here:
+        note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
     path = find_weights(model or PurePath(header.model).name)
     if _crc(path.read_bytes()) != body.read(4):
-        raise ValueError(
-            f"{name} was written with other weights of {header.model} than those of {path}: "
-            "name their checkpoint with --model"
-        )
-    images = np.zeros((header.num_images, *_load(path).image_shape), np.uint8)
-    others, *blocks = (body.read(length) for length in (*header.lengths, len(content)))
+        expected = f"expected those of {header.model} that wrote it: name them with --model"
+        raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
+    shape = open_model(path).image_shape
+    images = np.zeros((len(header.names) or header.axes[0], *shape), np.uint8)
     not_coded = np.array(header.not_coded, int)
-    images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *images.shape[1:])
+    others, *blocks = (body.read(length) for length in (*header.lengths, len(content)))
+    images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *shape)
     index = np.delete(np.arange(len(images)), not_coded)
     indices = [index[start : start + BLOCK] for start in range(0, len(index), BLOCK)]
-    jobs = [(path, x[4:], len(index)) for x, index in zip(blocks, indices, strict=True)]
-    found = _each(_read, jobs, "decoding", report)
-    for index, block, decoded in zip(indices, blocks, found, strict=True):
-        if _crc(decoded.tobytes()) != block[:4]:
+    jobs: list[Job] = [
+        (path, len(index), (), block[4:]) for index, block in zip(indices, blocks, strict=True)
+    ]
+    decoded = _each(jobs, "decoding", report)
+    for index, block, (_, found) in zip(indices, blocks, decoded, strict=True):
+        if _crc(found.tobytes()) != block[:4]:
             which = f"images {index[0] + 1:,} to {index[-1] + 1:,}"
             raise ValueError(f"{name}: {which} do not decode to their checksum; {wrote} wrote them")
-        images[index] = decoded
+        images[index] = found
     return to_values(torch.from_numpy(images), header.axes or images.shape), header.names
 
 
+def _each(jobs: list[Job], stage: str, report: Progress) -> Iterator[tuple[bytes, Values]]:
+    """``_code`` of each job in turn, in several processes where there are several jobs."""
+    num_processes = max(1, min(len(jobs), torch.get_num_threads(), MAX_PROCESSES))
+    leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, and it the others
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, leave) as pool:
+        results: Iterator[tuple[bytes, Values]] = starmap(_code, jobs)
+        if num_processes > 1:
+            results = pool.map(_code, *zip(*jobs, strict=True))
+        for done, result in enumerate(results, start=1):
+            report(stage, done, len(jobs))
+            yield result
+
+
+def _code(
+    path: Path, num_images: int, source: tuple[Any, ...], code: bytes | None
+) -> tuple[bytes, Values]:
+    """A block's code, and its images: of the source if no code is given, else of that."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model, coder = open_model(path), Coder(code)
+        with evaluating(model), torch.inference_mode():
+            cond = model.check_cond(None, num_images)
+            images = model.code(coder, cond, [torch.from_numpy(x) for x in source])
+        return coder.finish(), images.numpy()
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 # --- the container ---
-
-
-def _here() -> tuple[str, str]:
-    """What the numbers may depend on."""
-    return str(torch.__version__), torch.backends.cpu.get_cpu_capability()
-
-
-def _crc(content: bytes) -> bytes:
-    return zlib.crc32(content).to_bytes(4, "little")
-
-
-def _json(header: Header) -> bytes:
-    told = {name: value for name, value in asdict(header).items() if value}
-    return json.dumps(told, separators=(",", ":")).encode()
 
 
 def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
@@ -183,6 +196,20 @@ def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
     return header, io.BytesIO(body)
 
 
+def _here() -> tuple[str, str]:
+    """Torch's version, and the instructions that it uses: what logits may depend on."""
+    return str(torch.__version__), torch.backends.cpu.get_cpu_capability()
+
+
+def _json(header: Header) -> bytes:
+    told = {name: value for name, value in asdict(header).items() if value}
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def _crc(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
+
+
 def _deflate(data: bytes) -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=USUAL)
     return packer.compress(data) + packer.flush()
@@ -192,56 +219,3 @@ def _inflate(data: bytes) -> tuple[bytes, bytes]:
     """What was deflated, and what follows it."""
     unpacker = zlib.decompressobj(-15, zdict=USUAL)
     return unpacker.decompress(data, MAX_BYTES), unpacker.unused_data
-
-
-# --- the work, in several processes ---
-
-
-def _each(
-    function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], stage: str, report: Progress
-) -> Iterator[Result]:
-    """The results of jobs, in their order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    num_processes = min(len(jobs), cores or 1, MAX_PROCESSES)
-    with ExitStack() as stack:
-        results: Iterator[Result] = (function(*job) for job in jobs)
-        if num_processes > 1:
-            pool = ProcessPoolExecutor(num_processes, get_context("spawn"), _leave_interrupts)
-            results = stack.enter_context(pool).map(function, *zip(*jobs, strict=True))
-        for done, result in enumerate(results, start=1):
-            report(stage, done, len(jobs))
-            yield result
-
-
-def _leave_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-
-
-def _write(path: Path, *source: NDArray[Any]) -> bytes:
-    """The code of one block, given what ``GenerativeModel.code`` takes."""
-    coder = Encoder()
-    with _on_one_thread(path) as model:
-        cond = model.check_cond(None, len(source[0]))
-        model.code(coder, cond, [torch.from_numpy(x) for x in source])
-    return coder.finish()
-
-
-def _read(path: Path, code: bytes, num_images: int) -> Values:
-    with _on_one_thread(path) as model:
-        return model.code(Decoder(code), model.check_cond(None, num_images), ()).numpy()
-
-
-@contextmanager
-def _on_one_thread(path: Path) -> Iterator[GenerativeModel]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with evaluating(_load(path)), torch.inference_mode():
-            yield _load(path)
-    finally:
-        torch.set_num_threads(num_threads)
-
-
-@functools.lru_cache(1)
-def _load(path: Path) -> GenerativeModel:
-    return load(path, "cpu")
