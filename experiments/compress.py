@@ -14,7 +14,7 @@ import lzma
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import mean
 
 import numpy as np
@@ -67,7 +67,7 @@ def main(
     content = idx.header(tuple(values.shape)) + values.numpy().tobytes()
     extensions = Image.registered_extensions().values()
     ways: dict[str, Callable[[], Figures]] = {
-        model: lambda: ours(load(model, "cpu"), model, split, num_alone)
+        PurePath(model).name: lambda: ours(load(model, "cpu"), model, split, num_alone)
     }
     for name, pack in PACKERS.items():
         ways[name] = lambda pack=pack: {"bytes": len(pack(content))}
