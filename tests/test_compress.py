@@ -150,6 +150,15 @@ def test_a_header_of_something_else_is_refused():
             decode(codec.MAGIC + codec._crc(content) + content, "FILE", note=quiet, model=None)
 
 
+def test_a_header_that_does_not_fit_the_model_is_refused(paths):
+    crc = codec._crc(Path(paths["patch"]).read_bytes())
+    for change in ({"axes": (9, 8, 9)}, {"axes": (3, 8, 8), "not_coded": (3,)}):
+        header = codec.Header("patch", *codec._here(), **change)
+        content = codec._deflate(codec._json(header)) + crc
+        with pytest.raises(ValueError, match="FILE has a header that does not fit"):
+            decode(codec.MAGIC + codec._crc(content) + content, "FILE", paths["patch"], note=quiet)
+
+
 def test_other_numbers_are_an_error_and_never_other_pixels(paths, monkeypatch):
     images = some_images("patch").numpy()[:5]
     content = encode(images, (), paths["patch"])

@@ -130,8 +130,10 @@ def decode(
         expected = f"expected those of {header.model} that wrote it: name them with --model"
         raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
     shape = open_model(path).image_shape
-    images = np.zeros((len(header.names) or header.axes[0], *shape), np.uint8)
-    not_coded = np.array(header.not_coded, int)
+    num_images, not_coded = len(header.names) or header.axes[0], np.array(header.not_coded, int)
+    if prod(header.axes[1:] or shape) != prod(shape) or (not_coded >= num_images).any():
+        raise ValueError(f"{name} has a header that does not fit {path}: {header.axes}")
+    images = np.zeros((num_images, *shape), np.uint8)
     others, *blocks = (body.read(length) for length in (*header.lengths, len(content)))
     images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *shape)
     index = np.delete(np.arange(len(images)), not_coded)
