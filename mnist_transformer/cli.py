@@ -8,6 +8,7 @@ import tyro
 import mnist_transformer
 from mnist_transformer.commands.ask import ask
 from mnist_transformer.commands.common import PROG, REGISTRY
+from mnist_transformer.commands.compress import compress, decompress
 from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw
 from mnist_transformer.commands.evaluate import evaluate
@@ -28,6 +29,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "list": list_models,
     "prompts": prompts,
     "scans": scans,
+    "compress": compress,
+    "decompress": decompress,
 }
 
 

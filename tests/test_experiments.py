@@ -25,6 +25,7 @@ from experiments import (
     attention,
     codecs,
     common,
+    compress,
     diffusion,
     diffusion_steps,
     inpainting,
@@ -61,7 +62,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(codecs, diffusion, diffusion_steps, inpainting, level_law, mar),
+        *(codecs, compress, diffusion, diffusion_steps, inpainting, level_law, mar),
         *(patch_general, patching, pixel_sizes, positions, prompting, smallest),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
@@ -353,3 +354,19 @@ def test_a_sheet_of_colour_comes_back_from_each_codec() -> None:
     for name in ("PNG", "WebP"):
         with Image.open(BytesIO(codecs.compressed(name, images))) as picture:
             assert np.array_equal(np.asarray(picture), np.asarray(grid(images, codecs.COLUMNS)))
+
+
+def test_compress(small_world: Path) -> None:
+    pytest.importorskip("constriction")
+    model = random_model(replace(TINY["patch"], data=MNIST, patch_size=14))
+    checkpoint.save(model, "model")
+
+    for _ in range(2):
+        compress.main(model="./model", num_images=3, num_alone=1)
+    rows = ledger.rows(small_world)
+    assert len(rows) == len(ledger.latest(small_world))
+    codecs = [row["metrics"]["settings"]["codec"] for row in rows]
+    assert codecs[:4] == ["model", "gzip -9", "bz2 -9", "lzma -9e"]
+    figures = rows[0]["metrics"]["figures"]
+    assert figures["read images/s"] > 0
+    assert all(row["metrics"]["figures"]["kB"] > 0.1 for row in rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 from mnist_transformer.utils.checks import check_below, check_tensor
 from mnist_transformer.utils.devices import check_defaults
@@ -236,6 +237,17 @@ class GenerativeModel(Model):
         Raises ValueError in a family that draws none, and as ``steps`` does.
         """
         raise ValueError(f"a {type(self).__name__} draws no scans, expected a model of scans")
+
+    def source(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Which images uint8 (B, C, H, W) the model can code, bool (B,), and what ``code`` takes
+        of those."""
+        return torch.ones(len(images), dtype=torch.bool), images
+
+    def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
+        """Write the images of a ``source``, or without any, (), read as many as there are
+        conditions: uint8 (B, C, H, W), on the CPU."""
+        expected = "expected one of pixels, patches or scans with a likelihood"
+        raise ValueError(f"a model of the kind {type(self).__name__} codes no images, {expected}")
 
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
         channels, *size = self.image_shape

@@ -14,7 +14,7 @@ Shapes: B batch, T values, V levels, D dim; in drawing R rows (K particles an im
 cache's batch (2R with guidance, else R).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
@@ -114,6 +115,19 @@ class Pixel(GenerativeModel):
                 canvas = drawn_RT[chosen_B].unflatten(1, (height, width, channels))
                 yield canvas.permute(0, 3, 1, 2)
             x_XD = self.levels(drawn_R).repeat(num_passes, 1)
+
+    def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
+        channels, height, width = self.image_shape
+        blank = torch.zeros(len(cond), *self.image_shape, dtype=torch.uint8)
+        values_TB = _values(source[0] if source else blank).T.long()
+        cache = KVCache(self.transformer, len(cond), device=self.device)
+        x_BD = self.classes(cond)
+        for t, value_B in enumerate(values_TB):
+            logits_BV = self.output(self.transformer(x_BD[:, None], cache)[:, 0])
+            values_TB[t] = coder.code(logits_BV, value_B)
+            x_BD = self.levels(values_TB[t])
+        images = values_TB.T.byte().unflatten(1, (height, width, channels))
+        return images.permute(0, 3, 1, 2).contiguous()
 
 
 def _values(images: Tensor) -> Tensor:
