@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.data import scans
-from mnist_transformer.data.scan_file import load_scans
+from mnist_transformer.data.scan_file import Scans, load_scans
 from mnist_transformer.models.base import Canvas, GenerativeModel, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
@@ -105,6 +105,7 @@ class Scan(GenerativeModel):
 
     likelihood = "bound"
     loss_sums_dims = True
+    draws_scans = True
     honours = Patch.honours
     adamw_modules: ClassVar[tuple[str, ...]] = (
         "side", *(f"patch.{name}" for name in Patch.adamw_modules)
@@ -122,6 +123,11 @@ class Scan(GenerativeModel):
         return SidedPatch(self.config)
 
     @cached_property
+    def archive(self) -> Scans:
+        """The scans of known images: MNIST's, unless it is set to others."""
+        return load_scans()
+
+    @cached_property
     def escape(self) -> GenerativeModel:
         """The model that codes images without a scan; not part of this one's weights."""
         from mnist_transformer.models.loading import load
@@ -132,7 +138,7 @@ class Scan(GenerativeModel):
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
-        archive = load_scans()
+        archive = self.archive
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])
         has_B = (sides > 0) & (sides <= self.config.canvas)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +99,14 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
             progress.update(tasks[stage], completed=done, total=total)
             if not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
-                complain(f"{stage}: {done:,}" + (f" of {total:,}" if total else ""))
+                seconds = progress.tasks[tasks[stage]].time_remaining
+                left = f", {timedelta(seconds=seconds)} left" if seconds else ""
+                complain(f"{stage}: {done:,}" + (f" of {total:,}{left}" if total else ""))
 
         yield report
 
 
 def bars(*columns: ProgressColumn) -> Progress:
     """Progress bars on standard error; none where that is not a terminal."""
-    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+    how: dict[str, Any] = {"transient": True, "speed_estimate_period": 10 * LINE_SECONDS}
+    return Progress(*columns, console=errors, disable=not errors.is_terminal, **how)

@@ -1,0 +1,105 @@
+"""synth and synth select."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from mnist_transformer.commands import common
+from mnist_transformer.options import FLAGSHIP, PLAIN, check_seed
+from mnist_transformer.utils.terminal import say, stages
+
+PART = 250  # images that are drawn at once, and lost at most if the process is killed
+
+
+def synth(
+    out: Path,
+    n: int = 200_000,
+    model: common.Model = FLAGSHIP,
+    seed: common.Seed = 0,
+    how: common.How = PLAIN,
+    data: common.Data = None,
+    device: common.Device = None,
+) -> None:
+    """Draw a data set, of each class as many images, and score every image.
+
+    After an interruption the same command goes on. `accelerate launch -m mnist_transformer.cli
+    synth` shares the work, also with machines that share the folder. `train patch --dataset idx
+    --data OUT` trains on the set.
+
+    Args:
+        out: The folder to write to.
+        n: How many images.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}, expected 1 or more")
+    check_seed(seed, n)
+    import shutil
+
+    import torch
+
+    from mnist_transformer.evaluation import synthetic
+    from mnist_transformer.models import checkpoint, loading
+    from mnist_transformer.training import runtime
+    from mnist_transformer.utils import trees
+
+    weights = loading.find_weights(model)
+    crc = trees.read_metadata(weights, checkpoint.KIND)[trees.CHECKSUM]
+    synthetic.claim(out, weights=weights.name, crc32=crc, n=n, seed=seed, how=str(how))
+    process = runtime.make_accelerator(out, device)
+    is_main, count = process.is_main_process, process.num_processes
+    paths = {x: out / "parts" / f"{x:09}.safetensors" for x in range(0, n, PART)}
+    with runtime.claim(out) if is_main else nullcontext(), stages() as report:
+        if not (out / synthetic.SCORES).exists():
+            drawer = loading.load(weights, str(process.device))
+            drawn = synthetic.drawing(drawer, data, seed, how)
+            for start, path in list(paths.items())[process.process_index :: count]:
+                if not path.exists():
+                    trees.save_state(path, drawn(torch.arange(start, min(start + PART, n))))
+                if is_main:
+                    report("drawing", min(start + count * PART, n), n)
+            process.wait_for_everyone()
+            if is_main:
+                parts = [trees.load_state(path) for path in paths.values()]
+                columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                synthetic.save(out, columns)
+    if is_main:
+        shutil.rmtree(out / "parts", ignore_errors=True)
+        say(f"saved {out}")
+    process.end_training()
+
+
+def select(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    out: Path,
+    best: int | None = None,
+    worst: int | None = None,
+    random: int | None = None,
+    by: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Take images of a set that synth drew, of each class as many, and say what is dropped.
+
+    Args:
+        out: The folder to write to.
+        best: How many of the highest probability, the fewest nats or the least distance.
+        by: The score: probability (the judge's, of the class), nats (the model's, of the image)
+            or distance (to the nearest training image).
+    """
+    ways = {"best": best, "worst": worst, "random": random}
+    given = [(way, count) for way, count in ways.items() if count is not None]
+    if len(given) != 1 or (by is None) != (random is not None):
+        raise ValueError("expected --best N --by SCORE, --worst N --by SCORE or --random N")
+    from mnist_transformer.evaluation import synthetic
+
+    columns, (way, count) = synthetic.load(folder), given[0]
+    total, kept = len(columns["label"]), synthetic.select(columns, way, count, by, seed)
+    synthetic.claim(out, of=folder.name, way=way, count=count, by=by, seed=seed)
+    synthetic.save(out, {x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")})
+    say(f"kept {count:,} of {total:,} images, of each class as many, and dropped {total - count:,}")
+    for score in synthetic.BETTER.keys() & columns.keys():
+        all_sum, kept_sum = (columns[score][x].sum().item() for x in (slice(None), kept))
+        dropped = (all_sum - kept_sum) / max(1, total - count)
+        say(f"{score}: {kept_sum / count:.4g} on average, {dropped:.4g} of the dropped")
+    say(f"saved {out}")
