@@ -217,9 +217,9 @@ def test_bad_input_is_one_sentence(words: str, message: str, capsys) -> None:
     columns = {"image": torch.zeros(30, 1, 28, 28).byte(), "label": torch.arange(30) % 10}
     columns["distance"] = torch.rand(30)
     synthetic.claim(Path("plain"), of="nothing")
-    synthetic.save(Path("plain"), columns)
+    synthetic.save(Path("plain"), [columns])
     synthetic.claim(Path("set"), of="something")
-    synthetic.save(Path("set"), columns | {"nats": torch.rand(30)})
+    synthetic.save(Path("set"), [columns | {"nats": torch.rand(30)}])
     assert run(words) == 2
     assert message in said(capsys)
     assert not Path("new").exists()

@@ -1,5 +1,6 @@
 """synth and synth select."""
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +26,7 @@ def synth(
     """Draw a data set, of each class as many images, and score every image.
 
     After an interruption the same command goes on. `accelerate launch -m mnist_transformer.cli
-    synth` shares the work, also with machines that share the folder. `train patch --dataset idx
-    --data OUT` trains on the set.
+    synth` shares the work. `train patch --dataset idx --data OUT` trains on the set.
 
     Args:
         out: The folder to write to.
@@ -35,10 +35,6 @@ def synth(
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")
     check_seed(seed, n)
-    import shutil
-
-    import torch
-
     from mnist_transformer.evaluation import synthetic
     from mnist_transformer.models import checkpoint, loading
     from mnist_transformer.training import runtime
@@ -52,18 +48,15 @@ def synth(
     paths = {x: out / "parts" / f"{x:09}.safetensors" for x in range(0, n, PART)}
     with runtime.claim(out) if is_main else nullcontext(), stages() as report:
         if not (out / synthetic.SCORES).exists():
-            drawer = loading.load(weights, str(process.device))
-            drawn = synthetic.drawing(drawer, data, seed, how)
-            for start, path in list(paths.items())[process.process_index :: count]:
-                if not path.exists():
-                    trees.save_state(path, drawn(torch.arange(start, min(start + PART, n))))
+            drawn = synthetic.drawing(loading.load(weights, str(process.device)), data, seed, how)
+            for start in list(paths)[process.process_index :: count]:
+                if not paths[start].exists():
+                    trees.save_state(paths[start], drawn(range(start, min(start + PART, n))))
                 if is_main:
                     report("drawing", min(start + count * PART, n), n)
             process.wait_for_everyone()
             if is_main:
-                parts = [trees.load_state(path) for path in paths.values()]
-                columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-                synthetic.save(out, columns)
+                synthetic.save(out, [trees.load_state(path) for path in paths.values()])
     if is_main:
         shutil.rmtree(out / "parts", ignore_errors=True)
         say(f"saved {out}")
@@ -94,12 +87,12 @@ def select(
     from mnist_transformer.evaluation import synthetic
 
     columns, (way, count) = synthetic.load(folder), given[0]
-    total, kept = len(columns["label"]), synthetic.select(columns, way, count, by, seed)
+    kept, total = synthetic.select(columns, way, count, by, seed), len(columns["label"])
     synthetic.claim(out, of=folder.name, way=way, count=count, by=by, seed=seed)
-    synthetic.save(out, {x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")})
+    synthetic.save(out, [{x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")}])
     say(f"kept {count:,} of {total:,} images, of each class as many, and dropped {total - count:,}")
-    for score in synthetic.BETTER.keys() & columns.keys():
-        all_sum, kept_sum = (columns[score][x].sum().item() for x in (slice(None), kept))
-        dropped = (all_sum - kept_sum) / max(1, total - count)
-        say(f"{score}: {kept_sum / count:.4g} on average, {dropped:.4g} of the dropped")
+    rest = sorted(set(range(total)) - set(kept.tolist()))
+    for score in (score for score in synthetic.BETTER if score in columns and rest):
+        means = [float(columns[score][index].mean()) for index in (kept, rest)]
+        say("{}: {:.4g} on average, {:.4g} of the dropped".format(score, *means))
     say(f"saved {out}")

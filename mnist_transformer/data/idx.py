@@ -5,8 +5,7 @@ big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/). It may b
 
 The data set: a file of images with the axes N, H, W, or N, H, W, 3 or N, 3, H, W in colour, and a
 file of their labels. Files with "test" or "t10k" in their names are the test set; without any,
-the last tenth of the images are. The tenth before, or the last 5,000 if fewer, validate. Parquet
-files as parquet.py reads them may take the place of both.
+the last tenth of the images are. The tenth before, or the last 5,000 if fewer, validate.
 """
 
 import gzip
@@ -22,10 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist_transformer.data import parquet
 from mnist_transformer.data.dataset import NUM_VAL, Dataset, Split, hold_out
 from mnist_transformer.data.spec import DataSpec
-from mnist_transformer.utils.files import write_atomic
 
 MAX_BYTES = 1_000_000_000  # a file of a few bytes may promise any number
 GZIP = b"\x1f\x8b"
@@ -68,11 +65,6 @@ def read(path: Path | zipfile.Path, shape: tuple[int, ...] | None = None) -> NDA
     return values.reshape(found)
 
 
-def write(path: Path, values: NDArray[np.uint8]) -> None:
-    """Write values as a gzipped file; raises OSError."""
-    write_atomic(path, gzip.compress(header(values.shape) + values.tobytes(), 6, mtime=0))
-
-
 def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
@@ -90,13 +82,10 @@ def load(folder: Path) -> Dataset:
     """
     # A file may be there both plain and gzipped: read one of them.
     paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
-    no_idx = (".parquet", ".safetensors")  # the latter of scores (evaluation/synthetic.py)
-    files = {x: y for x, y in paths.items() if y.is_file() and y.suffix not in no_idx}
-    values = {name: read(path) for name, path in files.items()}
+    paths.pop("scores.safetensors", None)  # of drawn images, see evaluation/synthetic.py
+    values = {name: read(path) for name, path in paths.items() if path.is_file()}
     tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]
-    rows = any(folder.glob("*.parquet"))
-    found = parquet.read(folder, "*.parquet")[:2] if rows else values.values()
-    train = _split(folder, "training", list(found))
+    train = _split(folder, "training", list(values.values()))
     tenth = len(train) // 10
     if not tenth:
         raise ValueError(f"{folder} holds {len(train)} training images, expected 10 or more")

@@ -16,7 +16,6 @@ import functools
 import hashlib
 import lzma
 import struct
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +45,6 @@ class Scans:
     labels: Tensor  # int64 (N,)
     leftovers: Tensor  # uint8 (n, 1, 28, 28): the images without a scan
     ink: NDArray[np.uint8]  # np.packbits of each scan (m, m), one after the other
-
-    @classmethod
-    def of(cls, scans: Sequence[Tensor], labels: Tensor) -> "Scans":
-        """Scans (m, m) of images with these labels (N,), none left over."""
-        sides = torch.tensor([len(scan) for scan in scans])
-        ink = [np.zeros(0, np.uint8), *(np.packbits(scan.numpy()) for scan in scans)]
-        return cls(sides, labels, torch.zeros(0, 1, IMAGE, IMAGE).byte(), np.concatenate(ink))
 
     def __len__(self) -> int:
         return len(self.sides)

@@ -1,21 +1,21 @@
 """Sets of drawn images with a score file, and what is selected from them.
 
 A set is a folder that the data set ``idx`` reads. ``scores.safetensors`` in it has a column per
-score: the judge's ``probability`` of the class, the model's ``nats`` of the image given the class,
-the ``distance`` to the nearest training image; also each image's ``seed``, and the scans of a
-model of scans, as ``Scans`` has them in ``sides`` and ``ink``. Without a judge for the data set
-there is no probability, without a likelihood there are no nats.
+score of ``BETTER`` that there is for the model and its data set: the judge's probability of the
+class, the model's nats, the distance to the nearest training image; and seeds, and drawn scans.
 """
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_transformer.data import idx, load_dataset, parquet
+from mnist_transformer.data import idx, load_dataset
 from mnist_transformer.data.scan_file import Scans
 from mnist_transformer.evaluation.metrics import nearest_distances
 from mnist_transformer.evaluation.protocol import load_judge
@@ -32,24 +32,25 @@ Columns = dict[str, Tensor]  # "image" (N, C, H, W), "label" (N,), and those of 
 
 def drawing(
     model: GenerativeModel, data: Path | None, seed: int, how: Sampling
-) -> Callable[[Tensor], Columns]:
-    """A function that draws and scores images by their numbers (B,), which tell class and seed.
-
-    ``data`` is the folder of the model's data set, see ``load_dataset``.
-    """
+) -> Callable[[range], Columns]:
+    """A function of numbers, which tell class and seed, that draws images and scores them."""
     spec = model.config.data
     kind = spec.name.partition(":")[0].removesuffix("-jpeg")
     own = {"size": spec.shape[1], "channels": spec.shape[0]} if kind == "folder" else {}
     train = model.check_images(load_dataset(kind, data, **own).train.images)
     judge = load_judge(spec) if spec.judge else None
 
-    def drawn(number: Tensor) -> Columns:
-        labels, seeds = number % model.num_classes, (seed + number).tolist()
-        found = {"label": labels, "seed": seed + number}
+    def drawn(numbers: range) -> Columns:
+        labels = torch.tensor(numbers) % model.num_classes
+        seeds = [seed + number for number in numbers]
+        found = {"label": labels, "seed": torch.tensor(seeds)}
         if model.draws_scans:
-            scans = model.archive = Scans.of(model.scans(labels.tolist(), seeds, how), labels)
-            found |= {"sides": scans.sides, "ink": torch.from_numpy(scans.ink)}
-        images = scans.images if model.draws_scans else model.sample(labels, seeds, how)
+            scans = model.scans(labels.tolist(), seeds, how)
+            sides, ink = torch.tensor([len(x) for x in scans]), [np.packbits(x) for x in scans]
+            none = torch.empty(0, *model.image_shape, dtype=torch.uint8)
+            model.archive = Scans(sides, labels, none, np.concatenate(ink))
+            found |= {"sides": sides, "ink": torch.from_numpy(model.archive.ink)}
+        images = model.archive.images if model.draws_scans else model.sample(labels, seeds, how)
         if judge is not None:
             chances = in_batches(judge, judge.logits, images).softmax(1)
             found["probability"] = chances.gather(1, labels[:, None])[:, 0]
@@ -72,15 +73,15 @@ def claim(folder: Path, **made: Any) -> None:
     write_atomic(note, text.encode())
 
 
-def save(folder: Path, columns: Columns) -> None:
-    """Write a set; its scores come last and tell that it is whole."""
-    scores = dict(columns)
-    images, labels = scores.pop("image").numpy(), scores.pop("label").byte().numpy()
-    if images.shape[1] == 3:
-        parquet.write(folder / "images.parquet", images, labels)
-    else:
-        idx.write(folder / "images-idx3-ubyte.gz", images[:, 0])
-        idx.write(folder / "labels-idx1-ubyte.gz", labels)
+def save(folder: Path, parts: list[Columns]) -> None:
+    """Write a set of one part or more; its scores come last and tell that it is whole."""
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    images = columns["image"].movedim(1, -1)
+    files = {"images-idx-ubyte": images.squeeze(-1), "labels-idx-ubyte": columns["label"].byte()}
+    for name, values in files.items():
+        content = idx.header(values.shape) + values.numpy().tobytes()
+        write_atomic(folder / f"{name}.gz", gzip.compress(content, 6, mtime=0))
+    scores = {name: x for name, x in columns.items() if name not in ("image", "label")}
     trees.save_state(folder / SCORES, scores)
 
 
@@ -93,10 +94,9 @@ def load(folder: Path) -> Columns:
 
 
 def select(columns: Columns, way: str, count: int, by: str | None = None, seed: int = 0) -> Tensor:
-    """Indices, ascending, of the best, worst or random images of a set, of each class as many.
+    """Indices, ascending, of the best or worst images by a score, or random ones without any.
 
-    ``by`` is a score, unless they are random. Raises ValueError for one that the set does not
-    have, or for more images than there are.
+    Of each class as many. ValueError: too many, or a score that the set does not have.
     """
     labels = columns["label"]
     if not 1 <= count <= len(labels):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.data import scans
-from mnist_transformer.data.scan_file import Scans, load_scans
+from mnist_transformer.data.scan_file import load_scans
 from mnist_transformer.models.base import Canvas, GenerativeModel, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
@@ -123,11 +123,6 @@ class Scan(GenerativeModel):
         return SidedPatch(self.config)
 
     @cached_property
-    def archive(self) -> Scans:
-        """The scans of known images: MNIST's, unless it is set to others."""
-        return load_scans()
-
-    @cached_property
     def escape(self) -> GenerativeModel:
         """The model that codes images without a scan; not part of this one's weights."""
         from mnist_transformer.models.loading import load
@@ -138,7 +133,7 @@ class Scan(GenerativeModel):
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
-        archive = self.archive
+        archive = self.archive or load_scans()
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])
         has_B = (sides > 0) & (sides <= self.config.canvas)
