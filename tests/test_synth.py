@@ -146,7 +146,7 @@ def test_scans_are_kept_and_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> No
     assert "ink" not in synthetic.load(Path("best"))
 
 
-def test_colour_is_parquet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = replace(make_spec(8, 3, channels=3), name="folder:colours", judge=None)
     images = torch.zeros(12, 3, 8, 8).byte()
     split = Split(images, torch.arange(12) % 3)
@@ -175,8 +175,8 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
     for way, compare in (("best", torch.amax), ("worst", torch.amin)):
         assert run(f"synth select set --{way} 10 --by probability --out {way}") == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "kept 10 of 30 images, of each class as many, and dropped 20"
-        assert any(line.startswith("nats: ") and line.endswith("of the dropped") for line in lines)
+        assert lines[0] == f"saved {way}: 10 of 30 images, of each class as many"
+        assert any(line.startswith("nats: ") and line.endswith("of 20 dropped") for line in lines)
         kept = synthetic.load(Path(way))
         assert kept["label"].tolist() == list(range(10))
         for label in range(10):
@@ -185,11 +185,8 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         assert torch.equal(kept["image"], columns["image"][kept["seed"]])
     assert run("synth select set --random 15 --seed 3 --out random") == 0
     assert np.bincount(synthetic.load(Path("random"))["label"]).tolist() == [2] * 5 + [1] * 5
-    nats = columns["nats"][labels == 0]
-    few = synthetic.select(columns, "best", 10, "nats")[0]
-    assert columns["nats"][labels == 0].min() == nats.min()
-    assert nats.min() in columns["nats"][synthetic.select(columns, "best", 10, "nats")]
-    assert few >= 0
+    nats = columns["nats"][labels == 0].min()
+    assert nats in columns["nats"][synthetic.select(columns, "best", 10, "nats")]
 
 
 @pytest.mark.parametrize(
@@ -198,8 +195,8 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         ("synth --n 0 --out new", "n is 0, expected 1 or more"),
         ("synth --n 5 --seed -1 --out new", "seed is -1, expected an integer from 0"),
         ("synth --n 5 --model nothing --out new", "unknown model 'nothing'"),
-        (f"{DRAW} set --seed 1", "set holds another set: {"),
-        (f"{DRAW} files", "files holds mine.txt, expected an empty or a new folder"),
+        (f"{DRAW} set --seed 1", "set holds {"),
+        (f"{DRAW} files", "files holds mine.txt, expected {"),
         ("synth select set --best 10 --by fame --out new", "by is 'fame', expected one of"),
         ("synth select plain --best 10 --by nats --out new", "expected one of distance"),
         ("synth select set --best 31 --by nats --out new", "best is 31, expected 1 to the 30"),
@@ -208,7 +205,7 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         ("synth select set --random 3 --by nats --out new", "or --random N"),
         ("synth select set --best 3 --worst 3 --by nats --out new", "expected --best N"),
         ("synth select files --random 3 --out new", "scores.safetensors does not exist"),
-        ("synth select set --random 3 --out plain", "plain holds another set: {"),
+        ("synth select set --random 3 --out plain", "plain holds {"),
     ],
 )
 def test_bad_input_is_one_sentence(words: str, message: str, capsys) -> None:

@@ -77,8 +77,7 @@ def select(
     Args:
         out: The folder to write to.
         best: How many of the highest probability, the fewest nats or the least distance.
-        by: The score: probability (the judge's, of the class), nats (the model's, of the image)
-            or distance (to the nearest training image).
+        by: probability (the judge's), nats (the model's) or distance (to the training images).
     """
     ways = {"best": best, "worst": worst, "random": random}
     given = [(way, count) for way, count in ways.items() if count is not None]
@@ -90,9 +89,8 @@ def select(
     kept, total = synthetic.select(columns, way, count, by, seed), len(columns["label"])
     synthetic.claim(out, of=folder.name, way=way, count=count, by=by, seed=seed)
     synthetic.save(out, [{x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")}])
-    say(f"kept {count:,} of {total:,} images, of each class as many, and dropped {total - count:,}")
+    say(f"saved {out}: {count:,} of {total:,} images, of each class as many")
     rest = sorted(set(range(total)) - set(kept.tolist()))
     for score in (score for score in synthetic.BETTER if score in columns and rest):
         means = [float(columns[score][index].mean()) for index in (kept, rest)]
-        say("{}: {:.4g} on average, {:.4g} of the dropped".format(score, *means))
-    say(f"saved {out}")
+        say("{}: {:.4g} on average; {:.4g} of {:,} dropped".format(score, *means, len(rest)))

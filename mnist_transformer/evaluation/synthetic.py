@@ -1,8 +1,8 @@
 """Sets of drawn images with a score file, and what is selected from them.
 
-A set is a folder that the data set ``idx`` reads. ``scores.safetensors`` in it has a column per
-score of ``BETTER`` that there is for the model and its data set: the judge's probability of the
-class, the model's nats, the distance to the nearest training image; and seeds, and drawn scans.
+A set is a folder that the data set ``idx`` reads. Its ``scores.safetensors`` has seeds, drawn
+scans, and as ``BETTER`` names them: the judge's probability of the class, the model's nats, both
+if there are any, and the distance to the nearest training image.
 """
 
 import gzip
@@ -66,10 +66,9 @@ def claim(folder: Path, **made: Any) -> None:
     """Write down how a folder's set is made; ValueError if it holds another one, or other files."""
     note, text = folder / ".made.json", json.dumps(made)
     visible = sorted(folder.glob("[!.]*"))  # before the note is looked for: another may write it
-    if note.exists() and (found := note.read_text()) != text:
-        raise ValueError(f"{folder} holds another set: {found}, expected {text}")
-    if visible and not note.exists():
-        raise ValueError(f"{folder} holds {visible[0].name}, expected an empty or a new folder")
+    found = note.read_text() if note.exists() else "".join(path.name for path in visible[:1])
+    if found not in ("", text):
+        raise ValueError(f"{folder} holds {found}, expected {text} or another folder")
     write_atomic(note, text.encode())
 
 
@@ -94,9 +93,9 @@ def load(folder: Path) -> Columns:
 
 
 def select(columns: Columns, way: str, count: int, by: str | None = None, seed: int = 0) -> Tensor:
-    """Indices, ascending, of the best or worst images by a score, or random ones without any.
+    """Indices of the best, worst or (without a score) random images, of each class as many.
 
-    Of each class as many. ValueError: too many, or a score that the set does not have.
+    ValueError: too many, or a score that the set does not have.
     """
     labels = columns["label"]
     if not 1 <= count <= len(labels):
@@ -106,7 +105,6 @@ def select(columns: Columns, way: str, count: int, by: str | None = None, seed: 
     else:
         check_choice("by", by, [name for name in BETTER if name in columns])
         order = (BETTER[by] * columns[by]).argsort(stable=True, descending=way == "worst")
-    num_classes = int(labels.max()) + 1
-    wanted = [len(range(label, count, num_classes)) for label in range(num_classes)]
-    kept = [order[labels[order] == label][:most] for label, most in enumerate(wanted)]
-    return torch.cat(kept).sort().values
+    by_class = order[labels[order].argsort(stable=True)]
+    rank = torch.cat([torch.arange(int(num)) for num in labels.bincount()])
+    return by_class[rank.argsort(stable=True)[:count]].sort().values

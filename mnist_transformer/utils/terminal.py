@@ -108,5 +108,4 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
 
 def bars(*columns: ProgressColumn) -> Progress:
     """Progress bars on standard error; none where that is not a terminal."""
-    how: dict[str, Any] = {"transient": True, "speed_estimate_period": 10 * LINE_SECONDS}
-    return Progress(*columns, console=errors, disable=not errors.is_terminal, **how)
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
