@@ -47,7 +47,7 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     generator: str = "mnist-scan-tiny",
     classifier_images: int = 550_000,
-    generator_images: int = 110_000,
+    generator_images: int = 80_000,
     num_samples: int = 10_000,
 ) -> None:
     """Train and measure what the ledger does not have yet, then draw the plot.
@@ -164,8 +164,7 @@ class Bench:
         """MNIST's scans with those of the sets, for a generator that is a model of scans."""
         if not hasattr(self.recipe.model, "scan"):
             return None
-        missing = [x for x in sets if "ink" not in x]
-        if missing:
+        if any("ink" not in columns for columns in sets):
             raise ValueError(f"the drawn set has no scans, which {self.generator} learns from")
         known = [load_scans(), *map(scans_of, sets)]
         return Scans(
@@ -176,20 +175,11 @@ class Bench:
         )
 
     def train(
-        self,
-        part: str,
-        settings: dict[str, Any],
-        split: Split,
-        seed: int,
-        archive: Scans | None,
+        self, part: str, settings: dict[str, Any], split: Split, seed: int, archive: Scans | None
     ) -> Path:
         """A cell of the generator; the path of its weights."""
-        settings = {
-            **settings,
-            "generator": self.generator,
-            "images": len(split),
-            "images seen": self.images_seen,
-        }
+        settings |= {"generator": self.generator, "images": len(split)}
+        settings |= {"images seen": self.images_seen}
         recipe = for_images(self.recipe, self.images_seen, split)
         if archive is not None:
             recipe = replace(recipe, model=knowing(recipe.model, archive))

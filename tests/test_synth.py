@@ -44,6 +44,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 DRAW = "synth --n 30 --model tiny.safetensors --device cpu --out"
+FEW = DRAW.replace("30", "12")
 
 
 def test_a_set_is_balanced_scored_and_read_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +55,7 @@ def test_a_set_is_balanced_scored_and_read_back(capsys: pytest.CaptureFixture[st
     assert torch.equal(columns["label"], labels)
     assert torch.equal(columns["seed"], 7 + torch.arange(30))
     assert torch.equal(columns["image"], model.sample(labels, range(7, 37)))
-    nats = model.nll(columns["image"], labels).double()
+    nats = model.nll(columns["image"], labels, fitted=True).double()
     torch.testing.assert_close(columns["nats"], nats, rtol=1e-4, atol=1e-4)
     logits = synthetic.load_judge(None).logits(columns["image"])
     expected = logits.softmax(1)[torch.arange(30), labels].double()
@@ -65,7 +66,7 @@ def test_a_set_is_balanced_scored_and_read_back(capsys: pytest.CaptureFixture[st
     dataset = load_dataset("idx", "set")
     assert [len(x) for x in (dataset.train, dataset.val, dataset.test)] == [24, 3, 3]
     assert sorted(path.name for path in Path("set").glob("[!.]*")) == [
-        "images-idx3-ubyte.gz", "labels-idx1-ubyte.gz", "scores.safetensors"
+        "images-idx-ubyte.gz", "labels-idx-ubyte.gz", "scores.safetensors"
     ]  # fmt: skip
 
 
@@ -74,10 +75,10 @@ def assert_same(a: str, b: str) -> None:
     assert_same_bits(synthetic.load(Path(a)), synthetic.load(Path(b)))
 
 
-@pytest.mark.parametrize("write", [3, 9, 10, 11])
+@pytest.mark.parametrize("write", [2, 4, 6])
 def test_a_killed_set_goes_on_to_the_same_bytes(write: int, monkeypatch) -> None:
-    """Killed at any write: of a part, of the images, of the labels, of the scores."""
-    assert run(f"{DRAW} whole") == 0
+    """Killed at any write: of a part, of the images, of the scores."""
+    assert run(f"{FEW} whole") == 0
     replaced, os_replace = [], os.replace
 
     def dying(*paths: object) -> None:
@@ -87,18 +88,18 @@ def test_a_killed_set_goes_on_to_the_same_bytes(write: int, monkeypatch) -> None
         os_replace(*paths)
 
     monkeypatch.setattr("os.replace", dying)
-    assert run(f"{DRAW} killed") == 130
+    assert run(f"{FEW} killed") == 130
     assert not Path("killed/scores.safetensors").exists()
     monkeypatch.setattr("os.replace", os_replace)
-    assert run(f"{DRAW} killed") == 0
+    assert run(f"{FEW} killed") == 0
     assert_same("killed", "whole")
     monkeypatch.setattr(synthetic, "drawing", None)
-    assert run(f"{DRAW} killed") == 0  # it is finished
+    assert run(f"{FEW} killed") == 0  # it is finished
     assert_same("killed", "whole")
 
 
 def test_two_processes_share_a_set(tmp_path: Path) -> None:
-    assert run(f"{DRAW} one") == 0
+    assert run(f"{FEW} one") == 0
     script = tmp_path / "launched.py"
     script.write_text(
         "import torch\n"
@@ -113,7 +114,7 @@ def test_two_processes_share_a_set(tmp_path: Path) -> None:
         "synthetic.load_judge = lambda spec: judge\n"
         "synthetic.load_dataset = lambda *_, **__: make_digits()\n"
         "synth.PART = 4\n"
-        "synth.synth(Path('two'), 30, 'tiny.safetensors')\n"
+        "synth.synth(Path('two'), 12, 'tiny.safetensors')\n"
         "assert PartialState().num_processes == 2\n"
     )
     tests = Path(__file__).parent
@@ -140,9 +141,9 @@ def test_scans_are_kept_and_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> No
     model.archive = scans
     found = model.look_up(columns["image"])
     assert found[0].all()
-    nats = model.nll(columns["image"], columns["label"]).double()
+    nats = model.nll(columns["image"], columns["label"], fitted=True).double()
     torch.testing.assert_close(columns["nats"], nats, rtol=1e-4, atol=1e-4)
-    assert run("synth select set --best 6 --by nats --out best") == 0
+    assert run("synth select set --best 10 --by nats --out best") == 0
     assert "ink" not in synthetic.load(Path("best"))
 
 
@@ -178,10 +179,9 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         assert lines[0] == f"saved {way}: 10 of 30 images, of each class as many"
         assert any(line.startswith("nats: ") and line.endswith("of 20 dropped") for line in lines)
         kept = synthetic.load(Path(way))
-        assert kept["label"].tolist() == list(range(10))
-        for label in range(10):
-            of_class = columns["probability"][labels == label]
-            assert kept["probability"][label] == compare(of_class, 0)
+        assert sorted(kept["label"].tolist()) == list(range(10))
+        for label, chance in zip(kept["label"], kept["probability"], strict=True):
+            assert chance == compare(columns["probability"][labels == label], 0)
         assert torch.equal(kept["image"], columns["image"][kept["seed"]])
     assert run("synth select set --random 15 --seed 3 --out random") == 0
     assert np.bincount(synthetic.load(Path("random"))["label"]).tolist() == [2] * 5 + [1] * 5

@@ -8,6 +8,7 @@ if there are any, and the distance to the nearest training image.
 import gzip
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def drawing(
             chances = in_batches(judge, judge.logits, images).softmax(1)
             found["probability"] = chances.gather(1, labels[:, None])[:, 0]
         if model.likelihood is not None:
-            found["nats"] = in_batches(model, model.nll, images, labels)
+            found["nats"] = in_batches(model, partial(model.nll, fitted=True), images, labels)
         distance = nearest_distances(images.to(model.device), train).cpu()
         return {"image": images, **found, "distance": distance}
 
