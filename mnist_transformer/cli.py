@@ -16,6 +16,7 @@ from mnist_transformer.commands.inpaint import inpaint
 from mnist_transformer.commands.list import list_models
 from mnist_transformer.commands.prompts import prompts
 from mnist_transformer.commands.scans import scans
+from mnist_transformer.commands.synth import select, synth
 from mnist_transformer.commands.train import train
 from mnist_transformer.utils.terminal import exit_code, say
 
@@ -31,12 +32,16 @@ VERBS: dict[str, Callable[..., None]] = {
     "scans": scans,
     "compress": compress,
     "decompress": decompress,
+    "synth": synth,
+    "synth select": select,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; wrong arguments raise SystemExit(2)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if " ".join(arguments[:2]) in VERBS:  # a verb of two words
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
     if list(arguments) == ["--version"]:
         say(f"{PROG} {mnist_transformer.__version__}")
         return 0

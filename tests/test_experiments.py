@@ -16,6 +16,7 @@ from helpers import (
     TINY_PROMPTED,
     all_images,
     make_digits,
+    make_scans,
     make_spec,
     random_model,
 )
@@ -37,16 +38,21 @@ from experiments import (
     positions,
     prompting,
     smallest,
+    synthetic,
 )
+from mnist_transformer.commands.synth import synth
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.utils.images import grid
-from tools import report
+from tools import report, trials
 
 
 @pytest.fixture
@@ -370,3 +376,94 @@ def test_compress(small_world: Path) -> None:
     figures = rows[0]["metrics"]["figures"]
     assert figures["read images/s"] > 0
     assert all(row["metrics"]["figures"]["kB"] > 0.1 for row in rows)
+
+
+@pytest.fixture
+def drawn(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set that a tiny model of scans drew; real digits are strokes with scans."""
+    scans = make_scans()
+    images = scans.images.repeat(7, 1, 1, 1)[:40]
+    split = Split(images, torch.arange(40) % 10)
+    for module in (synthetic, synthetic.synthetic):
+        monkeypatch.setattr(module, "load_dataset", lambda *_: Dataset(split, split, split, MNIST))
+    for place in ("mnist_transformer.models.scan", "experiments.synthetic"):
+        monkeypatch.setattr(f"{place}.load_scans", lambda: scans)
+    judge = ClassifierConfig(MNIST, width=4)
+    monkeypatch.setattr(synthetic.synthetic, "load_judge", lambda spec: judge.build())
+    patch = replace(TINY["patch"], data=replace(SCANS, shape=(1, 24, 24)), patch_size=8)
+    for name, model in (("mnist-cnn", judge), ("mnist-scan-tiny", ScanConfig(MNIST, patch))):
+        monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], model=model, batch_size=8))
+    checkpoint.save(RECIPES["mnist-scan-tiny"].model.build(), "drawer.safetensors")
+    synth(Path("drawn"), 40, "drawer.safetensors")
+    return Path("drawn")
+
+
+def test_synthetic(drawn: Path, small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "GENERATIONS", 2)
+
+    def script() -> None:
+        how = {"classifier_images": 8, "generator_images": 8, "num_samples": 20}
+        synthetic.main(drawn, arms=("real and all drawn",), seeds=(0,), **how)
+
+    script()
+    rows = ledger.rows(small_world)
+    script()
+    assert ledger.rows(small_world) == rows
+    assert [row["recipe"] for row in rows] == [
+        "synthetic-classifier/real and all drawn/80/8/seed 0",
+        "synthetic-generator/real and all drawn/mnist-scan-tiny/80/8/seed 0",
+        "synthetic-generator/real/mnist-scan-tiny/40/8/seed 0",
+        "synthetic-chain/replaced/1/mnist-scan-tiny/40/8/seed 0",
+        "synthetic-chain/replaced/2/mnist-scan-tiny/40/8/seed 0",
+        "synthetic-chain/added/1/mnist-scan-tiny/80/8/seed 0",
+        "synthetic-chain/added/2/mnist-scan-tiny/120/8/seed 0",
+    ]
+    assert rows[0]["metrics"]["figures"]["test accuracy, %"] >= 0
+    for name in ("test bits/dim, as fitted", "fd_cnn", "precision, %", "recall, %"):
+        assert rows[-1]["metrics"]["figures"][name] >= 0
+    assert (small_world.parent / "synthetic" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_arms_of_synthetic_digits(drawn: Path) -> None:
+    columns = synthetic.synthetic.load(drawn)
+    real = make_digits().train
+    arms = synthetic.make_arms(real, columns)
+    assert {name: len(arm(0)) for name, arm in arms.items()} == {
+        "real": 40,
+        "all drawn": 40,
+        "real and all drawn": 80,
+        "best half by probability": 20,
+        "best half by nats": 20,
+        "best half by distance": 20,
+        "random half": 20,
+        "worst half by probability": 20,
+        "worst half by nats": 20,
+        "worst half by distance": 20,
+        "random quarter": 10,
+        "random twentieth": 2,
+    }
+    best, worst = (arms[f"{way} half by nats"](0).images for way in ("best", "worst"))
+    assert torch.equal(torch.cat([best, worst]).sum(0), columns["image"].sum(0))
+    assert not torch.equal(arms["random half"](0).images, arms["random half"](1).images)
+    for words, message in (
+        ({"parts": ("chains",)}, "part is 'chains', expected some of classifier, generator, chain"),
+        ({"arms": ("none",)}, "arm is 'none', expected some of real, all drawn"),
+        ({"generator": "none"}, "generator is 'none', expected a recipe or patch-4x4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            synthetic.main(drawn, **words)
+    del columns["ink"]
+    with pytest.raises(ValueError, match="has no scans, which mnist-scan-tiny learns from"):
+        synthetic.Bench(make_digits(), "mnist-scan-tiny", 8, 20).archive(columns)
+
+
+def test_differences_to_a_random_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        trials.make_row(
+            "synthetic-classifier", {"trained on": arm, "images": 1}, {"accuracy": accuracy}, seed
+        )
+        for arm, accuracies in {"random half": (90.0, 91.0), "real": (92.0, 95.0)}.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    synthetic.say_differences(rows)
+    assert capsys.readouterr().out == "real − random half · accuracy · +3 ± 1\n"

@@ -106,6 +106,7 @@ class Scan(GenerativeModel):
 
     likelihood = "bound"
     loss_sums_dims = True
+    draws_scans = True
     honours = Patch.honours
     adamw_modules: ClassVar[tuple[str, ...]] = (
         "side", *(f"patch.{name}" for name in Patch.adamw_modules)
@@ -133,7 +134,7 @@ class Scan(GenerativeModel):
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
-        archive = load_scans()
+        archive = self.archive or load_scans()
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])
         has_B = (sides > 0) & (sides <= self.config.canvas)
