@@ -3,7 +3,7 @@
     p(answer | prompt) = prod_k p(symbol_k | states of the prompt, symbols < k)
 
 A small causal transformer reads the language model's states, normalised and projected, then ASK
-and the digits so far, ones first, as in patch_law/prompted.py. A frozen generator draws each digit
+and the digits so far, ones first, as in prompted.py. A frozen generator draws each digit
 from its class, not from a mixture of class vectors, which it never saw.
 
 Training examples are (states, answer) in place of (image, label). States are (B, T, F), with
