@@ -141,7 +141,7 @@ def run_cell(
     trained = read_info(weights)
     assert trained.images_seen is not None
     assert trained.seconds is not None
-    figures: Figures = {"training images/s": trained.images_seen / trained.seconds}
+    figures: Figures = {"training images/s": trained.images_seen / max(trained.seconds, 0.01)}
     if exact:
         figures["validation bits/dim"] = trained.validation_bits_per_dim
     figures |= measure(model, seed)

@@ -69,7 +69,8 @@ def many_pictures(number: int, folder: Path, seed: int = 0) -> Lines:
             path.write_bytes(mutated(content, rng))
             begun = time.monotonic()
             try:
-                pictures.read_picture(path, 28)
+                picture, _ = pictures.open_picture(path)
+                pictures.to_image(picture, 28, str(path))
                 found["read"] += 1
             except ValueError as error:
                 sentence = path.name in str(error) and "\n" not in str(error)
