@@ -46,7 +46,7 @@ class Uniform(GenerativeModel):
         ink = noise.uniform(*self.image_shape) * 20 + 22 * cond.view(-1, 1, 1, 1)
         yield ink.to(torch.uint8)
 
-    def nll(self, images: Tensor, cond: Tensor | None) -> Tensor:
+    def nll(self, images: Tensor, cond: Tensor | None, *, fitted: bool = False) -> Tensor:
         nats = images[0].numel() * math.log(256)
         return torch.full((len(images),), nats)
 

@@ -148,9 +148,24 @@ def test_results_table_shows_the_figures() -> None:
     table = tables.results_table({"tiny": row(), "bound": row("bound", exact=False)})
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert "| tiny | 7.1M | 0.610 | 1,000 | 98.0 ± 0.1 |" in lines[2]
+    assert "| tiny | 7.1M | 0.610 | – | 1,000 | 98.0 ± 0.1 |" in lines[2]
     assert "≤ 0.610" in lines[3]
     assert "training images" in lines[4]
+
+
+def test_a_figure_in_a_sentence() -> None:
+    page = "It has <!-- figure:tiny {} -->much<!-- / --> and more.\n"
+    filled = report.render(page.format("parameters"), [row()])
+    assert filled == "It has <!-- figure:tiny parameters -->7.1M<!-- / --> and more.\n"
+    with pytest.raises(ValueError, match="no figure 'beauty' of 'tiny' to fill a mark with"):
+        report.render(page.format("beauty"), [row()])
+
+
+def test_the_models_with_the_nearest_digits_come_first() -> None:
+    far = row("mnist-var")
+    far["metrics"]["drawn"][0]["fd_cnn"] = figure(9.0)
+    lines = report.models_table({"mnist-var": far, "mnist-mar": row("mnist-mar")}).splitlines()
+    assert [line.split("`")[1] for line in lines[2:]] == ["mnist-mar", "mnist-var"]
 
 
 def test_a_table_holds_one_data_set() -> None:
@@ -164,7 +179,7 @@ def test_a_table_holds_one_data_set() -> None:
     assert cifar.startswith("# Title\n\n<!-- ledger:results cifar10 -->\n")
     assert "| other |" in cifar
     assert "| tiny |" not in cifar
-    assert "| training images | – | – | 1,000 | 98.0 ± 0.1 | – | 9.000 ± 0.001 |" in cifar
+    assert "| training images | – | – | – | 1,000 | 98.0 ± 0.1 | – | 9.000 ± 0.001 |" in cifar
     assert "9.000" in tables.results_table(rows)  # a floor for each data set
     assert "1.250 ± 0.001 | – | 90.0 / 80.0 | – |" in tables.results_table(rows)
 
@@ -187,7 +202,7 @@ def test_what_no_judge_has_seen_has_a_likelihood_and_speed() -> None:
     for name in ("drawn", "floor", "num_samples"):
         del bare["metrics"][name]
     table = tables.results_table({"tiny": bare})
-    assert table.splitlines()[2] == f"| tiny | 7.1M | 0.610 |{' – |' * 7}"
+    assert table.splitlines()[2] == f"| tiny | 7.1M | 0.610 |{' – |' * 8}"
     assert table.count("\n") == 3
     assert "| 321 |" in tables.speed_table({"tiny": bare})
 
