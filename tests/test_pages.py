@@ -36,7 +36,7 @@ def test_every_module_model_and_script_has_a_page(written: Path) -> None:
     assert set(cards.CARDS) == set(loading.shipped())
     for name in cards.CARDS:
         text = (docs / "models" / f"{name}.md").read_text()
-        for head in ("Figures", "Limits", "Training", "Data", "Settings of the recipe", "File"):
+        for head in ("Figures", "Limits", "Training", "Data", "Settings", "File"):
             assert f"\n## {head}\n" in text
     for path in [*pages.scripts("experiments"), *pages.scripts("examples")]:
         assert (docs / path.parent.name / f"{path.stem}.md").is_file()

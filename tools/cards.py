@@ -9,7 +9,6 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +16,14 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.evaluation import ledger, tables
-from mnist_transformer.models import loading
+from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.prompting.asking import reads_prompts
 from mnist_transformer.recipes import RECIPES, Recipe
 from mnist_transformer.training.info import read_info
+from mnist_transformer.utils import trees
 from mnist_transformer.utils.terminal import exit_code, say
 from tools import trials
 from tools.report import make_table
@@ -106,16 +105,13 @@ def _figures(row: ledger.Row) -> Iterator[tuple[str, str]]:
     yield "measured", f"{row['date'][:10]}, {tables.device(row)}, torch {row['torch']}"
 
 
-def _settings(config: Any) -> Iterator[tuple[str, str]]:
-    """A frozen config's settings, those of the configs inside it too."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, DataSpec):
-            continue
-        if is_dataclass(value):
-            yield from ((f"{field.name}.{name}", text) for name, text in _settings(value))
-        elif value is not None:
-            yield field.name, str(value)
+def _settings(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings of a checkpoint's config, those of the configs inside it too."""
+    for name, value in config.items():
+        if isinstance(value, dict) and name != "data":
+            yield from ((f"{name}.{inner}", text) for inner, text in _settings(value))
+        elif name not in ("data", "image_size", "num_classes") and value is not None:
+            yield name, str(value)
 
 
 def _training(recipe: Recipe, weights: Path) -> Iterator[tuple[str, str]]:
@@ -126,8 +122,8 @@ def _training(recipe: Recipe, weights: Path) -> Iterator[tuple[str, str]]:
     yield "minutes", tables.number(info.seconds, 0, scale=1 / 60)
     yield "seed", str(info.seed)
     yield "torch", str(info.torch)
-    yield "batch size", str(recipe.batch_size)
-    yield "learning rates", f"{recipe.muon_lr:g} (Muon), {recipe.adamw_lr:g} (AdamW)"
+    yield "batch size of the recipe", str(recipe.batch_size)
+    yield "learning rates of the recipe", f"{recipe.muon_lr:g} (Muon), {recipe.adamw_lr:g} (AdamW)"
 
 
 def _measured(name: str) -> str:
@@ -162,6 +158,8 @@ def card(name: str, *, on_site: bool) -> str:
     page, limits = CARDS[name]
     with torch.device("meta"):
         model = recipe.model.build()
+    config = trees.header(trees.read_metadata(weights, checkpoint.KIND), "config", weights)
+    parameters = _rows()[name]["parameters"] if name in _rows() else model.num_parameters
     likelihood = {"exact": "exact", "bound": "an upper bound", None: "none"}[model.likelihood]
     data, content = recipe.model.data, weights.read_bytes()
     if reads_prompts(model):
@@ -178,7 +176,7 @@ def card(name: str, *, on_site: bool) -> str:
     )
     text = f"""# {name}
 
-{recipe.about[0].upper()}{recipe.about[1:]}. Parameters: {model.num_parameters:,}. \
+{recipe.about[0].upper()}{recipe.about[1:]}. Parameters: {parameters:,}. \
 Likelihood: {likelihood}.
 
 ```bash
@@ -202,9 +200,9 @@ The protocol: [docs/results.md](../results.md). How it works: [docs/{page}.md](.
 {data.name}, images of {" x ".join(map(str, data.shape))} values, by {data.source}. Licence: \
 {data.licence}. The last 5,000 training images validate. Test images choose nothing.
 
-## Settings of the recipe
+## Settings
 
-{_table(_settings(recipe.model))}
+{_table(_settings(config))}
 ## File
 
 {_table(facts)}"""
