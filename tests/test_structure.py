@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mnist_transformer"
 # 10,500 is the goal with all features. New data sets and faults found took it above that.
-MAX_LINES, MAX_PACKAGE_LINES, MAX_ROOT_NAMES = 300, 11_402, 15
+MAX_LINES, MAX_PACKAGE_LINES, MAX_ROOT_NAMES = 300, 11_398, 15
 # The flagship of before stays as it was until the scans have been judged.
 APART = "models/patch_law/"
 # Each wing imports only from wings before it. Sentences are read by models and answered by them:
