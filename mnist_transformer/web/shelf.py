@@ -126,8 +126,8 @@ def wire(
                 yield [note, *pictures]
 
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
-    # The first output, a line of text, tells the place in the queue.
-    look = QUIET | {"show_progress": "minimal", "show_progress_on": outputs[0]}
+    # The first picture tells the place in the queue; the note before it has no height as yet.
+    look = QUIET | {"show_progress": "minimal", "show_progress_on": outputs[1]}
     event = gr.on(triggers, stream, inputs, outputs, validator=check, **limit, **look)
     cancel.click(None, cancels=[event], api_visibility="private")
 
