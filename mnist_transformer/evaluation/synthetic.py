@@ -91,7 +91,7 @@ def load(folder: Path) -> Columns:
 
 
 def select(columns: Columns, way: str, count: int, by: str | None = None, seed: int = 0) -> Tensor:
-    """Indices of the best, worst or (by none) random images, of each class as many.
+    """Indices of the best, worst or (by none) random images, balanced by class.
 
     ValueError: too many, or no such score.
     """
