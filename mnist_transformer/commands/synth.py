@@ -23,7 +23,7 @@ def synth(
     data: common.Data = None,
     device: common.Device = None,
 ) -> None:
-    """Draw a data set, of each class as many images, and score every image.
+    """Draw a class-balanced data set and score every image.
 
     After an interruption the same command goes on. `accelerate launch -m mnist_transformer.cli
     synth` shares the work. `train patch --dataset idx --data OUT` trains on the set.
@@ -72,7 +72,7 @@ def select(
     by: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Take images of a set that synth drew, of each class as many, and say what is dropped.
+    """Take the best, the worst or random images of a set that synth drew, balanced by class.
 
     Args:
         out: The folder to write to.
@@ -89,7 +89,7 @@ def select(
     kept, total = synthetic.select(columns, way, count, by, seed), len(columns["label"])
     synthetic.claim(out, of=folder.name, way=way, count=count, by=by, seed=seed)
     synthetic.save(out, [{x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")}])
-    say(f"saved {out}: {count:,} of {total:,} images, of each class as many")
+    say(f"saved {out}: {count:,} of {total:,} images, balanced by class")
     rest = sorted(set(range(total)) - set(kept.tolist()))
     for score in (score for score in synthetic.BETTER if score in columns and rest):
         means = [float(columns[score][index].mean()) for index in (kept, rest)]

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,16 +41,16 @@ def drawing(
     judge = load_judge(spec) if spec.judge else None
 
     def drawn(numbers: range) -> Columns:
-        labels = torch.tensor(numbers) % model.num_classes
-        seeds = [seed + number for number in numbers]
+        labels, seeds = torch.tensor(numbers) % model.num_classes, [seed + x for x in numbers]
         found = {"label": labels, "seed": torch.tensor(seeds)}
-        if model.draws_scans:
+        if model.archive is not None:
             scans = model.scans(labels.tolist(), seeds, how)
             sides, ink = torch.tensor([len(x) for x in scans]), [np.packbits(x) for x in scans]
-            none = torch.empty(0, *model.image_shape, dtype=torch.uint8)
-            model.archive = Scans(sides, labels, none, np.concatenate(ink))
+            model.archive = Scans(sides, labels, train[:0].cpu(), np.concatenate(ink))
+            images = model.archive.images
             found |= {"sides": sides, "ink": torch.from_numpy(model.archive.ink)}
-        images = model.archive.images if model.draws_scans else model.sample(labels, seeds, how)
+        else:
+            images = model.sample(labels, seeds, how)
         if judge is not None:
             chances = in_batches(judge, judge.logits, images).softmax(1)
             found["probability"] = chances.gather(1, labels[:, None])[:, 0]
@@ -63,7 +62,7 @@ def drawing(
     return drawn
 
 
-def claim(folder: Path, **made: Any) -> None:
+def claim(folder: Path, **made: object) -> None:
     """Write down how a folder's set is made; ValueError if it holds another one, or other files."""
     note, text = folder / ".made.json", json.dumps(made)
     visible = sorted(folder.glob("[!.]*"))  # before the note is looked for: another may write it
@@ -76,13 +75,11 @@ def claim(folder: Path, **made: Any) -> None:
 def save(folder: Path, parts: list[Columns]) -> None:
     """Write a set of one part or more; its scores come last and tell that it is whole."""
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    images = columns["image"].movedim(1, -1)
-    files = {"images-idx-ubyte": images.squeeze(-1), "labels-idx-ubyte": columns["label"].byte()}
-    for name, values in files.items():
+    images, labels = columns.pop("image").movedim(1, -1), columns.pop("label").byte()
+    for name, values in (("images-idx-ubyte", images.squeeze(-1)), ("labels-idx-ubyte", labels)):
         content = idx.header(values.shape) + values.numpy().tobytes()
         write_atomic(folder / f"{name}.gz", gzip.compress(content, 6, mtime=0))
-    scores = {name: x for name, x in columns.items() if name not in ("image", "label")}
-    trees.save_state(folder / SCORES, scores)
+    trees.save_state(folder / SCORES, columns)
 
 
 def load(folder: Path) -> Columns:
@@ -94,9 +91,9 @@ def load(folder: Path) -> Columns:
 
 
 def select(columns: Columns, way: str, count: int, by: str | None = None, seed: int = 0) -> Tensor:
-    """Indices of the best, worst or (without a score) random images, of each class as many.
+    """Indices of the best, worst or (by none) random images, balanced by class.
 
-    ValueError: too many, or a score that the set does not have.
+    ValueError: too many, or no such score.
     """
     labels = columns["label"]
     if not 1 <= count <= len(labels):

@@ -157,8 +157,7 @@ class GenerativeModel(Model):
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
     draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
-    draws_scans: ClassVar[bool] = False
-    archive: Any = None  # the scans of known images, where they are not MNIST's
+    archive: Any = None  # in a model of scans: those of known images, or () for MNIST's
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
     built_in_guidance: float = 1.0  # with which it has learned to draw
 

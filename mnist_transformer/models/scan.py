@@ -106,7 +106,7 @@ class Scan(GenerativeModel):
 
     likelihood = "bound"
     loss_sums_dims = True
-    draws_scans = True
+    archive = ()
     honours = Patch.honours
     adamw_modules: ClassVar[tuple[str, ...]] = (
         "side", *(f"patch.{name}" for name in Patch.adamw_modules)
