@@ -43,8 +43,9 @@ Scanned = tuple[Tensor, Tensor]
 
 def main(
     data: Path | None = None,
-    templates: tuple[int, ...] = (12, 16, 19, 22),
+    templates: tuple[int, ...] = (16, 20),
     max_seconds: float = 120.0,
+    again: bool = False,
 ) -> None:
     """Count and measure what the ledger does not have yet, then draw the picture.
 
@@ -52,6 +53,7 @@ def main(
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
         templates: Numbers of nearby pixels that make a context.
         max_seconds: How long the MLP is trained.
+        again: Measure models that the ledger has as well, as after other scans were chosen.
     """
     dataset = load_dataset("mnist", data)
     count_sides()
@@ -59,7 +61,7 @@ def main(
         if not is_done("scans-program", {"change": change}):
             record("scans-program", {"change": change}, differing(change))
     for size in templates:
-        if not is_done("scans", {"model": "context counts", "pixels": size}):
+        if not is_done("scans", {"model": "context counts", "pixels": size}, again=again):
             bits_of = counts(dataset, size)
             figures: Figures = {
                 "validation bits/dim": bound(dataset, "val", bits_of),
@@ -67,7 +69,7 @@ def main(
             }
             record("scans", {"model": "context counts", "pixels": size}, figures, exact=False)
     size = ROWS * (2 * ROWS + 1) + ROWS
-    if not is_done("scans", {"model": "causal MLP", "pixels": size}):
+    if not is_done("scans", {"model": "causal MLP", "pixels": size}, again=again):
         torch.manual_seed(0)
         mlp = train_mlp(dataset, max_seconds)
 
