@@ -78,9 +78,7 @@ def main(
             if "classifier" in parts:
                 train_classifier(dataset, arm, choices[arm](seed), seed, classifier_images)
             if "generator" in parts:
-                bench.train(
-                    "synthetic-generator", {"trained on": arm}, choices[arm](seed), seed, archive
-                )
+                bench.train("generator", {"trained on": arm}, choices[arm](seed), seed, archive)
         if "chain" in parts:
             run_chain(bench, seed, data)
     for name in ("classifier", "generator"):
