@@ -56,8 +56,9 @@ _scan = PatchConfig(
     head_width=48,
     head_depth=2,
     head_mlp_dim=96,
-    built_in_guidance=1.7,
+    built_in_guidance=1.4,
 )
+_scan_tiny = replace(_scan, dim=96, num_heads=3, mlp_dim=384, gate_width=64)
 _vqvae = VQVAEConfig(MNIST)
 _vqvae_plain = VQVAEConfig(MNIST, scales=(7,), codebook_size=512)
 
@@ -84,9 +85,12 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
            batch_size=16, max_seconds=150 * 60,
            about="patch by patch; knows nothing of MNIST"),
-    Recipe("mnist-scan", ScanConfig(MNIST, _scan),
+    Recipe("mnist-scan", ScanConfig(MNIST, _scan, turned=0.4),
            batch_size=16, max_seconds=150 * 60,
            about="scans that MNIST's program turns into images"),
+    Recipe("mnist-scan-tiny", ScanConfig(MNIST, _scan_tiny),
+           batch_size=16, max_seconds=75 * 60,
+           about="scans too, with a third of the parameters"),
     # 4,000 real digits that a package carries: to try training with no MNIST at hand.
     Recipe("mnist-patch-5k", _patch, dataset="mnist-5k", batch_size=16, max_seconds=10 * 60,
            about="the same on 4,000 images"),
@@ -97,7 +101,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            PixelConfig(MNIST, dim=300, depth=6, num_heads=6, mlp_dim=1200,
                        positions="learned_rope"),
            batch_size=16, epochs=1,
-           about="the same with 6,872,356 parameters; heads of 50, which refuse axial RoPE"),
+           about="one step a pixel, with 6,872,356 parameters, as an earlier project had"),
     Recipe("mnist-pixel-57m",
            PixelConfig(MNIST, dim=768, depth=8, num_heads=12, mlp_dim=3072, dropout=0.1),
            batch_size=32, adamw_lr=1e-3, epochs=15, compile=True,

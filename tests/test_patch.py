@@ -11,6 +11,7 @@ from mnist_transformer.models.patch import draw
 from mnist_transformer.models.patch.draw import Drawing, LogitsOf
 from mnist_transformer.models.patch.head import value_features
 from mnist_transformer.networks.conditioning import guidance_free
+from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
 
 WIDE_COLOUR = replace(make_spec(8, 3, levels=4), shape=(3, 4, 12))
@@ -97,9 +98,12 @@ def test_training_sees_what_the_steps_of_drawing_see(any_model):
 
     class_BGD = any_model.classes(labels)[:, None]
     uniform = torch.zeros(9, decoder.around.num_patches, 1 + decoder.around.num_own)
-    drawing = Forced(decoder, any_model.transformer, class_BGD, uniform, Sampling(), images)
+    cache = KVCache(any_model.transformer, 9, device="cpu")
+    text = torch.ones(9, 1, 0, dtype=torch.bool)
+    parts = decoder, any_model.transformer, cache, text, class_BGD, uniform, Sampling()
+    drawing = Forced(*parts, images)
     *_, drawn = drawing.steps()
-    assert torch.equal(drawn, images)
+    assert torch.equal(drawn(), images)
     if decoder.gate is not None:
         assert len(drawing.place_R) < 9  # some left on the way
         found = [drawing.ink[b, p] for b in range(9) for p in range(decoder.around.num_patches)]
@@ -221,6 +225,7 @@ def test_built_in_guidance_is_a_share_of_the_way_from_the_null_class_in_training
     loss.sum().backward()
     assert not guided.classes.table.weight.grad[3].any(), "the null class is held fixed"
     torch.testing.assert_close(guided.nll(images, labels), model.nll(images, labels))
+    torch.testing.assert_close(guided.nll(images, labels, fitted=True), expected)
     assert guided.training
 
 

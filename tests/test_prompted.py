@@ -140,7 +140,7 @@ def test_a_drawing_gives_a_scan_the_probability_that_the_likelihood_has(
     with torch.no_grad():
         *_, drawn = model.patch.sample_steps(cond, Noise([0, 1], model.device), how, keep)
         torch.testing.assert_close(-total, model.patch.nats(scans, cond))
-    assert torch.equal(drawn, scans)
+    assert torch.equal(drawn(), scans)
 
 
 def test_prompts_that_are_only_read_do_not_change_a_scan(

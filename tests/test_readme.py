@@ -21,6 +21,7 @@ import pytest
 
 from mnist_transformer import cli
 from mnist_transformer.models import loading
+from mnist_transformer.options import FLAGSHIP
 from tools import report as pages
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +102,7 @@ def test_commands(command: str, tmp_path: Path) -> None:
     if NOT_RUN.search(command):
         return
     if ours[:1] == ["draw"] and "--model" not in ours:
-        needs_weights("mnist-patch")
+        needs_weights(FLAGSHIP)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         command,
@@ -121,7 +122,7 @@ def test_python(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     if NOT_RUN.search(body.splitlines()[0]):
         return
     if "load(" in body:
-        needs_weights("mnist-patch")
+        needs_weights(FLAGSHIP)
     monkeypatch.chdir(tmp_path)
     exec(code, {"__name__": "readme"})
 

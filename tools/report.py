@@ -10,6 +10,10 @@ unless its mark names another data set:
 
     <!-- ledger:results cifar10 -->
     <!-- /ledger -->
+
+Inside a sentence, a mark names a recipe and one of ``FIGURES``:
+
+    It has <!-- figure:mnist-scan parameters --><!-- / --> parameters.
 """
 
 import json
@@ -25,7 +29,8 @@ import tyro
 
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
-from mnist_transformer.evaluation.tables import Rows
+from mnist_transformer.evaluation.tables import Cell, Rows
+from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
 from mnist_transformer.utils.terminal import exit_code, say
@@ -35,11 +40,48 @@ _MARKED = re.compile(
     r"<!-- ledger:(?P<name>[\w-]+)(?: (?P<dataset>[\w-]+))? -->\n(?P<body>.*?)<!-- /ledger -->",
     re.DOTALL,
 )
+_FIGURE = re.compile(r"(?P<mark><!-- figure:(?P<recipe>\S+) (?P<name>\w+) -->).*?<!-- / -->")
 _MARK = re.compile(r"<!-- (?:ledger:[\w-]+(?: [\w-]+)?|/ledger) -->")
 _MAX_RECORDS = 400
 """A committed log keeps about so many records of a run."""
 
 _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
+
+
+FIGURES: dict[str, Cell] = {
+    "agreement": lambda row: tables.percent(tables.drawn(row)["agreement"]),
+    "bits": tables.bits,
+    "device": tables.device,
+    "floor": tables.figure("floor", "fd_cnn", "mean", digits=3),
+    "parameters": tables.size,
+    "training": tables.duration,
+}
+"""A row's figures in a sentence."""
+
+
+def models_table(rows: Rows) -> str:
+    """Which model for what, the one whose digits are nearest to real ones first."""
+
+    def seconds(row: Row) -> str:
+        return tables.number(1 / row["metrics"]["images_per_second"]["1"], 2)
+
+    found = sorted(tables.having(rows, "drawn"), key=tables.fd_cnn)
+    return tables.markdown(
+        ["model", "draws", "parameters", "seconds per digit", "test bits/dim", "fd_cnn"],
+        (
+            [
+                f"`{tables.name(row)}`",
+                RECIPES[tables.name(row)].about,
+                tables.size(row),
+                seconds(row),
+                tables.bits(row),
+                tables.fd_cnn(row),
+            ]
+            for row in found
+            if tables.name(row) in RECIPES
+        ),
+        num_text=2,
+    )
 
 
 def copies_table(rows: Rows) -> str:
@@ -171,6 +213,7 @@ def machines(rows: Rows) -> str:
 
 
 TABLES: dict[str, Callable[[Rows], str]] = {
+    "models": models_table,
     "results": tables.results_table,
     "speed": tables.speed_table,
     "copies": copies_table,
@@ -185,7 +228,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 
 
 def render(text: str, rows: Rows | None = None) -> str:
-    """The page with every marked table replaced; nothing else of it changes.
+    """The page with every marked table and figure replaced; nothing else of it changes.
 
     Args:
         rows: the latest row of each recipe; of the ledger by default.
@@ -193,19 +236,26 @@ def render(text: str, rows: Rows | None = None) -> str:
     Raises:
         ValueError: a mark without its partner or with an unknown name.
     """
-    groups = tables.by_dataset(ledger.latest() if rows is None else rows)
+    rows = ledger.latest() if rows is None else rows
+    groups = tables.by_dataset(rows)
 
     def fill(match: re.Match[str]) -> str:
         head, _, _ = match[0].partition("\n")
         found = groups.get(match["dataset"] or "mnist", {})
         return f"{head}\n{make_table(match['name'], found)}<!-- /ledger -->"
 
+    def figure(match: re.Match[str]) -> str:
+        recipe, name = match["recipe"], match["name"]
+        if recipe not in rows or name not in FIGURES:
+            raise ValueError(f"there is no figure {name!r} of {recipe!r} to fill a mark with")
+        return f"{match['mark']}{FIGURES[name](rows[recipe])}<!-- / -->"
+
     for match in _MARKED.finditer(text):
         if _MARK.search(match["body"]):
             raise ValueError(f"the mark ledger:{match['name']} is not closed by <!-- /ledger -->")
     if len(_MARK.findall(text)) != 2 * len(_MARKED.findall(text)):
         raise ValueError("a mark of the ledger has no partner, expected pairs")
-    return _MARKED.sub(fill, text)
+    return _FIGURE.sub(figure, _MARKED.sub(fill, text))
 
 
 def make_table(name: str, rows: Rows) -> str:

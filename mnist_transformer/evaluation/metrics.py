@@ -37,16 +37,20 @@ def bits_per_dim(
     split: Split,
     *,
     use_labels: bool = True,
+    fitted: bool = False,
     batch_size: int = 250,
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean over a split, given the class or not; ValueError without a likelihood or images."""
+    """Mean over a split, given the class or not, as ``nll`` has it.
+
+    ValueError without a likelihood or images.
+    """
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 
     def nats(images: Tensor, labels: Tensor) -> Tensor:
-        return model.nll(images, labels if use_labels else None)
+        return model.nll(images, labels if use_labels else None, fitted=fitted)
 
     columns, heard = (split.images, split.labels), partial(report, stage)
     nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)

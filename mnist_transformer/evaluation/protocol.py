@@ -107,6 +107,8 @@ def measure(
             found["bits_per_dim_val"] = bits(dataset.val, stage="validation bits/dim")
             found["bits_per_dim"] = bits(dataset.test)
             found["bits_per_dim_null"] = bits(dataset.test, use_labels=False, stage="no class")
+            if model.built_in_guidance != 1:
+                found["bits_per_dim_fitted"] = bits(dataset.test, fitted=True, stage="as fitted")
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
         found["images_per_second"] = speeds
         found["drawn"] = list(_drawn(model, dataset, samples, judged, report))

@@ -118,6 +118,7 @@ def results_table(rows: Rows) -> str:
             ("model", name),
             ("parameters", size),
             ("test bits/dim", bits),
+            ("as fitted", figure("bits_per_dim_fitted", digits=3)),
             ("samples per seed", figure("num_samples", digits=0)),
             ("class agreement, %", lambda row: percent(drawn(row).get("agreement"))),
             ("guided: agreement, %", lambda row: percent(drawn(row, guided=True).get("agreement"))),

@@ -5,8 +5,8 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompting/tokens.py).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,9 @@ from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 from mnist_transformer.utils.checks import check_below, check_tensor
 from mnist_transformer.utils.devices import check_defaults
+
+Canvas = Tensor | Callable[[], Tensor]
+"""Images as they are drawn, or a function that makes them until the drawing goes on."""
 
 
 class Model(nn.Module, ABC):
@@ -77,18 +80,28 @@ class Model(nn.Module, ABC):
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """The training objective (B,), float32; regularisers act in training mode only."""
 
-    def nll(self, images: Tensor, cond: Tensor | Sequence[int] | None) -> Tensor:
+    def nll(
+        self, images: Tensor, cond: Tensor | Sequence[int] | None, *, fitted: bool = False
+    ) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
+
+        With ``fitted``, by the distribution that was fitted to the images. A model with built-in
+        guidance draws from another one.
 
         Raises ValueError: no likelihood, or images or classes that do not fit the model.
         """
         images = self.check_images(images)
         with evaluating(self):
-            return self.nats(images, self.check_cond(cond, len(images)))
+            cond = self.check_cond(cond, len(images))
+            return self.fitted_nats(images, cond) if fitted else self.nats(images, cond)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """``nll`` of what has been checked, for a family with a ``likelihood`` to implement."""
         raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
+
+    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        """The same with ``fitted``, for a family that builds guidance in to implement."""
+        return self.nats(images, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         # DistributedDataParallel wraps forward, so that is where the loss is.
@@ -145,6 +158,7 @@ class GenerativeModel(Model):
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
     draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
+    built_in_guidance: float = 1.0  # with which it has learned to draw
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -153,7 +167,7 @@ class GenerativeModel(Model):
     @abstractmethod
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Canvas]:
         """Yield uint8 canvases (B, C, H, W) as the drawing happens, the last one finished."""
 
     def steps(
@@ -168,6 +182,30 @@ class GenerativeModel(Model):
         Takes one class and one seed per image; None draws without a class. The same seed gives the
         same image in any batch. A class, seed, option or mask that does not fit raises ValueError.
         """
+        return _shown(*self._start(cond, seeds, how, keep))
+
+    def sample(
+        self,
+        cond: Tensor | Sequence[int] | None,
+        seeds: Iterable[int],
+        how: Sampling | None = None,
+        keep: Keep | None = None,
+    ) -> Tensor:
+        """Draw: uint8 (B, C, H, W) on the CPU. Arguments and errors as in ``steps``."""
+        drawing, show = self._start(cond, seeds, how, keep)
+        canvas: Canvas = torch.empty(0, *self.image_shape, dtype=torch.uint8)
+        for canvas in drawing:
+            pass
+        return show(canvas)
+
+    def _start(
+        self,
+        cond: Tensor | Sequence[int] | None,
+        seeds: Iterable[int],
+        how: Sampling | None,
+        keep: Keep | None,
+    ) -> tuple[Generator[Canvas, None, None], Callable[[Canvas], Tensor]]:
+        """A checked drawing, and a function that makes images of its canvases."""
         how = how or Sampling()
         noise = Noise(seeds, self.device)
         if cond is None and how.guidance != 1:
@@ -183,20 +221,15 @@ class GenerativeModel(Model):
             raise ValueError(f"num_steps is {how.num_steps}, expected 1 to {self.max_steps}")
         if keep is not None:
             keep = self._check_keep(keep, len(noise))
-        return self._run(cond, noise, how, keep)
 
-    def sample(
-        self,
-        cond: Tensor | Sequence[int] | None,
-        seeds: Iterable[int],
-        how: Sampling | None = None,
-        keep: Keep | None = None,
-    ) -> Tensor:
-        """Draw: uint8 (B, C, H, W) on the CPU. Arguments and errors as in ``steps``."""
-        canvas = torch.empty(0, *self.image_shape, dtype=torch.uint8)
-        for canvas in self.steps(cond, seeds, how, keep):
-            pass
-        return canvas
+        @torch.inference_mode()
+        def show(canvas: Canvas) -> Tensor:
+            images = canvas if isinstance(canvas, Tensor) else canvas()
+            if keep is not None:
+                images = torch.where(keep.mask, keep.images, images)
+            return images.cpu().clone()
+
+        return self._run(cond, noise, how, keep), show
 
     def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> list[Tensor]:
         """The scans of which ``sample`` returns the images: uint8 (m, m) of 0 and 1 each.
@@ -226,17 +259,21 @@ class GenerativeModel(Model):
 
     def _run(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
-    ) -> Iterator[Tensor]:
-        if not len(noise):
-            return
-        with evaluating(self):
-            for canvas in torch.inference_mode()(_each)(self.sample_steps(cond, noise, how, keep)):
-                if keep is not None:
-                    canvas = torch.where(keep.mask, keep.images, canvas)
-                yield canvas.cpu().clone()
+    ) -> Generator[Canvas, None, None]:
+        if len(noise):
+            with evaluating(self):
+                yield from torch.inference_mode()(_each)(self.sample_steps(cond, noise, how, keep))
 
 
-def _each(steps: Iterator[Tensor]) -> Iterator[Tensor]:
+def _shown(
+    drawing: Generator[Canvas, None, None], show: Callable[[Canvas], Tensor]
+) -> Iterator[Tensor]:
+    with closing(drawing):
+        for canvas in drawing:
+            yield show(canvas)
+
+
+def _each(steps: Iterator[Canvas]) -> Iterator[Canvas]:
     # As a generator of its own: inference mode is on within a step, not while the caller has one.
     yield from steps
 

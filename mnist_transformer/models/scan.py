@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.data import scans
 from mnist_transformer.data.scan_file import load_scans
-from mnist_transformer.models.base import GenerativeModel, evaluating
+from mnist_transformer.models.base import Canvas, GenerativeModel, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.networks.conditioning import guide, with_null
@@ -113,6 +113,7 @@ class Scan(GenerativeModel):
 
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)
+        self.built_in_guidance = config.scan.built_in_guidance
         self.patch = self.build_patch()
         # Logits of m.
         self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
@@ -172,9 +173,17 @@ class Scan(GenerativeModel):
         return nats_B.where(has_B, 0)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self._bound(images, cond, self.patch.nats)
+
+    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self._bound(images, cond, self.patch.loss)
+
+    def _bound(
+        self, images: Tensor, cond: Tensor, patch_nats: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         share, (has_B, scan_B, side_B) = self.config.escape_share, self.look_up(images)
         sided = self.sided(cond, side_B)
-        nats_B = self.side_nats(sided[:, 0], side_B) + self.patch.nats(scan_B, sided)
+        nats_B = self.side_nats(sided[:, 0], side_B) + patch_nats(scan_B, sided)
         nats_B = nats_B - log(1 - share)
         if not has_B.all():
             other = self.escape.nats(images[~has_B], sided[~has_B, 0])
@@ -195,16 +204,20 @@ class Scan(GenerativeModel):
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Canvas]:
         """The images of the scans as they are drawn; only the last ones have MNIST's bytes."""
+
+        def preview(canvas: Callable[[], Tensor]) -> Tensor:
+            return scans.preview(canvas()[:, 0], sides, *corner)
+
         if keep is None:
             sides, kept = self._draw_sides(cond, noise, how), None
             corner = [torch.full_like(sides, (scans.IMAGE - scans.BOX) // 2)] * 2
         else:
             sides, corner, kept = self._around(keep)
-        for scan in self._scan_steps(cond, sides, noise, how, kept):
-            yield scans.preview(scan, sides, *corner)
-        boxes = scans.to_boxes(scan, sides)
+        for canvas in self.patch.sample_steps(self.sided(cond, sides), noise, how, kept):
+            yield partial(preview, canvas)
+        boxes = scans.to_boxes(canvas()[:, 0], sides)
         yield scans.place(boxes, *(scans.corner(boxes) if keep is None else corner))
 
     @torch.inference_mode()
@@ -214,21 +227,14 @@ class Scan(GenerativeModel):
         with evaluating(self):
             labels = self.check_cond(cond, len(noise))
             sides = self._draw_sides(labels, noise, how)
-            *_, drawn = self._scan_steps(labels, sides, noise, how, None)
+            *_, drawn = self.patch.sample_steps(self.sided(labels, sides), noise, how, None)
         squares = [scans.square(side, self.config.canvas) for side in sides.tolist()]
-        return [scan[place, place].cpu() for scan, place in zip(drawn, squares, strict=True)]
+        return [scan[0, place, place].cpu() for scan, place in zip(drawn(), squares, strict=True)]
 
     def _draw_sides(self, cond: Tensor, noise: Noise, how: Sampling) -> Tensor:
         labels = cond if cond.ndim == 1 else cond[:, 0]
         logits = guide(self.side(with_null(labels, self.num_classes, how.guidance)), how.guidance)
         return draw_categorical(logits, noise.uniform(1)[:, 0], how) + scans.SIDES.start
-
-    def _scan_steps(
-        self, cond: Tensor, sides: Tensor, noise: Noise, how: Sampling, kept: Keep | None
-    ) -> Iterator[Tensor]:
-        """Scans uint8 (B, S, S) as they are drawn."""
-        for canvas in self.patch.sample_steps(self.sided(cond, sides), noise, how, kept):
-            yield canvas[:, 0]
 
     def _around(self, keep: Keep) -> tuple[Tensor, list[Tensor], Keep]:
         """The sides (B,), the corners of the boxes, and the scans' pixels that are kept.

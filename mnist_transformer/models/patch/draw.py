@@ -64,16 +64,17 @@ class Drawing:
         self.rows = Rows(self.text_RGT, canvas_R, self.class_RGD, self.class_RGD, start_R)
         self.read(torch.zeros_like(self.class_RGD[:, 0]), start_R + 1 + self.num_patches)
 
-    def steps(self) -> Iterator[Tensor]:
-        """uint8 (B, C, H, W), the last one finished."""
+    def steps(self) -> Iterator[Callable[[], Tensor]]:
+        """Functions that make uint8 (B, C, H, W), the last one finished."""
         drawn_N = self.place_R
         while True:
             self.find_ink(drawn_N)
-            yield self.canvas()
+            yield self.canvas
             going_R = self.rows.next_R < self.num_patches
             if not going_R.any():
                 return
             if going_R.sum() < 0.8 * len(going_R):  # not in every step, as it copies the cache
+                self.canvas()  # for those that end here
                 self.place_R = self.place_R[going_R]
                 self.take(going_R.nonzero().squeeze(1))
             drawn_N = (self.rows.next_R < self.num_patches).nonzero().squeeze(1)

@@ -142,7 +142,7 @@ class Window(nn.Module):
         """``forward`` for the values ``start`` to ``stop`` (N, ., W), by adding up rows of a table,
         features @ weight, with a row per offset and level: fast, but its gradient is not."""
         slot, offset = self.seen[:, self.first[start] : self.first[stop]]
-        rows = offset * (len(table) // len(self.weight)) + values_NS[:, slot]
+        rows = offset * (len(table) // len(self.weight)) + values_NS.index_select(1, slot)
         first = self.first_I[start:stop] - self.first[start]
         first = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1] + first
         sums = F.embedding_bag(rows.flatten(), table, first.flatten(), mode="sum")

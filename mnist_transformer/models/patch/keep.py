@@ -7,8 +7,9 @@ model gave it.
 Shapes: as in draw.py, and: B images, K particles per image, R = B * K rows, T tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,8 +35,9 @@ class DrawingAround(Drawing):
         kept_B = self.around.pad(torch.where(self.keep.mask, self.keep.images.long(), FREE))
         self.kept_R = kept_B.repeat_interleave(self.particles.num_particles, 0)
 
-    def steps(self) -> Iterator[Tensor]:
-        """uint8 (B, C, H, W) of each image's heaviest particle; at last of one drawn by weight."""
+    def steps(self) -> Iterator[Callable[[], Tensor]]:
+        """Functions that make uint8 (B, C, H, W) of each image's heaviest particle; at last of one
+        drawn by weight."""
         drawn_N = self.place_R
         while True:
             self.find_ink(drawn_N)
@@ -48,11 +50,14 @@ class DrawingAround(Drawing):
             first_B1 = next_BK.amin(1, keepdim=True)
             draws_R = ((next_BK == first_B1) & (next_BK < self.num_patches)).flatten()
             if not draws_R.any():
-                yield self.canvas()[self.particles.choose()]
+                yield partial(self.canvas_of, self.particles.choose())
                 return
-            yield self.canvas()[self.particles.best()]
+            yield partial(self.canvas_of, self.particles.best())
             drawn_N = draws_R.nonzero().squeeze(1)
             self.step(drawn_N, draws_R)
+
+    def canvas_of(self, rows_B: Tensor) -> Tensor:
+        return self.canvas()[rows_B]
 
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         assert self.decoder.gate is not None

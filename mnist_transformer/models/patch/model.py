@@ -12,7 +12,7 @@ and a blank one none. Without a background there is no gate.
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -80,6 +80,7 @@ class Patch(GenerativeModel):
     def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
         """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
+        self.built_in_guidance = config.built_in_guidance
         background, dim = config.data.background, config.dim
         features = value_features(config.num_levels, background)
         around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
@@ -116,11 +117,13 @@ class Patch(GenerativeModel):
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         packed = self.decoder.lay_out(images)
-        return self.fitted_nats(packed, self.logits(packed, cond), cond)
+        return self.fit(packed, self.logits(packed, cond), cond)
 
-    def fitted_nats(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
+    fitted_nats = loss
+
+    def fit(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
-        scale = self.config.built_in_guidance
+        scale = self.built_in_guidance
         if scale != 1:
             with evaluating(self), torch.no_grad():
                 null = self.logits(packed, self.without_class(cond))
@@ -137,7 +140,7 @@ class Patch(GenerativeModel):
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Callable[[], Tensor]]:
         """A blank canvas, then one a step, in which every image draws its next patch with ink."""
         num_particles = how.num_particles if keep is not None else 1
         passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
@@ -156,7 +159,7 @@ class Patch(GenerativeModel):
         symbols = symbols_of(self.decoder, source[0] if source else blank)
         for canvas in CodedDrawing(*self.begin(cond[:, None]), symbols, PLAIN, coder).steps():
             pass
-        return canvas
+        return canvas()
 
     def begin(self, cond_RG: Tensor) -> tuple[PatchDecoder, Transformer, KVCache, Tensor, Tensor]:
         """What a ``Drawing`` of rows and passes under these conditions begins with."""
