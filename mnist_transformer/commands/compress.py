@@ -6,11 +6,12 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mnist_transformer.commands.common import Model
+from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.utils.terminal import complain, say, stages
 
 
 def compress(
-    file: Annotated[Positional[Path], arg(metavar="IN")], out: Path, model: Model = "mnist-scan"
+    file: Annotated[Positional[Path], arg(metavar="IN")], out: Path, model: Model = FLAGSHIP
 ) -> None:
     """Compress images without a loss, by the probabilities that a model gives them.
 

@@ -157,8 +157,9 @@ class Patch(GenerativeModel):
     def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
         blank = torch.zeros(len(cond), *self.image_shape, dtype=torch.uint8)
         symbols = symbols_of(self.decoder, source[0] if source else blank)
-        *_, coded = CodedDrawing(*self.begin(cond[:, None]), symbols, PLAIN, coder).steps()
-        return coded()
+        for canvas in CodedDrawing(*self.begin(cond[:, None]), symbols, PLAIN, coder).steps():
+            pass
+        return canvas()
 
     def begin(self, cond_RG: Tensor) -> tuple[PatchDecoder, Transformer, KVCache, Tensor, Tensor]:
         """What a ``Drawing`` of rows and passes under these conditions begins with."""
