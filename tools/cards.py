@@ -218,7 +218,7 @@ def index() -> str:
         f"measured.\n\n| model | about |\n| --- | --- |\n{lines}\n"
         "## Which model for what?\n\nThe one whose digits are nearest to real ones comes first; "
         "a model that is not in the table above is not shipped.\n\n"
-        f"{make_table('models', tables.by_dataset(_rows())['mnist'])}"
+        f"{make_table('models', tables.by_dataset(_rows().values())['mnist'])}"
     )
 
 
