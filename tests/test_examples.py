@@ -61,7 +61,7 @@ def test_the_page_on_own_data_runs(own_folder: None, monkeypatch: pytest.MonkeyP
     pictures(Path("pictures"))
     page = Path(__file__).parent.parent / "docs" / "your-own-data.md"
     lines = re.findall(r"^(mnist-transformer|python examples/\S+) (.*)$", page.read_text(), re.M)
-    assert len(lines) == 3
+    assert len(lines) == 5
     for program, rest in lines:
         arguments = rest.replace("600", "2").split()
         if program == "mnist-transformer":

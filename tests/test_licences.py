@@ -14,8 +14,10 @@ ROWS = dict(re.findall(r"^\| ([\w-]+) \| (?:always|`.*) \| (.+) \|$", PAGE, re.M
 WORDS = {
     "Apache-2.0": "apache",
     "BSD-3-Clause": "bsd",
+    "ISC": "isc",
     "LGPL-3.0-or-later": "lgpl",
     "MIT": "mit",
+    "MIT, Apache-2.0 or BSL-1.0": "mit or apache-2.0 or bsl-1.0",
     "MIT-CMU": "mit-cmu",
     "MPL-2.0": "mpl",
     "PSF-based (matplotlib licence)": "python software foundation",

@@ -22,8 +22,7 @@ import torch
 from mnist_transformer.data import Dataset, Split
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.patch.model import PatchConfig
-from mnist_transformer.recipes import Recipe
+from mnist_transformer.recipes import GENERIC, Recipe
 from mnist_transformer.training import loop
 from mnist_transformer.training import state as resume
 from mnist_transformer.utils.terminal import complain
@@ -32,8 +31,8 @@ from tools.hard import SECONDS, TRACEBACK, Lines
 SPEC = replace(
     MNIST, name="hard-use", shape=(1, 8, 8), class_names=("a", "b", "c"), num_levels=4, judge=None
 )
-MODEL = PatchConfig(
-    SPEC,
+MODEL = replace(
+    GENERIC["patch"].model(SPEC),
     dim=16,
     depth=1,
     num_heads=2,
