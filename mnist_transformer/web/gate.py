@@ -23,7 +23,7 @@ from mnist_transformer.utils.terminal import complain
 
 ROUTES = re.compile(
     "/|/config|/theme.css|/favicon.ico|/manifest.json|/assets/.*|/static/.*|/gradio_api/(info|upload"
-    "|upload_progress|file=.*|component_server/?|queue/join|queue/data|run/.*|cancel|heartbeat/.*"
+    "|upload_progress|file=.*|component_server/?|queue/join|queue/data|run/.*|cancel|reset|heartbeat/.*"
     "|startup-events)"
 )
 MAX_FILES, MAX_BYTES = 4, 10_000_000  # of one request
