@@ -97,7 +97,7 @@ def jpeg_sizes(folder: Path) -> dict[str, int]:
 
 
 def bits_per_dim(codec: str, images: Tensor, count: int) -> float:
-    """Of all images uint8 (N, C, H, W), ``count`` in a file."""
+    """Bits per dimension of images uint8 (N, C, H, W), with ``count`` images in each file."""
     size, files = 0, images.split(count)
     with stages() as report:
         for number, part in enumerate(files, start=1):

@@ -7,10 +7,7 @@ all images in one file; so has "one sheet" of a picture format, whose other row 
 file for each image. JPEG XL is measured where the package pillow-jxl-plugin is installed.
 """
 
-import bz2
-import gzip
 import io
-import lzma
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from experiments.codecs import BYTES, PICTURES
 from experiments.common import Figures, is_done, record, start
 from mnist_transformer.data import Split, idx, load_dataset
 from mnist_transformer.models import codec
@@ -32,16 +30,7 @@ from mnist_transformer.utils.terminal import stages
 with suppress(ImportError):
     import pillow_jxl  # noqa: F401 - it makes Pillow write JPEG XL
 
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip -9": lambda content: gzip.compress(content, 9),
-    "bz2 -9": lambda content: bz2.compress(content, 9),
-    "lzma -9e": lambda content: lzma.compress(content, preset=9 | lzma.PRESET_EXTREME),
-}
-PICTURES = {
-    "PNG": {"format": "PNG", "optimize": True},
-    "WebP": {"format": "WebP", "lossless": True, "quality": 100, "method": 6},
-    "JPEG XL": {"format": "JXL", "lossless": True, "effort": 9},
-}
+PACKERS = {"gzip -9": BYTES["gzip"], "bz2 -9": BYTES["bz2"], "lzma -9e": BYTES["lzma"]}
 
 
 def main(
@@ -59,7 +48,7 @@ def main(
         model: A shipped model, a checkpoint or a run's folder, for the first row.
         num_images: Test images, evenly spread if fewer than all.
         num_alone: As many of them are compressed alone, too.
-        again: Measure anew.
+        again: Measure what the ledger has as well.
     """
     found = load_dataset(dataset, data)
     split = found.test.spaced(num_images)
@@ -72,9 +61,10 @@ def main(
     for name, pack in PACKERS.items():
         ways[name] = lambda pack=pack: {"bytes": len(pack(content))}
     for name, options in PICTURES.items():
-        if options["format"].upper() in extensions:
-            ways[f"{name}, one sheet"] = lambda x=options: {"bytes": sheet_bytes(split, x)}
-            ways[name] = lambda x=options: {
+        if name.upper() in extensions:
+            how = {"format": name} | options
+            ways[f"{name}, one sheet"] = lambda x=how: {"bytes": sheet_bytes(split, x)}
+            ways[name] = lambda x=how: {
                 "bytes": sum(picture_bytes(grid(image[None], 1), x) for image in split.images)
             }
     for name, measure in ways.items():

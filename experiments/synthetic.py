@@ -56,7 +56,7 @@ def main(
         folder: What `mnist-transformer synth` drew.
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
         parts: Of the experiment: classifier, generator and chain.
-        arms: What to train on, as the tables name it; otherwise all.
+        arms: Training sets, as the tables name them; otherwise all.
         generator: The recipe of the second generator: mnist-scan-tiny, or patch-4x4, which
             needs no scans.
         classifier_images: Training images that each classifier sees.
@@ -87,7 +87,7 @@ def main(
 
 
 def make_arms(real: Split, drawn: Columns) -> dict[str, Callable[[int], Split]]:
-    """What to train on, by name: a function of the seed, which random choices depend on."""
+    """Training sets by name: functions of the seed, on which random choices depend."""
     total = len(drawn["label"])
 
     def chosen(way: str, count: int, by: str | None, seed: int) -> Split:

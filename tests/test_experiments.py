@@ -384,7 +384,7 @@ def drawn(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scans = make_scans()
     images = scans.images.repeat(7, 1, 1, 1)[:40]
     split = Split(images, torch.arange(40) % 10)
-    for module in (synthetic, synthetic.synthetic):
+    for module in (synthetic, evaluate):
         monkeypatch.setattr(module, "load_dataset", lambda *_: Dataset(split, split, split, MNIST))
     for place in ("mnist_transformer.models.scan", "experiments.synthetic"):
         monkeypatch.setattr(f"{place}.load_scans", lambda: scans)

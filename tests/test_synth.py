@@ -15,7 +15,7 @@ from mnist_transformer import cli
 from mnist_transformer.commands import synth
 from mnist_transformer.data import Dataset, Split, load_dataset
 from mnist_transformer.data.scan_file import Scans
-from mnist_transformer.evaluation import synthetic
+from mnist_transformer.evaluation import protocol, synthetic
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.patch.model import PatchConfig
@@ -28,7 +28,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     judge = ClassifierConfig(make_spec()).build().eval()
     monkeypatch.setattr(synthetic, "load_judge", lambda spec: judge)
-    monkeypatch.setattr(synthetic, "load_dataset", lambda *_, **__: make_digits())
+    monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: make_digits())
     monkeypatch.setattr(synth, "PART", 4)
     checkpoint.save(moved(TINY_LAW), "tiny.safetensors", recipe="tiny")
 
@@ -107,12 +107,12 @@ def test_two_processes_share_a_set(tmp_path: Path) -> None:
         "from accelerate import PartialState\n"
         "from helpers import make_digits, make_spec\n"
         "from mnist_transformer.commands import synth\n"
-        "from mnist_transformer.evaluation import synthetic\n"
+        "from mnist_transformer.evaluation import protocol, synthetic\n"
         "from mnist_transformer.models.classifier import ClassifierConfig\n"
         "torch.manual_seed(0)\n"
         "judge = ClassifierConfig(make_spec()).build().eval()\n"
         "synthetic.load_judge = lambda spec: judge\n"
-        "synthetic.load_dataset = lambda *_, **__: make_digits()\n"
+        "protocol.load_dataset = lambda *_, **__: make_digits()\n"
         "synth.PART = 4\n"
         "synth.synth(Path('two'), 12, 'tiny.safetensors')\n"
         "assert PartialState().num_processes == 2\n"
@@ -132,6 +132,8 @@ def test_two_processes_share_a_set(tmp_path: Path) -> None:
 def test_scans_are_kept_and_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     checkpoint.save(moved(TINY["scan"]), "scan.safetensors", recipe="tiny")
+    fitting = replace(make_digits(), spec=TINY["scan"].data)
+    monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: fitting)
     assert run("synth --n 12 --model scan.safetensors --out set") == 0
     columns, model = synthetic.load(Path("set")), checkpoint.load("scan.safetensors")
     none = torch.zeros(0, 1, 28, 28).byte()
@@ -157,7 +159,7 @@ def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append((name, how))
         return Dataset(split, split, split, spec)
 
-    monkeypatch.setattr(synthetic, "load_dataset", colours)
+    monkeypatch.setattr(protocol, "load_dataset", colours)
     config = PatchConfig(spec, dim=8, depth=1, num_heads=2, mlp_dim=8, gate_width=8, head_width=8)
     checkpoint.save(moved(config), "colour.safetensors", recipe="patch")
     assert run("synth --n 12 --model colour.safetensors --data here --out set") == 0

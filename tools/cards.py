@@ -216,7 +216,7 @@ def index() -> str:
         "# Models\n\nEvery model ships trained. "
         f"`{FLAGSHIP}` draws where none is named. A card says how a model was trained and "
         f"measured.\n\n| model | about |\n| --- | --- |\n{lines}\n"
-        "## Which model for what?\n\nThe one whose digits are nearest to real ones comes first; "
+        "## Choose a model\n\nThe one whose digits are nearest to real ones comes first; "
         "a model that is not in the table above is not shipped.\n\n"
         f"{make_table('models', tables.by_dataset(_rows().values())['mnist'])}"
     )

@@ -26,7 +26,7 @@ def to_image_of(
 ) -> tuple[Tensor, list[str]]:
     """A picture as an image uint8 (C, H, W) of a data set; and the changes made.
 
-    Ink becomes light on black: see ``to_image``. Of a photograph the square at its centre is kept.
+    Ink becomes light on black: see ``to_image``. A photograph keeps the square at its centre.
     """
     channels, size, _ = data.shape
     if data.is_ink:

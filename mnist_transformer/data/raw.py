@@ -1,7 +1,7 @@
 """A user's images byte for byte, to compress: nothing is scaled, turned or left out.
 
-IN is an IDX file, plain or gzipped; a folder of pictures; or a parquet file of CIFAR-10. What is
-written back is a plain IDX file, which a parquet file becomes too, or a folder of PNG files.
+IN is an IDX file, plain or gzipped; a folder of pictures; or a parquet file of CIFAR-10. IDX
+and parquet files are written back as plain IDX files, folders as folders of PNG files.
 """
 
 from pathlib import Path

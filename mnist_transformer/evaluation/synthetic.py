@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_transformer.data import idx, load_dataset
+from mnist_transformer.data import idx
 from mnist_transformer.data.scan_file import Scans
 from mnist_transformer.evaluation.metrics import nearest_distances
-from mnist_transformer.evaluation.protocol import load_judge
+from mnist_transformer.evaluation.protocol import load_data, load_judge
 from mnist_transformer.models.base import GenerativeModel, in_batches
 from mnist_transformer.options import Sampling
 from mnist_transformer.utils import trees
@@ -35,9 +35,7 @@ def drawing(
 ) -> Callable[[range], Columns]:
     """A function of numbers, which tell class and seed, that draws images and scores them."""
     spec = model.config.data
-    kind = spec.name.partition(":")[0].removesuffix("-jpeg")
-    own = {"size": spec.shape[1], "channels": spec.shape[0]} if kind == "folder" else {}
-    train = model.check_images(load_dataset(kind, data, **own).train.images)
+    train = model.check_images(load_data(model, None, data).train.images)
     judge = load_judge(spec) if spec.judge else None
 
     def drawn(numbers: range) -> Columns:

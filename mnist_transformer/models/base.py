@@ -181,7 +181,7 @@ class GenerativeModel(Model):
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
         Takes one class and one seed per image; None draws without a class. The same seed gives the
-        same image in any batch, but for rounding. What does not fit raises ValueError.
+        same image in any batch, but for rounding. A request that does not fit raises ValueError.
         """
         return _shown(*self._start(cond, seeds, how, keep))
 

@@ -23,8 +23,8 @@ from mnist_transformer.utils.terminal import complain
 
 ROUTES = re.compile(
     "/|/config|/theme.css|/favicon.ico|/manifest.json|/assets/.*|/static/.*|/gradio_api/(info|upload"
-    "|upload_progress|file=.*|component_server/?|queue/join|queue/data|run/.*|cancel|reset|heartbeat/.*"
-    "|startup-events)"
+    "|upload_progress|file=.*|component_server/?|queue/join|queue/data|run/.*|cancel|reset"
+    "|heartbeat/.*|startup-events)"
 )
 MAX_FILES, MAX_BYTES = 4, 10_000_000  # of one request
 KEEP_SECONDS, MAX_KEPT = 300, 500_000_000  # how long uploads are kept, and bytes of them all
