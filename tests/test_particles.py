@@ -1,6 +1,5 @@
 """Kept pixels weigh particles: on a space small enough to add up, the exact conditional."""
 
-from dataclasses import replace
 
 import pytest
 import torch

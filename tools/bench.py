@@ -97,13 +97,13 @@ def _full_passes(name: str, model: Any, num_passes: int = NUM_PASSES) -> Subject
 
     Passes of evenly spread lengths are timed, and each stands for those around it.
     """
-    num_passes = min(num_passes, model.num_pixels)
-    lengths = [1 + int((i + 0.5) * model.num_pixels / num_passes) for i in range(num_passes)]
+    num_passes = min(num_passes, model.num_values)
+    lengths = [1 + int((i + 0.5) * model.num_values / num_passes) for i in range(num_passes)]
 
     @torch.inference_mode()
     def draw(num_images: int) -> None:
         values = torch.randint(
-            model.config.num_levels, (num_images, model.num_pixels), device=model.device
+            model.config.num_levels, (num_images, model.num_values), device=model.device
         )
         cond = torch.arange(num_images, device=model.device) % model.num_classes
         uniform = torch.rand(num_images, device=model.device)
@@ -113,11 +113,11 @@ def _full_passes(name: str, model: Any, num_passes: int = NUM_PASSES) -> Subject
 
     return Subject(
         name,
-        f"{THE_OLD_WAY}, {num_passes} of {model.num_pixels} passes timed",
+        f"{THE_OLD_WAY}, {num_passes} of {model.num_values} passes timed",
         model.num_parameters,
         draw,
         draw,
-        share=num_passes / model.num_pixels,
+        share=num_passes / model.num_values,
         largest_batch=16,
     )
 

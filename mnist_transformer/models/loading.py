@@ -24,8 +24,11 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     name, names = os.fspath(name_or_path), shipped()
     if name not in names:
         if name.startswith("hf://"):
-            from mnist_transformer.models import hub
-
+            try:
+                from mnist_transformer.models import hub
+            except ValueError as error:
+                wrong = f"HF_ENDPOINT is {os.environ.get('HF_ENDPOINT')!r}"
+                raise ValueError(f"{wrong}, expected the hub's address ({error})") from error
             return hub.download(name)
         path = Path(name, "model.safetensors") if os.path.isdir(name) else Path(name)
         if path.is_file():
@@ -69,7 +72,11 @@ def load(
     return model
 
 
-def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
-    """Every shipped model that draws, by name; errors as in ``load``."""
+def load_shipped(device: str | None = None, dataset: str = "mnist") -> dict[str, GenerativeModel]:
+    """Every shipped model that draws images of a data set, by name; errors as in ``load``."""
     models = {name: load_model(name, device) for name in shipped()}
-    return {name: model for name, model in models.items() if isinstance(model, GenerativeModel)}
+    return {
+        name: model
+        for name, model in models.items()
+        if isinstance(model, GenerativeModel) and model.config.data.name == dataset
+    }
