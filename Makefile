@@ -7,14 +7,16 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help draw test check format report ship clean
+.PHONY: help draw test check prose format report site ship clean
 
 help:
 	@echo "make draw     draw digits (DIGITS=2026 chooses them) and show them"
 	@echo "make test     run the tests"
-	@echo "make check    lint, formatting and types"
+	@echo "make check    lint, formatting, types and prose"
+	@echo "make prose    find unidiomatic English in README.md and docs/"
 	@echo "make format   put the formatting right"
 	@echo "make report   render the tables of README.md and docs/ from the ledger"
+	@echo "make site     build the pages of docs/ and the API into build/site, and check them"
 	@echo "make ship     put a finished run's weights into the package (RECIPE=mnist-patch)"
 	@echo "make clean    remove $(VENV) and everything that was built"
 
@@ -22,13 +24,17 @@ draw: $(VENV)/installed
 	$(BIN)/mnist-transformer draw $(DIGITS) --out runs/$(DIGITS).png
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 -m "not browser"
+	$(BIN)/python -m pytest -n 2 -m "not browser and not site"
 	$(BIN)/python -m pytest -rs tests/test_browser.py
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.prose
+
+prose: $(VENV)/installed-test
+	$(BIN)/python -m tools.prose
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
@@ -36,6 +42,11 @@ format: $(VENV)/installed-test
 
 report: $(VENV)/installed
 	$(BIN)/python -m tools.report
+
+site: $(VENV)/installed-docs
+	$(BIN)/python -m tools.pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f build/mkdocs.yml
+	$(BIN)/python -m pytest tests/test_site.py
 
 ship: $(VENV)/installed
 	$(BIN)/python -c "from mnist_transformer.models.checkpoint import ship; ship('runs/$(RECIPE)/model.safetensors', 'mnist_transformer/weights/$(RECIPE).safetensors')"
@@ -55,3 +66,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[docs,test]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-test

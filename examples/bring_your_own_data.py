@@ -17,7 +17,7 @@ from mnist_transformer.utils.images import enlarge, grid, save_png
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train on a folder of pictures and draw.")
     parser.add_argument("folder")
-    parser.add_argument("--recipe", default="patch", help="patch, ddpm, mar or pixel (grey)")
+    parser.add_argument("--recipe", default="patch", help="patch, ddpm, mar or pixel")
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--seconds", type=float, default=600, help="how long to train")
     parser.add_argument("--run", default="runs/own", help="the folder of the run")

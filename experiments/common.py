@@ -141,7 +141,7 @@ def run_cell(
     trained = read_info(weights)
     assert trained.images_seen is not None
     assert trained.seconds is not None
-    figures: Figures = {"training images/s": trained.images_seen / trained.seconds}
+    figures: Figures = {"training images/s": trained.images_seen / max(trained.seconds, 0.01)}
     if exact:
         figures["validation bits/dim"] = trained.validation_bits_per_dim
     figures |= measure(model, seed)
@@ -191,7 +191,7 @@ class Quality:
     def __init__(self, dataset: Dataset, num_samples: int) -> None:
         self.dataset, self.num_samples = dataset, num_samples
         self.judge = evaluate.load_judge(dataset.spec)
-        self.reference = self._features(dataset.test.spaced(num_samples).images)
+        self.reference = self.features(dataset.test.spaced(num_samples).images)
 
     def bits(self, model: GenerativeModel) -> Figures:
         """Bits/dim of the validation set, given the class."""
@@ -219,10 +219,10 @@ class Quality:
         agreement = class_agreement(self._enlarged(images), labels, self.judge)
         return {
             "class agreement, %": 100 * agreement,
-            "fd_cnn": fd_cnn(self.reference, self._features(images)),
+            "fd_cnn": fd_cnn(self.reference, self.features(images)),
         }
 
-    def _features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         return in_batches(self.judge, self.judge.features, self._enlarged(images))
 
     def _enlarged(self, images: Tensor) -> Tensor:

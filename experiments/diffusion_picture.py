@@ -84,7 +84,7 @@ def mar_figure(model: Any, digit: int, seed: int) -> Figure:
     parts = []
     for first, last in pairwise(bounds):
         shade_P = torch.where(rank_P < first, 1.0, torch.where(rank_P < last, 0.0, -1.0))
-        patches = shade_P[None, :, None].expand(-1, -1, model.num_pixels)
+        patches = shade_P[None, :, None].expand(-1, -1, model.config.num_patch_pixels)
         parts.append(join(patches, model.config.patch_size))
     rows = [
         ("white: known, grey: drawn in this step", parts),

@@ -8,6 +8,7 @@ import tyro
 import mnist_transformer
 from mnist_transformer.commands.ask import ask
 from mnist_transformer.commands.common import PROG, REGISTRY
+from mnist_transformer.commands.compress import compress, decompress
 from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw
 from mnist_transformer.commands.evaluate import evaluate
@@ -15,6 +16,7 @@ from mnist_transformer.commands.inpaint import inpaint
 from mnist_transformer.commands.list import list_models
 from mnist_transformer.commands.prompts import prompts
 from mnist_transformer.commands.scans import scans
+from mnist_transformer.commands.synth import select, synth
 from mnist_transformer.commands.train import train
 from mnist_transformer.utils.terminal import exit_code, say
 
@@ -28,12 +30,18 @@ VERBS: dict[str, Callable[..., None]] = {
     "list": list_models,
     "prompts": prompts,
     "scans": scans,
+    "compress": compress,
+    "decompress": decompress,
+    "synth": synth,
+    "synth select": select,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; wrong arguments raise SystemExit(2)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if " ".join(arguments[:2]) in VERBS:  # a verb of two words
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
     if list(arguments) == ["--version"]:
         say(f"{PROG} {mnist_transformer.__version__}")
         return 0

@@ -167,7 +167,9 @@ SPACES = {
         PATCHES, data=make_spec(2, 2, levels=2, channels=3, background=None), patch_size=2
     ),
     "one patch of four pixels": replace(PATCHES, patch_size=2),
-    "four pixels": PixelConfig(make_spec(2, 2, levels=3), dim=16, depth=2, num_heads=2, mlp_dim=16),
+    "four pixels": PixelConfig(make_spec(2, 2, levels=3), **BACKBONE),
+    "two coloured pixels": PixelConfig(replace(PATCHES.data, shape=(3, 2, 1)), **BACKBONE),
+    "four coloured pixels": PixelConfig(make_spec(2, 2, levels=2, channels=3), **BACKBONE),
 }
 
 

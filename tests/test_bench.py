@@ -77,7 +77,7 @@ def test_the_rest_of_a_drawing_is_extrapolated(monkeypatch: pytest.MonkeyPatch) 
 def test_the_old_way_passes_over_all_pixels_before() -> None:
     """Without a share left to extrapolate, operations are those of every single pass."""
     model = TINY["pixel"].build().eval()
-    old = bench._full_passes("tiny", model, num_passes=model.num_pixels)
+    old = bench._full_passes("tiny", model, num_passes=model.num_values)
     assert old.share == 1
     few = bench._full_passes("tiny", model)
     assert few.share == bench.NUM_PASSES / 64
@@ -218,7 +218,9 @@ def test_a_table_is_the_mean_over_seeds() -> None:
         "| positions | bits/dim |\n| --- | ---: |\n| rope | 0.6 ± 0.14 |\n| none | 0.75 |\n"
     )
     assert trials.table({}, "positions") == "Not measured yet.\n"
-    with pytest.raises(ValueError, match="experiment is 'tea', expected one of bench, attention"):
+    with pytest.raises(
+        ValueError, match="experiment is 'tea', expected one of bench, hard-use, attention"
+    ):
         trials.name_of("tea", {})
 
 

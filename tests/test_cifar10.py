@@ -4,16 +4,22 @@ import hashlib
 import os
 import sys
 import tarfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import serve
+from helpers import TINY, serve
 from PIL import Image
 
+from experiments.codecs import jpeg_sizes
+from mnist_transformer import cli, load, train
 from mnist_transformer.data import cifar10, load_dataset
+from mnist_transformer.evaluation import ledger, protocol
+from mnist_transformer.models import loading
+from mnist_transformer.recipes import RECIPES
 
 SIZES = [2600, 5000, 1520]  # of which training and validation have 5 batches
 
@@ -117,6 +123,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill(folder: Path, kind: str, labels: list[int]) -> None:
+    folder.mkdir(exist_ok=True)
     for part, first, last in (("train-0", 0, 20), ("train-1", 20, 50), ("test", 0, 10)):
         pictures = [encoded(kind, level) for level in range(first, last)]
         write(folder / f"{part}.parquet", pictures, (labels * 5)[first:last])
@@ -134,6 +141,31 @@ def test_png_in_parquet_is_cifar10(few, tmp_path: Path) -> None:
 def test_jpeg_in_parquet_is_another_data_set(few, tmp_path: Path) -> None:
     fill(tmp_path, "JPEG", [3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
     assert load_dataset("cifar10", tmp_path).spec.name == "cifar10-jpeg"
+    assert load_dataset("cifar10-jpeg", tmp_path).spec == cifar10.JPEG_SPEC
+    with pytest.raises(ValueError, match="cifar10-jpeg reads a folder of yours, got None"):
+        load_dataset("cifar10-jpeg")
+    whole, bare = jpeg_sizes(tmp_path).values()
+    assert whole == sum(len(encoded("JPEG", level)["bytes"]) for level in range(10))
+    assert 0 < bare < whole - 10 * 500
+
+
+def test_a_recipe_trained_on_the_copy_says_so(few, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for slow in ("sampling_speed", "throughput"):
+        monkeypatch.setattr(protocol, slow, lambda *_, **__: 1.0)
+    monkeypatch.setattr(loading, "WEIGHTS", tmp_path)  # no judge is shipped
+    monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path / "results")
+    small = replace(TINY["ddpm"], data=cifar10.SPEC)
+    tiny = replace(RECIPES["cifar10-ddpm"], model=small, batch_size=4, max_seconds=None, epochs=0.1)
+    monkeypatch.setitem(RECIPES, "cifar10-ddpm", tiny)
+    fill(tmp_path / "copy", "JPEG", [3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
+    weights = train("cifar10-ddpm", data="copy", device="cpu")
+    assert load(weights, "cpu").config.data == cifar10.JPEG_SPEC
+    assert cli.main(["eval", "runs/cifar10-ddpm", "--data", "copy", "--device", "cpu"]) == 0
+    (row,) = ledger.rows(tmp_path / "results" / "ledger.jsonl")
+    assert (row["recipe"], row["dataset"]) == ("cifar10-ddpm", "cifar10-jpeg")
+    assert "drawn" not in row["metrics"]
+    assert row["metrics"]["bits_per_dim"] > 0
 
 
 def test_rows_sorted_by_class_are_dealt_out(few, tmp_path: Path) -> None:

@@ -67,13 +67,15 @@ def test_help_is_quick_and_does_without_torch() -> None:
         ("eval", "MODEL --data"),
         ("list", "NAME"),
         ("scans", "build verify table"),
+        ("synth", f"--out --n --model --seed --data --device {OPTION_FLAGS}"),
+        ("synth select", "FOLDER --out --best --worst --random --by --seed"),
     ],
 )
 def test_every_verb_explains_itself(
     verb: str, flags: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as done:
-        cli.main([verb, "--help"])
+        cli.main([*verb.split(), "--help"])
     assert not done.value.code
     text = capsys.readouterr().out
     assert all(flag in text for flag in flags.split())

@@ -29,6 +29,7 @@ IN_COLOUR = make_spec(8, 3, levels=16, channels=3, background=None)
 PHOTOGRAPHS = make_spec(8, 3, channels=3, background=None)
 CASES = TINY | {
     "patch in colour": replace(TINY["patch"], data=IN_COLOUR),
+    "pixel in colour": replace(TINY["pixel"], data=IN_COLOUR),
     "mar in colour": replace(TINY["mar"], data=PHOTOGRAPHS),
     "ddpm in colour": replace(TINY["ddpm"], data=PHOTOGRAPHS),
     "var in colour": replace(
@@ -73,6 +74,8 @@ def loss(model, batch):
 def test_every_family_that_draws_is_here():
     drawing = {n for n, (_, family) in FAMILIES.items() if issubclass(family, GenerativeModel)}
     assert drawing == set(TINY)
+    in_colour = {case.removesuffix(" in colour") for case in CASES if case not in TINY}
+    assert in_colour == drawing - {"prompted", "scan"}  # of MNIST alone
 
 
 def test_loss_is_finite_and_one_an_image(model, batch):

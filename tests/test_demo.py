@@ -1,12 +1,20 @@
 """The demo's parts, without a browser; test_browser.py looks at its page."""
 
+import asyncio
+import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +22,23 @@ from helpers import END, TINY, TINY_PATCH, TINY_PROMPTED, make_spec
 from PIL import Image, ImageDraw
 
 from mnist_transformer import cli
+from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.models import checkpoint
 from mnist_transformer.options import OPTIONS, PLAIN, Sampling
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: the extra [web]")
 
-from mnist_transformer.web import dials, models_tab, restore_tab, shelf, side_by_side  # noqa: E402
+from starlette.responses import JSONResponse  # noqa: E402
+
+from mnist_transformer.web import (  # noqa: E402
+    dials,
+    gate,
+    models_tab,
+    restore_tab,
+    shelf,
+    side_by_side,
+)
 
 
 def values(**changed: object) -> list[object]:
@@ -157,13 +175,31 @@ def test_restoring_takes_particles_where_a_model_has_them(tiny_checkpoint: Path)
 def test_red_on_the_pad_is_the_hole() -> None:
     pad = one()
     ImageDraw.Draw(pad).rectangle([0, 140, 279, 279], fill=restore_tab.HOLE_COLOR)
-    image, keep = restore_tab.read_pad({"composite": pad}, 28)
+    image, keep = restore_tab.read_pad({"composite": pad}, MNIST)
     assert image.max() == 255
     assert image[0, 0, 0] == 0
     assert keep[0, :14].all()
     assert not keep[0, 14:].any()
     with pytest.raises(ValueError, match="the pad is blank"):
-        restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, 28)
+        restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, MNIST)
+
+
+def test_a_photograph_is_uploaded_in_colour_and_its_reds_are_kept(tmp_path: Path) -> None:
+    data = make_spec(8, 3, channels=3, background=None)
+    Image.new("RGB", (80, 40), (200, 20, 10)).save(tmp_path / "car.png")
+    pad = restore_tab.read_upload(tmp_path / "car.png", data)
+    assert pad.size == (restore_tab.PAD, restore_tab.PAD)
+    ImageDraw.Draw(pad).rectangle([0, 140, 279, 279], fill=restore_tab.HOLE_COLOR)
+    image, keep = restore_tab.read_pad({"composite": pad}, data)
+    assert image[:, 0, 0].tolist() == [200, 20, 10]
+    assert keep[0, :4].all()
+    assert not keep[0, 4:].any()
+    checkpoint.save(replace(TINY["ddpm"], data=data).build(), tmp_path / "c")
+    models = shelf.fill({"c": tmp_path / "c"}).models
+    *_, (_, [sheet]) = restore_tab.restore(
+        models, "c", {"composite": pad}, "top", "1", 0, *values()
+    )
+    assert sheet.mode == "RGB"
 
 
 def test_a_model_that_does_not_load_is_left_out(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -210,9 +246,153 @@ def test_without_the_extra_it_names_the_command(
     assert "pip install 'mnist-transformer[web]'" in capsys.readouterr().err
 
 
+def request(path: str, body: bytes = b"", *, boundary: str = "") -> dict[str, Any]:
+    kind = f"multipart/form-data; boundary={boundary}" if boundary else "application/json"
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"session_hash=here",
+        "headers": [
+            (b"content-type", kind.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ],
+        "body": body,
+    }
+
+
+async def passed(guard: gate.Gate, scope: dict[str, Any]) -> tuple[int, str]:
+    """Status and text of an answer."""
+    said: list[Any] = []
+    parts = [{"type": "http.request", "body": scope.pop("body")}]
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop() if parts else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        said.append(message)
+
+    await guard({"server": ("127.0.0.1", 80), **scope}, receive, send)
+    return said[0]["status"], said[-1].get("body", b"").decode()
+
+
+class Queue:
+    """Stands for gradio's."""
+
+    def __init__(self) -> None:
+        self.cleaned: list[str] = []
+
+    async def clean_events(self, *, session_hash: str) -> None:
+        self.cleaned.append(session_hash)
+
+
+@pytest.fixture
+def guarded() -> tuple[gate.Gate, list[bytes], Queue]:
+    """A gate, the bodies that it lets through, and the queue that its page has."""
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies.append((await receive())["body"])
+        if scope["path"].endswith("heartbeat/broken"):
+            raise KeyError("fn_index")
+        await JSONResponse("passed")(scope, receive, send)
+
+    queue = Queue()
+    return gate.Gate(app, SimpleNamespace(_queue=queue)), bodies, queue
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/monitoring/summary",
+        "/gradio_api/openapi.json",
+        "/gradio_api/call/draw",
+        "/gradio_api/proxy=http://far",
+        "/gradio_api/vibe-code",
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(guarded: Any, path: str) -> None:
+    assert asyncio.run(passed(guarded[0], request(path)))[0] == 404
+    assert not guarded[1]
+
+
+def test_a_request_that_gradio_stumbles_over_is_refused(guarded: Any) -> None:
+    status, said = asyncio.run(passed(guarded[0], request("/gradio_api/heartbeat/broken")))
+    assert (status, said) == (400, """{"detail":"the request is refused: 'fn_index'"}""")
+
+
+def form(*files: tuple[str, bytes], **values: str) -> bytes:
+    parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in values.items()]
+    for name, content in files:
+        parts.append(f'name="files"; filename="{name}"\r\n\r\n'.encode() + content)
+    head = b"--x\r\nContent-Disposition: form-data; "
+    return b"".join(head + part + b"\r\n" for part in parts) + b"--x--\r\n"
+
+
+def test_pictures_alone_are_uploaded_and_few(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, bodies, _ = guarded
+    content = io.BytesIO()
+    one().save(content, "PNG")
+    picture = "a.png", content.getvalue()
+
+    def said(body: bytes, path: str = "/gradio_api/upload") -> str:
+        return asyncio.run(passed(guard, request(path, body, boundary="x")))[1]
+
+    good = form(picture, index="0")
+    assert said(good) == '"passed"'
+    assert bodies == [good]
+    assert "a.png is not a picture, expected a PNG" in said(form(("a.png", b"<script>")))
+    assert "Too many files" in said(form(*[picture] * 5))
+    assert "over 10,000,000 bytes" in said(form(("a.png", bytes(10_000_000))))
+    assert "more layers than the pad" in said(form(picture, index="999999999"))
+    monkeypatch.setattr(gate, "MAX_KEPT", 2 * len(good))
+    assert "too many uploads, try again" in said(good)
+    assert len(bodies) == 1
+
+
+def test_who_joins_and_does_not_listen_is_dropped(
+    guarded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, _, queue = guarded
+    monkeypatch.setattr(gate, "SILENT_SECONDS", 1)
+
+    async def join(session: bytes) -> None:
+        await passed(guard, request("/gradio_api/queue/join", b'{"session_hash": "%b"}' % session))
+
+    asyncio.run(join(b"silent"))
+    assert queue.cleaned == ["silent"]
+    guard.listening["here"] += 1
+    asyncio.run(join(b"here"))
+    assert queue.cleaned == ["silent"]
+
+
+def test_the_pads_pictures_are_read_twice() -> None:
+    blobs = restore_tab.Blobs(2)
+    for key in "abc":
+        blobs[key] = key.upper()
+    assert blobs.pop("c") == blobs.pop("c") == "C"
+    assert list(blobs) == ["b", "c"]
+
+
+def asked(address: str, data: Sequence[object]) -> tuple[int, str]:
+    """The answer to joining the queue of the first tab with these values."""
+    body = {"data": data, "fn_index": 0, "session_hash": "x"}
+    call = urllib.request.Request(
+        f"{address}/gradio_api/queue/join",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(call, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
+    """And a request is checked before it waits."""
     (tmp_path / "gradio").write_text("the folder of somebody else")
     done = subprocess.Popen(
         [
@@ -232,10 +412,26 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
     )
     assert done.stdout is not None
     try:
-        assert done.stdout.readline().startswith("the demo is at http://127.0.0.1:")
+        said = done.stdout.readline()
+        assert said.startswith("the demo is at http://127.0.0.1:")
         assert len(list(tmp_path.glob("gradio-*"))) == 1
+        address, others = said.split()[4], values()
+        assert asked(address, ["7", 1, 0, *others])[0] == 200
+        for wrong, sentence in [
+            (["x", 1, 0, *others], "digits are &#x27;x&#x27;, expected one or more of 0 to 9"),
+            (["7", 10, 0, *others], "Value 10 is greater than maximum value 9."),
+            (["7", "x", 0, *others], "the request has a value of the wrong kind"),
+            (["7", 1, None, *others], "Seed is empty, expected a value"),
+            (["7", 1, "x", *others], "seed is x, expected a whole number from 0"),
+            (["7", 1], "the request has a value of the wrong kind"),
+            ([{"path": "http://far/x.png"}, 1, 0, *others], "a picture is at an address"),
+        ]:
+            status, answer = asked(address, wrong)
+            assert status == 400
+            assert sentence in answer
     finally:
-        done.send_signal(signal.SIGINT)
-        done.communicate(timeout=60)
-    assert done.returncode in (0, 130)
+        done.send_signal(signal.SIGTERM)
+        output, _ = done.communicate(timeout=60)
+    assert done.returncode == 0
+    assert "Traceback" not in output
     assert not list(tmp_path.glob("gradio-*"))

@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from helpers import make_spec
+from helpers import TINY, make_spec
 from torch import Tensor, nn
 
 from mnist_transformer.data import Dataset, Split, load_dataset
@@ -16,7 +17,7 @@ from mnist_transformer.evaluation import metrics
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.evaluation import speed as timing
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.classifier import Classifier, ClassifierConfig
+from mnist_transformer.models.classifier import Classifier, ClassifierConfig, random_affine
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.networks.drawing import Noise
@@ -45,7 +46,7 @@ class Uniform(GenerativeModel):
         ink = noise.uniform(*self.image_shape) * 20 + 22 * cond.view(-1, 1, 1, 1)
         yield ink.to(torch.uint8)
 
-    def nll(self, images: Tensor, cond: Tensor | None) -> Tensor:
+    def nll(self, images: Tensor, cond: Tensor | None, *, fitted: bool = False) -> Tensor:
         nats = images[0].numel() * math.log(256)
         return torch.full((len(images),), nats)
 
@@ -237,6 +238,55 @@ def test_classifier_distorts_in_training_only() -> None:
     wanted = nn.functional.cross_entropy(model.logits(images), labels, reduction="none")
     torch.testing.assert_close(model(images, labels), wanted)
     assert model.features(images).shape == (20, 4 * model.config.width)
+
+
+def test_without_a_judge_likelihood_and_speed_are_measured(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "shipped", lambda: ["mnist-patch"])
+    for judge in (None, "cifar10-cnn"):
+        of = replace(dataset, spec=replace(dataset.spec, judge=judge))
+        found = evaluate.measure(Uniform(), of, evaluate.Samples(100))
+        expected = "bits_per_dim_val bits_per_dim bits_per_dim_null images_per_second"
+        assert list(found) == expected.split()
+    with pytest.raises(ValueError, match="has no judge, expected a data set that has one"):
+        evaluate.load_judge(replace(MNIST, judge=None))
+    coded = evaluate.measure(TINY["var"].tokenizer.build(), of, evaluate.Samples(100))
+    assert coded["reconstruction"]["squared_error"] > 0
+    assert "ceiling" not in coded
+
+
+def test_a_mirroring_classifier_moves_whole_pixels() -> None:
+    torch.manual_seed(0)
+    still = {"max_degrees": 0.0, "max_scale": 0.0, "max_shear": 0.0}
+    config = ClassifierConfig(make_spec(8, channels=3), **still, mirror=True)
+    image = torch.rand(3, 8, 8)
+    seen = set()
+    for moved in random_affine(image.expand(200, -1, -1, -1), config):
+        found = [
+            (side, y, x)
+            for side, original in enumerate((image, image.flip(-1)))
+            for y in range(-2, 3)
+            for x in range(-2, 3)
+            if torch.allclose(
+                moved[:, 2:6, 2:6], original[:, 2 + y : 6 + y, 2 + x : 6 + x], atol=1e-4
+            )
+        ]
+        assert len(found) == 1
+        seen |= set(found)
+    assert len(seen) > 40  # of 2 * 5 * 5
+
+
+def test_the_residual_classifier_is_a_judge_of_colour() -> None:
+    config = ClassifierConfig(make_spec(8, 3, channels=3), width=2, mirror=True, residual=True)
+    model = config.build()
+    images, labels = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.arange(6) % 3
+    model(images, labels).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+    model.eval()
+    assert model.features(images).shape == (6, 16)
+    assert (model.features(images) >= 0).all()
+    assert model.logits(images).shape == (6, 3)
 
 
 def test_throughput_counts_operations_and_leaves_the_model_alone(

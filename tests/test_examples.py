@@ -12,6 +12,7 @@ from PIL import Image
 
 from examples import bring_your_own_data, patch_minimal
 from mnist_transformer import cli
+from mnist_transformer.evaluation import ledger
 
 
 def test_the_minimal_patch_model_learns_and_draws(
@@ -59,9 +60,10 @@ def pictures(folder: Path) -> None:
 def test_the_page_on_own_data_runs(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of docs/your-own-data.md, for two seconds instead of ten minutes."""
     pictures(Path("pictures"))
+    monkeypatch.setattr(ledger, "results_folder", lambda: Path("results").absolute())
     page = Path(__file__).parent.parent / "docs" / "your-own-data.md"
     lines = re.findall(r"^(mnist-transformer|python examples/\S+) (.*)$", page.read_text(), re.M)
-    assert len(lines) == 3
+    assert len(lines) == 5
     for program, rest in lines:
         arguments = rest.replace("600", "2").split()
         if program == "mnist-transformer":

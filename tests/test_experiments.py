@@ -1,9 +1,12 @@
 """The experiments' own parts, and each script once on almost nothing: it resumes and plots."""
 
+import lzma
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -11,12 +14,17 @@ from helpers import (
     TINY_PATCH,
     TINY_PROMPTED,
     make_digits,
+    make_scans,
     make_spec,
+    random_model,
 )
+from PIL import Image
 
 from experiments import (
     attention,
+    codecs,
     common,
+    compress,
     diffusion,
     diffusion_steps,
     inpainting,
@@ -25,15 +33,21 @@ from experiments import (
     pixel_sizes,
     positions,
     prompting,
+    synthetic,
 )
+from mnist_transformer.commands.synth import synth
+from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.evaluation import protocol as evaluate
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
+from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.recipes import RECIPES
-from tools import report
+from mnist_transformer.utils.images import grid
+from tools import report, trials
 
 
 @pytest.fixture
@@ -49,7 +63,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(diffusion, diffusion_steps, inpainting, mar),
+        *(codecs, compress, diffusion, diffusion_steps, inpainting, mar),
         *(patch_general, pixel_sizes, positions, prompting),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
@@ -253,3 +267,130 @@ def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (*_, size) = ledger.rows(small_world)
     assert size["recipe"].startswith("prompting-size/mnist-prompt-scratch/200/0.2/seed 0")
     assert "held-out sums, %" in size["metrics"]["figures"]
+
+
+def test_codecs(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = tuple(name for name in (*codecs.PICTURES, *codecs.BYTES) if name != "JXL")
+    for _ in range(2):
+        codecs.main(codecs=names, sheet=20)
+    rows = ledger.rows(small_world)
+    assert [r["recipe"] for r in rows] == [f"codecs/{x}/{n}" for x in names for n in (1, 20)]
+    bits = [r["metrics"]["figures"]["test bits/dim"] for r in rows]
+    assert all(sheet < one < 8 for one, sheet in zip(bits[::2], bits[1::2], strict=True))
+    raw = make_digits().test.images[0].numpy().tobytes()
+    assert lzma.decompress(codecs.compressed("lzma", make_digits().test.images[:1])) == raw
+    with pytest.raises(ValueError, match="codec is 'zip', expected one of PNG, WebP, JXL, gzip"):
+        codecs.main(codecs=("zip",))
+
+
+def test_a_sheet_of_colour_comes_back_from_each_codec() -> None:
+    images = torch.randint(0, 256, (80, 3, 4, 4), dtype=torch.uint8)
+    for name in ("PNG", "WebP"):
+        with Image.open(BytesIO(codecs.compressed(name, images))) as picture:
+            assert np.array_equal(np.asarray(picture), np.asarray(grid(images, codecs.COLUMNS)))
+
+
+def test_compress(small_world: Path) -> None:
+    pytest.importorskip("constriction")
+    model = random_model(replace(TINY["patch"], data=MNIST, patch_size=14))
+    checkpoint.save(model, "model")
+
+    for _ in range(2):
+        compress.main(model="./model", num_images=3, num_alone=1)
+    rows = ledger.rows(small_world)
+    assert len(rows) == len(ledger.latest(small_world))
+    codecs = [row["metrics"]["settings"]["codec"] for row in rows]
+    assert codecs[:4] == ["model", "gzip -9", "bz2 -9", "lzma -9e"]
+    figures = rows[0]["metrics"]["figures"]
+    assert figures["read images/s"] > 0
+    assert all(row["metrics"]["figures"]["kB"] > 0.1 for row in rows)
+
+
+@pytest.fixture
+def drawn(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set that a tiny model of scans drew; real digits are strokes with scans."""
+    scans = make_scans()
+    images = scans.images.repeat(7, 1, 1, 1)[:40]
+    split = Split(images, torch.arange(40) % 10)
+    for module in (synthetic, evaluate):
+        monkeypatch.setattr(module, "load_dataset", lambda *_: Dataset(split, split, split, MNIST))
+    for place in ("mnist_transformer.models.scan", "experiments.synthetic"):
+        monkeypatch.setattr(f"{place}.load_scans", lambda: scans)
+    judge = ClassifierConfig(MNIST, width=4)
+    monkeypatch.setattr(synthetic.synthetic, "load_judge", lambda spec: judge.build())
+    patch = replace(TINY["patch"], data=replace(SCANS, shape=(1, 24, 24)), patch_size=8)
+    for name, model in (("mnist-cnn", judge), ("mnist-scan-tiny", ScanConfig(MNIST, patch))):
+        monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], model=model, batch_size=8))
+    checkpoint.save(RECIPES["mnist-scan-tiny"].model.build(), "drawer.safetensors")
+    synth(Path("drawn"), 40, "drawer.safetensors")
+    return Path("drawn")
+
+
+def test_synthetic(drawn: Path, small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "GENERATIONS", 2)
+    monkeypatch.setattr(synthetic, "WAYS", ("added",))
+
+    def script() -> None:
+        how = {"classifier_images": 8, "generator_images": 8, "num_samples": 20}
+        synthetic.main(drawn, arms=("real and all drawn",), seeds=(0,), **how)
+
+    script()
+    rows = ledger.rows(small_world)
+    script()
+    assert ledger.rows(small_world) == rows
+    assert [row["recipe"] for row in rows] == [
+        "synthetic-classifier/real and all drawn/80/8/seed 0",
+        "synthetic-generator/real and all drawn/mnist-scan-tiny/80/8/seed 0",
+        "synthetic-generator/real/mnist-scan-tiny/40/8/seed 0",
+        "synthetic-chain/added/1/mnist-scan-tiny/80/8/seed 0",
+        "synthetic-chain/added/2/mnist-scan-tiny/120/8/seed 0",
+    ]
+    assert rows[0]["metrics"]["figures"]["test accuracy, %"] >= 0
+    for name in ("test bits/dim, as fitted", "fd_cnn", "precision, %", "recall, %"):
+        assert rows[-1]["metrics"]["figures"][name] >= 0
+    assert (small_world.parent / "synthetic" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_arms_of_synthetic_digits(drawn: Path) -> None:
+    columns = synthetic.synthetic.load(drawn)
+    real = make_digits().train
+    arms = synthetic.make_arms(real, columns)
+    assert {name: len(arm(0)) for name, arm in arms.items()} == {
+        "real": 40,
+        "all drawn": 40,
+        "real and all drawn": 80,
+        "best half by probability": 20,
+        "best half by nats": 20,
+        "best half by distance": 20,
+        "random half": 20,
+        "worst half by probability": 20,
+        "worst half by nats": 20,
+        "worst half by distance": 20,
+        "random quarter": 10,
+        "random twentieth": 2,
+    }
+    best, worst = (arms[f"{way} half by nats"](0).images for way in ("best", "worst"))
+    assert torch.equal(torch.cat([best, worst]).sum(0), columns["image"].sum(0))
+    assert not torch.equal(arms["random half"](0).images, arms["random half"](1).images)
+    for words, message in (
+        ({"parts": ("chains",)}, "part is 'chains', expected some of classifier, generator, chain"),
+        ({"arms": ("none",)}, "arm is 'none', expected some of real, all drawn"),
+        ({"generator": "none"}, "generator is 'none', expected a recipe or patch-4x4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            synthetic.main(drawn, **words)
+    del columns["ink"]
+    with pytest.raises(ValueError, match="has no scans, which mnist-scan-tiny learns from"):
+        synthetic.Bench(make_digits(), "mnist-scan-tiny", 8, 20).archive(columns)
+
+
+def test_differences_to_a_random_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        trials.make_row(
+            "synthetic-classifier", {"trained on": arm, "images": 1}, {"accuracy": accuracy}, seed
+        )
+        for arm, accuracies in {"random half": (90.0, 91.0), "real": (92.0, 95.0)}.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    synthetic.say_differences(rows)
+    assert capsys.readouterr().out == "real − random half · accuracy · +3 ± 1\n"

@@ -83,6 +83,7 @@ def test_the_cache_serves_where_the_hub_cannot_be_reached(monkeypatch, tiny_chec
     [
         ("ALL_PROXY", "socks5://127.0.0.1:9", "cannot be reached: "),
         ("HF_ENDPOINT", "hub.example", "the hub at hub.example cannot be reached: "),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT is 'http://[::1', expected the hub's address"),
         ("HF_ENDPOINT", "http://127.0.0.1:9", "the hub at http://127.0.0.1:9 cannot be reached: "),
     ],
 )

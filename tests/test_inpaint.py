@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PRINT_PEAK, SPACES, TINY_PATCH, all_images, needs_proc, random_model
+from helpers import (
+    PRINT_PEAK,
+    SPACES,
+    TINY_PATCH,
+    all_images,
+    make_spec,
+    needs_proc,
+    random_model,
+)
 from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 
 from mnist_transformer import cli
@@ -28,6 +36,13 @@ def photograph(size: tuple[int, int] = (200, 120)) -> Image.Image:
     ImageDraw.Draw(picture).line((size[0] // 2, 20, size[0] // 2, size[1] - 20), "black", 14)
     noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 3))
     return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+
+
+def read_picture(path: Path, size: int) -> tuple[torch.Tensor, list[str]]:
+    """A picture file as the verb reads it for a model of digits, and the changes made."""
+    picture, turned = pictures.open_picture(path)
+    image, changes = pictures.to_image(picture, size, str(path))
+    return image, turned + changes
 
 
 @pytest.mark.parametrize(("name", "hidden"), [("top", 0.5), ("left", 0.5), ("center", 0.25)])
@@ -52,7 +67,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is():
     levels[5:20, 10:14] = 200
     levels[5, 10] = 3
     Image.fromarray(levels).save("digit.png")
-    image, changes = pictures.read_picture(Path("digit.png"), 28)
+    image, changes = read_picture(Path("digit.png"), 28)
     assert np.array_equal(image[0].numpy(), levels)
     assert changes == []
 
@@ -64,7 +79,7 @@ def test_a_digit_that_we_drew_comes_back_as_it_was():
     torch.nn.init.constant_(model.gate.output.bias, -2)
     checkpoint.save(model, Path("tiny.safetensors"), recipe="mnist-patch")
     assert cli.main(["draw", "7", "--model", "tiny.safetensors"]) == 0
-    image, changes = pictures.read_picture(Path("7.png"), 28)
+    image, changes = read_picture(Path("7.png"), 28)
     drawn = cli.mnist_transformer.load("tiny.safetensors", "cpu").sample([7], [0])[0]
     assert torch.equal(image, drawn)
     assert [change.split()[0] for change in changes] == ["scaled"]
@@ -77,7 +92,7 @@ SCALED, CLEANED = "scaled from 200x120 to 28x28", "brought to full contrast on b
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_photograph_becomes_light_on_black(suffix):
     photograph().save(f"photo.{suffix}")
-    image, changes = pictures.read_picture(Path(f"photo.{suffix}"), 28)
+    image, changes = read_picture(Path(f"photo.{suffix}"), 28)
     assert changes == ["made grey", INVERTED, SCALED, CLEANED]
     assert image.max() > 200
     assert (image[0, :, :8] == 0).all()  # paper, without its noise
@@ -136,8 +151,8 @@ def test_what_a_file_says_of_itself_is_told():
     exif[ExifTags.Base.Orientation] = 6
     turned.save("turned.png", exif=exif)
     turned.save("moving.gif", save_all=True, append_images=[Image.new("L", turned.size, 90)])
-    assert pictures.read_picture(Path("turned.png"), 28)[1][0] == "turned upright"
-    assert pictures.read_picture(Path("moving.gif"), 28)[1][0] == "taken from its first frame"
+    assert read_picture(Path("turned.png"), 28)[1][0] == "turned upright"
+    assert read_picture(Path("moving.gif"), 28)[1][0] == "taken from its first frame"
 
 
 def png(size: int, bits: int, kind: int, rows: bytes, *others: bytes) -> bytes:
@@ -153,7 +168,7 @@ def test_a_transparent_level_of_16_bits_changes_nothing():
     rows = b"".join(b"\0" + row.tobytes() for row in levels)
     Path("plain.png").write_bytes(png(280, 16, 0, rows))
     Path("clear.png").write_bytes(png(280, 16, 0, rows, b"tRNS" + struct.pack(">H", 0)))
-    plain, clear = (pictures.read_picture(Path(f"{x}.png"), 28) for x in ("plain", "clear"))
+    plain, clear = (read_picture(Path(f"{x}.png"), 28) for x in ("plain", "clear"))
     assert torch.equal(plain[0], clear[0])
     assert plain[1] == clear[1]
 
@@ -179,7 +194,7 @@ def test_a_large_picture_is_the_small_one():
     levels = np.kron(seven(0, 255), np.ones((10, 10))).astype(np.uint8)
     Image.fromarray(levels).save("large.png")
     Image.fromarray(seven(0, 255).astype(np.uint8)).save("small.png")
-    large, small = (pictures.read_picture(Path(f"{x}.png"), 28) for x in ("large", "small"))
+    large, small = (read_picture(Path(f"{x}.png"), 28) for x in ("large", "small"))
     assert large[1][0] == "reduced 2 times, from 2800x2800"
     assert (large[0].int() - small[0].int()).abs().max() <= 2
 
@@ -199,7 +214,7 @@ def test_no_exif_stops_a_picture(recwarn):
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExposureTime] = 0.01
     photograph().save("photo.jpg", exif=exif)
     whole = Path("photo.jpg").read_bytes()
-    turned = pictures.read_picture(Path("photo.jpg"), 28)[0]
+    turned = read_picture(Path("photo.jpg"), 28)[0]
     assert not torch.equal(turned, pictures.to_image(photograph(), 28)[0])
     random, start = np.random.default_rng(0), whole.index(b"Exif\0\0") + 6
     for _ in range(300):
@@ -246,6 +261,28 @@ def test_a_mask_has_the_shape_of_its_picture():
     assert not keep[0, 6:22, 14:].any()
     with pytest.raises(ValueError, match=r"mask\.png has 100x60 pixels, expected a square or"):
         pictures.read_mask(Path("mask.png"), 28, (120, 120))
+
+
+def test_a_photograph_is_cropped_and_keeps_its_colours():
+    data = make_spec(8, 2, channels=3, background=None)
+    picture = Image.new("RGB", (32, 16), "blue")
+    ImageDraw.Draw(picture).rectangle([12, 0, 19, 15], "red")
+    image, changes = pictures.to_image_of(data, picture)
+    assert image.shape == (3, 8, 8)
+    assert image[0, 0].tolist() == [0, 0, 255, 255, 255, 255, 0, 0]
+    assert image[2, 0].tolist() == [255, 255, 0, 0, 0, 0, 255, 255]
+    assert changes == ["cropped to the square at its centre", "scaled from 32x16 to 8x8"]
+    small = Image.fromarray(image.permute(1, 2, 0).numpy())
+    again, changes = pictures.to_image_of(data, small.resize((80, 80), Image.Resampling.NEAREST))
+    assert torch.equal(again, image)
+    grey, _ = pictures.to_image_of(make_spec(8, 2, background=None), picture)
+    assert grey.shape == (1, 8, 8)
+    assert grey[0, 0].tolist() == [29, 29, 76, 76, 76, 76, 29, 29]
+    mask = Image.new("L", (32, 16))
+    ImageDraw.Draw(mask).rectangle([12, 0, 19, 15], 255)
+    mask.save("mask.png")
+    keep = pictures.read_mask(Path("mask.png"), 8, (32, 16), crop=True)
+    assert torch.equal(keep[0], image[2] == 255)
 
 
 def test_class_posterior_is_bayes_rule():
@@ -335,8 +372,8 @@ def png_header(width: int, height: int) -> bytes:
         ("photo.jpg --mask black.png", "black.png hides no pixel of 28x28"),
         ("photo.jpg --mask tall.png", "tall.png has 28x56 pixels, expected a square or the shape"),
         ("black.png --hole top", "black.png is blank, expected a digit"),
-        ("narrow.png --hole top", "narrow.png has 40000x1 pixels, expected a digit: at most 10"),
-        ("narrow.png --mask narrow.png", "narrow.png has 40000x1 pixels, expected a digit: at"),
+        ("narrow.png --hole top", "narrow.png has 40000x1 pixels, expected at most 10"),
+        ("narrow.png --mask narrow.png", "narrow.png has 40000x1 pixels, expected at most"),
         ("large.png --hole top", "large.png has over 50,000,000 pixels"),
         ("huge.png --hole top", "huge.png has over 50,000,000 pixels"),
         ("bomb.png --hole top", "bomb.png is damaged: "),

@@ -137,36 +137,74 @@ PAGE = "# Title\n\n<!-- ledger:{} -->\nold | figures\n<!-- /ledger -->\n\nText 0
 def test_render_fills_the_marks_and_nothing_else(name: str) -> None:
     page = PAGE.format(name)
     rows = {"tiny": row(), "judge": row("judge", metrics={"accuracy": 0.9961, "accuracy_val": 1})}
-    filled = report.render(page, rows)
+    filled = report.render(page, rows.values())
     assert filled.startswith(f"# Title\n\n<!-- ledger:{name} -->\n")
     assert filled.endswith("<!-- /ledger -->\n\nText 0.123 stays.\n")
     assert "old" not in filled
-    assert report.render(filled, rows) == filled
+    assert report.render(filled, rows.values()) == filled
 
 
 def test_results_table_shows_the_figures() -> None:
     table = tables.results_table({"tiny": row(), "bound": row("bound", exact=False)})
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert "| tiny | 7.1M | 0.610 | 1,000 | 98.0 ± 0.1 |" in lines[2]
+    assert "| tiny | 7.1M | 0.610 | – | 1,000 | 98.0 ± 0.1 |" in lines[2]
     assert "≤ 0.610" in lines[3]
     assert "training images" in lines[4]
+
+
+def test_a_figure_in_a_sentence() -> None:
+    page = "It has <!-- figure:tiny {} -->much<!-- / --> and more.\n"
+    filled = report.render(page.format("parameters"), [row()])
+    assert filled == "It has <!-- figure:tiny parameters -->7.1M<!-- / --> and more.\n"
+    with pytest.raises(ValueError, match="no figure 'beauty' of 'tiny' to fill a mark with"):
+        report.render(page.format("beauty"), [row()])
+
+
+def test_the_models_with_the_nearest_digits_come_first() -> None:
+    far = row("mnist-var")
+    far["metrics"]["drawn"][0]["fd_cnn"] = figure(9.0)
+    lines = report.models_table({"mnist-var": far, "mnist-mar": row("mnist-mar")}).splitlines()
+    assert [line.split("`")[1] for line in lines[2:]] == ["mnist-mar", "mnist-var"]
 
 
 def test_a_table_holds_one_data_set() -> None:
     rows = {"tiny": row(), "other": {**row("other"), "dataset": "cifar10"}}
     rows["other"]["metrics"]["floor"]["fd_cnn"] = figure(9.0)
-    mnist = report.render(PAGE.format("results"), rows)
+    mnist = report.render(PAGE.format("results"), rows.values())
     assert "| tiny |" in mnist
     assert "| other |" not in mnist
     assert "9.000" not in mnist
-    cifar = report.render(PAGE.format("results cifar10"), rows)
+    cifar = report.render(PAGE.format("results cifar10"), rows.values())
     assert cifar.startswith("# Title\n\n<!-- ledger:results cifar10 -->\n")
     assert "| other |" in cifar
     assert "| tiny |" not in cifar
-    assert "| training images | – | – | 1,000 | 98.0 ± 0.1 | – | 9.000 ± 0.001 |" in cifar
+    assert "| training images | – | – | – | 1,000 | 98.0 ± 0.1 | – | 9.000 ± 0.001 |" in cifar
     assert "9.000" in tables.results_table(rows)  # a floor for each data set
     assert "1.250 ± 0.001 | – | 90.0 / 80.0 | – |" in tables.results_table(rows)
+
+
+def test_a_recipe_stands_in_the_table_of_each_data_set_it_was_measured_on() -> None:
+    both = [row(bits=0.5), {**row(bits=2.5), "dataset": "cifar10-jpeg"}]
+    for name, bits, others in (
+        ("results", "0.500", "2.500"),
+        ("results cifar10-jpeg", "2.500", "0.500"),
+    ):
+        filled = report.render(PAGE.format(name), both)
+        assert f"| tiny | 7.1M | {bits} |" in filled
+        assert others not in filled
+    empty = report.render(PAGE.format("results kmnist"), both)
+    assert "<!-- ledger:results kmnist -->\nNot measured yet.\n<!-- /ledger -->" in empty
+
+
+def test_what_no_judge_has_seen_has_a_likelihood_and_speed() -> None:
+    bare = row()
+    for name in ("drawn", "floor", "num_samples"):
+        del bare["metrics"][name]
+    table = tables.results_table({"tiny": bare})
+    assert table.splitlines()[2] == f"| tiny | 7.1M | 0.610 |{' – |' * 8}"
+    assert table.count("\n") == 3
+    assert "| 321 |" in tables.speed_table({"tiny": bare})
 
 
 def test_model_without_likelihood_or_training_record_is_shown() -> None:
@@ -188,7 +226,7 @@ def test_model_without_likelihood_or_training_record_is_shown() -> None:
 )
 def test_wrong_marks_are_refused(page: str) -> None:
     with pytest.raises(ValueError, match=r"mark|no table"):
-        report.render(page, {})
+        report.render(page, [])
 
 
 def test_thin_keeps_the_end_and_the_rare_records() -> None:

@@ -18,6 +18,7 @@ DRAWN = [
     "a coloured patch without background",
     "one patch of four pixels",
     "four pixels",
+    "two coloured pixels",
 ]
 
 

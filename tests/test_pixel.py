@@ -99,9 +99,24 @@ def test_levels_outside_the_vocabulary_are_refused() -> None:
         model.sample([0], [0], keep=Keep(images, mask))
 
 
+def test_a_colour_is_drawn_red_then_green_then_blue() -> None:
+    model = make_model(replace(CONFIG, data=make_spec(8, 3, levels=16, channels=3)))
+    images = torch.randint(0, 16, (1, 3, 8, 8), dtype=torch.uint8)
+    with torch.no_grad():
+        before = model.pixel_nats(images, torch.tensor([0]))
+        for channel in range(3):
+            changed = images.clone()
+            changed[0, channel, 2, 3] = (changed[0, channel, 2, 3] + 1) % 16
+            nats = model.pixel_nats(changed, torch.tensor([0]))
+            assert torch.equal(nats[0].flatten()[: 2 * 8 + 3], before[0].flatten()[: 2 * 8 + 3])
+            assert nats[0, 2, 3] != before[0, 2, 3]
+        values = images.permute(0, 2, 3, 1).flatten(1).long()
+        logits = model.logits(values, torch.tensor([0])).log_softmax(-1)
+    nats = -logits.gather(-1, values[..., None]).view(1, 8, 8, 3).sum(-1)
+    torch.testing.assert_close(nats, before)
+
+
 def test_senseless_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="channels is 3, expected 1"):
-        PixelConfig(make_spec(channels=3))
     large = RECIPES["mnist-pixel-6.9m"].model
     with pytest.raises(ValueError, match="head_dim is 50, expected a multiple of 4"):
         replace(large, positions="axial_rope").build()

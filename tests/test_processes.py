@@ -11,6 +11,7 @@ from helpers import BARS, BRIGHT_BARS, RECIPE, VQVAE_RECIPE, weights
 
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training.loop import train
+from mnist_transformer.training.state import find_states
 
 # What a loss draws at random for each image, each process draws for itself.
 CASES = {
@@ -40,6 +41,24 @@ train(recipe, sys.argv[1], data=dataset)
 assert PartialState().num_processes == 2
 """
 
+LOST = """
+import os, signal, sys
+from mnist_transformer.training import loop
+from mnist_transformer.utils.terminal import exit_code
+from test_processes import CASES
+
+forward, loop.SAVE_SECONDS = loop._Run.forward, 0
+
+def dying(run):
+    if run.state.step == 2 and run.accelerator.process_index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward(run)
+
+loop._Run.forward = dying
+recipe, dataset = CASES["patch"]
+sys.exit(exit_code("train", lambda: loop.train(recipe, sys.argv[1], data=dataset)))
+"""
+
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
@@ -48,20 +67,28 @@ def in_float32(monkeypatch):
         monkeypatch.setattr(module, "fast_dtype", lambda device: torch.float32)
 
 
-def check_two_processes_are_one(name, tmp_path):
-    """Same global batch: weights agree to 1e-3 of the largest."""
-    script = tmp_path / "launched.py"
-    script.write_text(LAUNCHED.format(name=name))
+def launch(script, folder):
+    """Run a script's text in two processes, which train in ``folder``."""
+    path = folder.parent / "launched.py"
+    path.write_text(script)
     tests = os.path.dirname(os.path.abspath(__file__))
-    path = os.pathsep.join([os.path.dirname(tests), tests])
+    places = os.pathsep.join([os.path.dirname(tests), tests])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--main_process_port", "0"]
-    command += [str(script), str(tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=170
+    return subprocess.run(
+        [*command, str(path), str(folder)],
+        env={**os.environ, "PYTHONPATH": places, "ACCELERATE_USE_CPU": "1"},
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=170,
     )
+
+
+def check_two_processes_are_one(name, tmp_path):
+    """Same global batch: weights agree to 1e-3 of the largest."""
+    done = launch(LAUNCHED.format(name=name), tmp_path / "two")
     assert done.returncode == 0, done.stderr[-2000:]
     recipe, dataset = CASES[name]
     one = train(recipe, tmp_path / "one", data=dataset, device="cpu")
@@ -78,3 +105,12 @@ def test_two_processes_train_the_same_model_as_one(tmp_path):
 def test_two_processes_train_the_same_codebooks_as_one(tmp_path):
     """K-means, averages and restarts see the whole batch, and the first process draws for all."""
     check_two_processes_are_one("vqvae", tmp_path)
+
+
+def test_a_lost_process_ends_the_run_in_a_sentence(tmp_path):
+    done = launch(LOST, tmp_path / "two")
+    assert done.returncode
+    told = [line for line in done.stderr.splitlines() if line.startswith("train: batch_size 8, or")]
+    assert len(told) == 1
+    assert told[0].endswith("the same command goes on from the last state")
+    assert find_states(tmp_path / "two")[0].name == "state-000000002.safetensors"

@@ -176,6 +176,9 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypat
         lambda tree: tree.update(seconds=None),
         lambda tree: tree.update(ema=None),
         lambda tree: tree.update(optimizers=[]),
+        lambda tree: tree["optimizers"][0]["0"].pop("momentum_buffer"),
+        lambda tree: tree["optimizers"][0].update({"999": tree["optimizers"][0]["0"]}),
+        lambda tree: tree["optimizers"][1]["0"].update(exp_avg=torch.zeros(3)),
     ],
 )
 def test_whatever_makes_a_state_unusable_falls_back_too(whole, tmp_path, monkeypatch, spoil):

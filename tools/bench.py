@@ -40,10 +40,14 @@ OLD_MODEL = "mnist-pixel-3.5m"
 NUM_PASSES = 8  # timed of the old way's one per pixel
 
 
-def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
-    """Every shipped model that draws, by name; errors as in ``load``."""
+def load_shipped(device: str | None = None, dataset: str = "mnist") -> dict[str, GenerativeModel]:
+    """Every shipped model that draws images of a data set, by name; errors as in ``load``."""
     models = {name: load_model(name, device) for name in shipped()}
-    return {name: model for name, model in models.items() if isinstance(model, GenerativeModel)}
+    return {
+        name: model
+        for name, model in models.items()
+        if isinstance(model, GenerativeModel) and model.config.data.name == dataset
+    }
 
 
 def load_models(names: Sequence[str], device: str | None) -> dict[str, GenerativeModel]:
@@ -103,13 +107,13 @@ def _full_passes(name: str, model: Any, num_passes: int = NUM_PASSES) -> Subject
 
     Passes of evenly spread lengths are timed, and each stands for those around it.
     """
-    num_passes = min(num_passes, model.num_pixels)
-    lengths = [1 + int((i + 0.5) * model.num_pixels / num_passes) for i in range(num_passes)]
+    num_passes = min(num_passes, model.num_values)
+    lengths = [1 + int((i + 0.5) * model.num_values / num_passes) for i in range(num_passes)]
 
     @torch.inference_mode()
     def draw(num_images: int) -> None:
         values = torch.randint(
-            model.config.num_levels, (num_images, model.num_pixels), device=model.device
+            model.config.num_levels, (num_images, model.num_values), device=model.device
         )
         cond = torch.arange(num_images, device=model.device) % model.num_classes
         uniform = torch.rand(num_images, device=model.device)
@@ -119,11 +123,11 @@ def _full_passes(name: str, model: Any, num_passes: int = NUM_PASSES) -> Subject
 
     return Subject(
         name,
-        f"{THE_OLD_WAY}, {num_passes} of {model.num_pixels} passes timed",
+        f"{THE_OLD_WAY}, {num_passes} of {model.num_values} passes timed",
         model.num_parameters,
         draw,
         draw,
-        share=num_passes / model.num_pixels,
+        share=num_passes / model.num_values,
         largest_batch=16,
     )
 

@@ -16,11 +16,13 @@ Inside a sentence, a mark names a recipe and one of ``FIGURES``:
     It has <!-- figure:mnist-scan parameters --><!-- / --> parameters.
 """
 
+import hashlib
 import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ import tyro
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.tables import Cell, Rows
+from mnist_transformer.models.config import ModelConfig
+from mnist_transformer.models.loading import WEIGHTS
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
@@ -45,6 +49,8 @@ _MARK = re.compile(r"<!-- (?:ledger:[\w-]+(?: [\w-]+)?|/ledger) -->")
 _MAX_RECORDS = 400
 """A committed log keeps about so many records of a run."""
 
+# Of data that is not MNIST's images: what SmolLM2 makes of sentences.
+OTHER_LICENCES = {"smollm2-states": "Apache-2.0"}
 _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 
 
@@ -176,7 +182,7 @@ def tokenizer_table(rows: Rows) -> str:
             ),
             ("fd_cnn", lambda row: tables.plus_minus(row["metrics"]["ceiling"]["fd_cnn"])),
         ],
-        tables.having(rows, "reconstruction"),
+        tables.having(rows, "ceiling"),
     )
 
 
@@ -211,6 +217,29 @@ def machines(rows: Rows) -> str:
     return "".join(f"- {line}\n" for line in seen)
 
 
+def weights_table(rows: Rows) -> str:
+    """The shipped weights themselves: no row of the ledger is asked."""
+    body = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        info, content = read_info(path), path.read_bytes()
+        recipe = RECIPES[info.recipe]
+        assert isinstance(recipe.model, ModelConfig)
+        body.append(
+            [
+                path.stem,
+                info.recipe,
+                recipe.dataset,
+                OTHER_LICENCES.get(recipe.dataset, recipe.model.data.licence),
+                f"{info.images_seen:,}",
+                f"{info.seed}",
+                f"{len(content):,}",
+                f"`{hashlib.sha256(content).hexdigest()}`",
+            ]
+        )
+    head = ["weights", "recipe", "data", "licence of the data", "images seen", "seed", "bytes"]
+    return tables.markdown([*head, "SHA-256"], body, num_text=4)
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "models": models_table,
     "results": tables.results_table,
@@ -223,25 +252,26 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "codes": codes_table,
     "classifier": classifier_table,
     "machines": machines,
+    "weights": weights_table,
 }
 
 
-def known(rows: Rows) -> Rows:
+def known(rows: Iterable[Row]) -> list[Row]:
     """The rows of experiments and of recipes that are still there."""
-    return {n: row for n, row in rows.items() if "experiment" in row["metrics"] or n in RECIPES}
+    return [row for row in rows if "experiment" in row["metrics"] or row["recipe"] in RECIPES]
 
 
-def render(text: str, rows: Rows | None = None) -> str:
+def render(text: str, rows: Iterable[Row] | None = None) -> str:
     """The page with every marked table and figure replaced; nothing else of it changes.
 
     Args:
-        rows: the latest row of each recipe; of the ledger by default.
+        rows: oldest first; those of the ledger by default.
 
     Raises:
         ValueError: a mark without its partner or with an unknown name.
     """
-    rows = known(ledger.latest() if rows is None else rows)
-    groups = tables.by_dataset(rows)
+    groups = tables.by_dataset(known(ledger.rows() if rows is None else rows))
+    every = ChainMap(*groups.values())
 
     def fill(match: re.Match[str]) -> str:
         head, _, _ = match[0].partition("\n")
@@ -250,9 +280,9 @@ def render(text: str, rows: Rows | None = None) -> str:
 
     def figure(match: re.Match[str]) -> str:
         recipe, name = match["recipe"], match["name"]
-        if recipe not in rows or name not in FIGURES:
+        if recipe not in every or name not in FIGURES:
             raise ValueError(f"there is no figure {name!r} of {recipe!r} to fill a mark with")
-        return f"{match['mark']}{FIGURES[name](rows[recipe])}<!-- / -->"
+        return f"{match['mark']}{FIGURES[name](every[recipe])}<!-- / -->"
 
     for match in _MARKED.finditer(text):
         if _MARK.search(match["body"]):
@@ -344,15 +374,15 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
     readme = root / "README.md"
     if not readme.exists():
         raise ValueError(f"{readme} is missing, expected the source tree's README")
-    rows = known(ledger.latest(root / "results" / "ledger.jsonl"))
-    written = []
+    path = root / "results" / "ledger.jsonl"
+    rows, written = known(ledger.rows(path)), []
     for page in [readme, *sorted((root / "docs").glob("*.md"))]:
         before = page.read_text(encoding="utf-8")
         after = render(before, rows)
         if after != before:
             page.write_text(after, encoding="utf-8")
             written.append(page)
-    for recipe, row in rows.items():
+    for recipe, row in {row["recipe"]: row for row in rows}.items():
         written += collect(row, runs / recipe, root / "results")
         written += draw_curve(row, root / "results")
     return written

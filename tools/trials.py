@@ -25,7 +25,11 @@ Figures = Mapping[str, float | None]
 
 def check_experiment(name: str) -> None:
     """Raises ValueError unless a script has this name or its beginning up to a hyphen."""
-    scripts = ["bench", *sorted(path.stem.replace("_", "-") for path in SCRIPTS.glob("*.py"))]
+    scripts = [
+        "bench",
+        "hard-use",
+        *sorted(path.stem.replace("_", "-") for path in SCRIPTS.glob("*.py")),
+    ]
     if not any(f"{name}-".startswith(f"{script}-") for script in scripts):
         raise ValueError(f"experiment is {name!r}, expected one of {', '.join(scripts)}")
 
@@ -97,9 +101,6 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
     Lines with the same first setting, a model in most tables, stand together.
     """
     groups = by_settings(of(experiment, rows))
-    if not groups:  # else its script may be gone
-        check_experiment(experiment)
-        return "Not measured yet.\n"
     by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
     groups = list(chain(*by_first))
     metrics = [row["metrics"] for group in groups for row in group]

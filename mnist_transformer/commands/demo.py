@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 from pathlib import PurePath
 from tempfile import TemporaryDirectory
@@ -25,8 +26,8 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected a name for each")
-    # Others may own the folder in which gradio keeps every drawing.
-    with TemporaryDirectory(prefix="gradio-") as folder:
+    # Others may own the folder in which gradio keeps every drawing. One may come at the end.
+    with TemporaryDirectory(prefix="gradio-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is fetched or reported
         # gradio asks its own server whether it is there: not by way of a proxy.
@@ -37,6 +38,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
             raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
         from mnist_transformer.web import app
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # which tidies up
         page = app.launch(paths, host, port)
         say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
         page.block_thread()

@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mnist_transformer.commands.common import PROG, Data, Device
-from mnist_transformer.utils.terminal import say, screen, stages
+from mnist_transformer.utils.terminal import complain, say, screen, stages
 
 
 def evaluate(
@@ -18,15 +18,16 @@ def evaluate(
 ) -> None:
     """Measure a model as the README's tables do: likelihood, drawn images, copies, speed.
 
+    Without a shipped judge of its data set, likelihood and speed alone.
+
     Args:
         model: A shipped model, a checkpoint or a training run's folder.
         num_samples: Images to draw for each of three seeds.
         record: Append the figures to results/ledger.jsonl and save a sheet of samples.
     """
-    from mnist_transformer.data import load_dataset
     from mnist_transformer.evaluation import ledger, protocol
     from mnist_transformer.models import loading
-    from mnist_transformer.models.base import GenerativeModel
+    from mnist_transformer.models.base import GenerativeModel, Judge
     from mnist_transformer.recipes import find_recipe
     from mnist_transformer.training.info import read_info
     from mnist_transformer.utils import images
@@ -39,7 +40,9 @@ def evaluate(
     samples = protocol.Samples(num_samples)
     protocol.check_measurable(subject, samples)
     recipe = find_recipe(training.recipe)
-    dataset = load_dataset(recipe.dataset, data)
+    dataset = protocol.load_data(subject, recipe, data)
+    if dataset.spec.judge not in loading.shipped() and not isinstance(subject, Judge):
+        complain(f"{dataset.spec.name} has no shipped judge: likelihood and speed are all there is")
     with stages() as report:
         metrics = protocol.measure(subject, dataset, samples, recipe=recipe, report=report)
     screen.print_json(data=metrics)

@@ -24,10 +24,11 @@ def inpaint(
     gif: common.Gif = False,
     device: common.Device = None,
 ) -> None:
-    """Draw the missing part of a picture of a digit, save it as a PNG file and show it.
+    """Draw the missing part of a picture, save it as a PNG file and show it.
 
     Args:
-        image: A PNG or JPEG file; it is made 28x28 and light on black.
+        image: A PNG or JPEG file; it is scaled to the model's size, and made light on black for a
+            model of digits.
         hole: The missing part: top, bottom, left, right, center, or random:0.5 for that share.
         mask: Instead of a hole, a picture that is white where pixels are missing, of the image's
             shape or square.
@@ -48,13 +49,13 @@ def inpaint(
 
     drawer = loading.load(model, device)
     wanted = None if label is None else class_of(label, drawer.class_names)
-    size = drawer.image_shape[-1]
+    spec, size = drawer.config.data, drawer.image_shape[-1]
     picture, turned = pictures.open_picture(image)
     if mask is not None:
-        keep = pictures.read_mask(mask, size, picture.size)
+        keep = pictures.read_mask(mask, size, picture.size, crop=not spec.is_ink)
     else:
         keep = inpaint.hole(hole or "", size, seed)
-    original, changes = pictures.to_image(picture, size, str(image))
+    original, changes = pictures.to_image_of(spec, picture, str(image))
     for change in turned + changes:
         say(f"{image} was {change}")
     frames = []

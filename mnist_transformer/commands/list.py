@@ -81,6 +81,7 @@ def _details(
     yield "weights", "shipped" if shipped else "to be trained"
     yield "train", f"{PROG} train {recipe.name} (takes {length})"
     yield "data set", f"{recipe.dataset} ({recipe.model.data.licence})"
+    yield "classes", ", ".join(recipe.model.data.class_names)
     yield "config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())
     if isinstance(model, GenerativeModel):
         yield "options", ", ".join(sorted(model.honours))

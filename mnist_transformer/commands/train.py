@@ -39,7 +39,8 @@ def train(
         batch_size: Images per step, instead of the recipe's.
         lr: Peak learning rate of AdamW, instead of the recipe's; Muon's follows in proportion.
     """
-    from mnist_transformer.data import Dataset, load_dataset
+    from mnist_transformer.data import Dataset, DataSpec, load_dataset
+    from mnist_transformer.data.folder import SIZE
     from mnist_transformer.recipes import GENERIC, find_recipe
     from mnist_transformer.training import loop
     from mnist_transformer.training.progress import training
@@ -48,6 +49,8 @@ def train(
     runs = {place: found}
     source: Path | Dataset | None = data
     if recipe in GENERIC:
+        if dataset in (None, "folder"):  # a size that does not fit is told before pictures are read
+            found.model(DataSpec("folder", (channels or 3, size or SIZE, size or SIZE), ("",)))
         source = load_dataset(dataset or found.dataset, data, size=size, channels=channels)
         for note in source.notes:
             complain(note)

@@ -23,10 +23,11 @@ DATASETS = {
     "kmnist": "mnist_kin.KMNIST",  # cursive Japanese
     "emnist-digits": "mnist_kin.EMNIST_DIGITS",  # 235,000 / 5,000 / 40,000 digits
     "cifar10": "cifar10",  # 45,000 / 5,000 / 10,000 photographs of 32 x 32 pixels
+    "cifar10-jpeg": "cifar10",  # a copy of it as JPEG, which is lossy
     "idx": "idx",  # a user's IDX files
     "folder": "folder",  # a user's pictures
 }
-OWN = ("idx", "folder")
+OWN = ("cifar10-jpeg", "idx", "folder")
 
 
 def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how: Any) -> Dataset:

@@ -7,6 +7,7 @@ data set with figures of its own: ``cifar10-jpeg``.
 """
 
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ SPEC = DataSpec(
     "cifar10",
     (3, 32, 32),
     ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    judge="cifar10-cnn",
     source="Alex Krizhevsky, Vinod Nair and Geoffrey Hinton",
 )
 JPEG_SPEC = replace(SPEC, name="cifar10-jpeg", source=f"{SPEC.source}; as JPEG, which is lossy")
@@ -50,7 +52,8 @@ def load(folder: Path | None = None) -> Dataset:
         if batches := {path.name: path.read_bytes() for path in place.glob("*_batch*.bin")}:
             return _of_batches(place, batches)
     if any(folder.glob("train*.parquet")):
-        train, test = (_rows(folder, part) for part in ("train", "test"))
+        train = read_parquet(sorted(folder.glob("train*.parquet")))
+        test = read_parquet(sorted(folder.glob("test*.parquet")))
         spec = JPEG_SPEC if "JPEG" in train[2] | test[2] else SPEC
         return hold_out(_split(folder, 5, *train[:2]), _split(folder, 1, *test[:2]), spec)
     for name in PICKLED:
@@ -72,15 +75,17 @@ def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:
     return hold_out(splits[0], splits[1], SPEC)
 
 
-def _rows(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
+def read_parquet(
+    paths: Sequence[Path],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
     """Images (N, 3, 32, 32) and labels of parquet files, and the formats of the images."""
     try:
         from pyarrow.parquet import read_table
     except ImportError as error:
         needs = "parquet files need the package pyarrow: pip install 'mnist-transformer[parquet]'"
-        raise ValueError(f"{folder}: {needs}") from error
+        raise ValueError(needs) from error
     images, labels, formats = [np.empty((0, 32, 32, 3), np.uint8)], [], set()
-    for path in sorted(folder.glob(f"{part}*.parquet")):
+    for path in paths:
         try:
             for row in read_table(path, columns=["img", "label"]).to_pylist():
                 content = BytesIO(row["img"]["bytes"])

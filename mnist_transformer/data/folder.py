@@ -14,19 +14,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from mnist_transformer.data.dataset import Dataset, Split
-from mnist_transformer.data.pictures import laid_on, open_picture
+from mnist_transformer.data.pictures import open_picture, square
 from mnist_transformer.data.spec import DataSpec
 
 TENTH = 2**256 // 10  # of all hashes: the first one tests, the second one validates
 COLOUR = 8  # levels between channels; JPEG makes smaller differences
+SIZE = 32  # pixels a side, unless told otherwise
 NUM_NAMED = 10  # classes, or skipped files, in a note
 
 
-def load(folder: Path, *, size: int = 32, channels: int | None = None) -> Dataset:
+def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Dataset:
     """Every picture below a folder; a file that cannot be read is skipped and named in the notes.
 
     Args:
@@ -54,7 +53,7 @@ def load(folder: Path, *, size: int = 32, channels: int | None = None) -> Datase
             if names and len(path.parts) == 1:
                 raise ValueError("lies beside the folders of classes")
             picture, _ = open_picture(folder / path, 2 * size)
-            images[len(kept)] = _square(picture, size, "L" if channels == 1 else "RGB")
+            images[len(kept)] = square(picture, size, "L" if channels == 1 else "RGB")
             kept.append(path)
         except (ValueError, OSError) as error:
             skipped.append(f"{path} ({str(error).removeprefix(f'{folder / path} ')})")
@@ -82,16 +81,6 @@ def load(folder: Path, *, size: int = 32, channels: int | None = None) -> Datase
 
 def _hash(name: Path) -> int:
     return int(hashlib.sha256(os.fsencode(name.as_posix())).hexdigest(), 16)
-
-
-def _square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
-    """The square at a picture's centre, uint8 (3, size, size); transparent parts are white."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    small = picture.resize((size, size), Image.Resampling.BOX, (left, top, left + side, top + side))
-    if small.has_transparency_data:
-        small = laid_on("white", small)
-    return np.asarray(small.convert(mode).convert("RGB")).transpose(2, 0, 1)
 
 
 def _splits(every: Split, names: list[Path]) -> tuple[Split, Split, Split]:

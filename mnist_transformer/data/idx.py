@@ -82,6 +82,7 @@ def load(folder: Path) -> Dataset:
     """
     # A file may be there both plain and gzipped: read one of them.
     paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
+    paths.pop("scores.safetensors", None)  # of drawn images, see evaluation/synthetic.py
     values = {name: read(path) for name, path in paths.items() if path.is_file()}
     tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]
     train = _split(folder, "training", list(values.values()))

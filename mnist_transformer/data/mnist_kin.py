@@ -38,9 +38,11 @@ class Kin:
         return hold_out(splits[0], splits[1], self.spec)
 
 
-def _spec(name: str, licence: str, source: str, class_names: str) -> DataSpec:
+def _spec(
+    name: str, licence: str, source: str, class_names: str, judge: str | None = None
+) -> DataSpec:
     names = tuple(class_names.split(", "))
-    return DataSpec(name, (1, 28, 28), names, background=0, licence=licence, source=source)
+    return DataSpec(name, (1, 28, 28), names, 256, 0, judge, licence, source)
 
 
 # fmt: off
@@ -49,7 +51,8 @@ EMNIST = "gzip.zip"
 EMNIST_PARTS = ("gzip/emnist-digits-train", 240_000), ("gzip/emnist-digits-test", 40_000)
 FASHION = Kin(
     _spec("fashion-mnist", "MIT", "Zalando Research (Han Xiao, Kashif Rasul, Roland Vollgraf)",
-          "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"),
+          "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
+          judge="fashion-cnn"),
     ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
      "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
     {"train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",

@@ -1,4 +1,4 @@
-"""Pictures of a user as images, small and light on black, and as masks.
+"""Pictures of a user as images, photographs or light on black, and as masks.
 
 A mask is bool (1, H, W), true where a pixel is kept; a hole is where it is false.
 """
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageFilter, ImageOps
 from torch import Tensor
 
+from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.utils.images import opened
 
 MAX_ASPECT = 10
@@ -19,15 +21,32 @@ WIDER_THAN_A_STROKE = 13  # pixels of a scaled picture, an odd number
 HIDDEN_FROM = 64  # of 255: how much of a pixel a mask has to cover to hide it
 
 
-def read_picture(path: Path, size: int) -> tuple[Tensor, list[str]]:
-    """A picture file as an image uint8 (1, size, size), light on black; and the changes made.
+def to_image_of(
+    data: DataSpec, picture: Image.Image, name: str = "picture"
+) -> tuple[Tensor, list[str]]:
+    """A picture as an image uint8 (C, H, W) of a data set; and the changes made.
 
-    Another file, and one that is too large, too narrow or blank, raises ValueError, one that
-    cannot be read OSError.
+    Ink becomes light on black: see ``to_image``. A photograph keeps the square at its centre.
     """
-    picture, turned = open_picture(path)
-    image, changes = to_image(picture, size, str(path))
-    return image, turned + changes
+    channels, size, _ = data.shape
+    if data.is_ink:
+        return to_image(picture, size, name)
+    image = torch.tensor(square(picture, size, "RGB" if channels == 3 else "L")[:channels])
+    before = f"{picture.width}x{picture.height}"
+    changes = [f"scaled from {before} to {size}x{size}"] if picture.size != (size, size) else []
+    if picture.width != picture.height:
+        changes.insert(0, "cropped to the square at its centre")
+    return image, changes
+
+
+def square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
+    """The square at a picture's centre, uint8 (3, size, size); transparent parts are white."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    small = picture.resize((size, size), Image.Resampling.BOX, (left, top, left + side, top + side))
+    if small.has_transparency_data:
+        small = laid_on("white", small)
+    return np.asarray(small.convert(mode).convert("RGB")).transpose(2, 0, 1)
 
 
 def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Tensor, list[str]]:
@@ -60,12 +79,12 @@ def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Te
     return torch.tensor(np.array(scaled))[None], changes
 
 
-def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
+def read_mask(path: Path, size: int, shape: tuple[int, int], *, crop: bool = False) -> Tensor:
     """A picture file as a mask, white where the hole is.
 
     It is square, or has the (width, height) ``shape`` of the picture that it belongs to, to a
     pixel of ``size``. Another shape, or a mask that hides nothing, raises ValueError; other
-    errors are ``read_picture``'s.
+    errors are ``open_picture``'s.
     """
     mask, _ = open_picture(path)
     if mask.has_transparency_data:
@@ -74,7 +93,10 @@ def read_mask(path: Path, size: int, shape: tuple[int, int]) -> Tensor:
     if mask.width != mask.height and abs(stretch - 1) > 1 / size:
         expected = f"expected a square or the shape of the picture, {shape[0]}x{shape[1]}"
         raise ValueError(f"{path} has {mask.width}x{mask.height} pixels, {expected}")
-    keep = to_mask(mask.convert("L"), size)
+    hidden = mask.convert("L")
+    if crop:  # as its photograph is
+        hidden = Image.fromarray(square(hidden, size, "L")[0])
+    keep = to_mask(hidden, size)
     if keep.all():
         raise ValueError(f"{path} hides no pixel of {size}x{size}, expected a white hole")
     return keep
@@ -89,8 +111,9 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
 def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list[str]]:
     """A picture file, upright and of moderate size, and the changes made in reading it.
 
-    It is grey, RGB or RGBA. Errors are those of ``read_picture``. ``near``: pixels a side that
-    are wanted of a picture of any shape; a JPEG is decoded no finer.
+    It is grey, RGB or RGBA. Another file, and one that is too large or too narrow, raises
+    ValueError, one that cannot be read OSError. ``near``: pixels a side that are wanted of a
+    picture of any shape; a JPEG is decoded no finer.
     """
     with opened(path) as picture:
         # A photograph in several sizes (MPO) is one picture.
@@ -109,7 +132,7 @@ def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list
             changes.append("turned upright")
         changes += made
     if near is None and max(picture.size) > MAX_ASPECT * min(picture.size):
-        expected = f"expected a digit: at most {MAX_ASPECT} times as long as wide"
+        expected = f"expected at most {MAX_ASPECT} times as long as wide"
         raise ValueError(f"{path} has {picture.width}x{picture.height} pixels, {expected}")
     return upright, changes
 

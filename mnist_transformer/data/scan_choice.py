@@ -1,4 +1,4 @@
-"""Of the scans that give an image, one that handwriting makes likely.
+"""A likely one of the scans that give an image, as handwriting goes.
 
 Many scans give the same 784 bytes, as pixels of one box pixel often have the same weight, and
 ``to_scan`` takes one with a shortest outline. Here an inked pixel and a blank one near it trade

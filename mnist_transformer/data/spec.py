@@ -41,3 +41,8 @@ class DataSpec:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def is_ink(self) -> bool:
+        """Whether images are ink on empty paper, as digits are, and not photographs."""
+        return self.shape[0] == 1 and self.background is not None

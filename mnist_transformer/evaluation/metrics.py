@@ -15,7 +15,7 @@ except the copy check's distances (float32).
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +114,7 @@ def nearest_distances(
 
     The brute-force product |x|^2 - 2 xy + |y|^2, two thirds faster than ``torch.cdist`` and min.
     """
-    train = train_images.flatten(1).float() / 255
-    half_norm, train_t = train.square().sum(1) / 2, train.T.contiguous()
+    half_norm, train_t = _half_norm_and_transpose(train_images)
     nearest: list[Tensor] = []
     for start in range(0, len(images), 250):
         x = images[start : start + 250].flatten(1).float() / 255
@@ -123,6 +122,12 @@ def nearest_distances(
         nearest.append((x.square().sum(1) - 2 * closest).clamp_min(0).sqrt())
         report(stage, start + len(x), len(images))
     return torch.cat(nearest)
+
+
+@lru_cache(1)  # for the next images
+def _half_norm_and_transpose(train_images: Tensor) -> tuple[Tensor, Tensor]:
+    train = train_images.flatten(1).float() / 255
+    return train.square().sum(1) / 2, train.T.contiguous()
 
 
 def copy_check(

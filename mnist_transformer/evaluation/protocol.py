@@ -4,7 +4,8 @@ Likelihood: bits/dim of the whole test and validation sets, over all dimensions.
 class-balanced samples, once per seed, plain and guided, as mean and standard deviation over the
 seeds. The shipped judge measures them, beside a floor: as many training images in their place.
 A tokenizer is judged by its reconstructions, beside a ceiling: the floor coded and decoded, which
-models over its codes can hardly surpass. Test data measures; it never chooses anything.
+models over its codes can hardly surpass. Where a data set has no shipped judge, likelihood, speed
+and the error of reconstructions are all there is. Test data measures; it never chooses anything.
 """
 
 import os
@@ -23,7 +24,7 @@ from mnist_transformer.evaluation import metrics
 from mnist_transformer.evaluation.metrics import Progress, quiet
 from mnist_transformer.evaluation.speed import sampling_speed, throughput
 from mnist_transformer.models.base import GenerativeModel, Judge, Model, Tokenizer, in_batches
-from mnist_transformer.models.loading import find_weights, load_model
+from mnist_transformer.models.loading import find_weights, load_model, shipped
 from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import RECIPES, Recipe
 from mnist_transformer.training.info import read_info
@@ -69,10 +70,31 @@ def evaluate(
         recipe = RECIPES.get(read_info(path).recipe)
         model = load_model(path, device)
     check_measurable(model, samples)
-    if not isinstance(dataset, Dataset):
-        trained_on = recipe.dataset if recipe else model.config.data.name
-        dataset = load_dataset(dataset or trained_on)
+    if dataset is None:
+        dataset = load_data(model, recipe)
+    elif not isinstance(dataset, Dataset):
+        dataset = load_dataset(dataset)
     return measure(model, dataset, samples, recipe=recipe, report=report)
+
+
+def load_data(
+    model: Model, recipe: Recipe | None, folder: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """The data set that a model was trained on, from a folder of its files as for training.
+
+    Raises ValueError as ``load_dataset`` does, and if its images or classes are others.
+    """
+    spec: DataSpec = model.config.data
+    if recipe is None or callable(recipe.model):  # which any data set may have
+        name = spec.name.partition(":")[0]
+    else:
+        name = recipe.dataset
+    how = {"size": spec.shape[1], "channels": spec.shape[0]} if name == "folder" else {}
+    dataset = load_dataset(name, folder, **how)
+    found, expected = ((x.shape, x.class_names) for x in (dataset.spec, spec))
+    if found != expected:
+        raise ValueError(f"{dataset.spec.name} has {found}, the model expects {expected}")
+    return dataset
 
 
 def measure(
@@ -87,20 +109,23 @@ def measure(
     """Measure a model that passes ``check_measurable``; with its recipe, training's speed too.
 
     Args:
-        judge: the judge of drawn images; by default the shipped one, ``load_judge``.
+        judge: the judge of drawn images; by default the shipped one, if there is one.
     """
     if isinstance(model, Judge):
         return judge_figures(model, dataset)
-    judge = judge or load_judge(dataset.spec)
-    # Sets of equal size: of test images, and of training images for each seed.
-    test = dataset.test.spaced(samples.num_samples).images
-    real = [balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds]
-    judged = partial(_judged, judge, in_batches(judge, judge.features, test), report)
-    found: Metrics = {
-        "num_samples": samples.num_samples,
-        "num_seeds": len(samples.seeds),
-        "floor": judged("judge training images", real),
-    }
+    found: Metrics = {}
+    if judge is None and dataset.spec.judge in shipped():
+        judge = load_judge(dataset.spec)
+    if judge is not None:
+        # Sets of equal size: of test images, and of training images for each seed.
+        test = dataset.test.spaced(samples.num_samples).images
+        real = [balanced_subset(dataset.train, samples.num_samples, seed) for seed in samples.seeds]
+        judged = partial(_judged, judge, in_batches(judge, judge.features, test), report)
+        found = {
+            "num_samples": samples.num_samples,
+            "num_seeds": len(samples.seeds),
+            "floor": judged("judge training images", real),
+        }
     if isinstance(model, GenerativeModel):
         if model.likelihood is not None:
             bits = partial(metrics.bits_per_dim, model, report=report)
@@ -111,15 +136,17 @@ def measure(
                 found["bits_per_dim_fitted"] = bits(dataset.test, fitted=True, stage="as fitted")
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
         found["images_per_second"] = speeds
-        found["drawn"] = list(_drawn(model, dataset, samples, judged, report))
+        if judge is not None:
+            found["drawn"] = list(_drawn(model, dataset, samples, judged, report))
     else:
         assert isinstance(model, Tokenizer)
         coded = partial(in_batches, model, model.reconstruct)
         for name, split in (("", dataset.test), ("_val", dataset.val)):
             figures = _reconstruction(judge, split, coded(split.images))
             found["reconstruction" + name] = figures | model.figures(split.images, split.labels)
-        ceiling = [(coded(images).to(torch.uint8), labels) for images, labels in real]
-        found["ceiling"] = judged("judge their reconstructions", ceiling)
+        if judge is not None:
+            ceiling = [(coded(images).to(torch.uint8), labels) for images, labels in real]
+            found["ceiling"] = judged("judge their reconstructions", ceiling)
     if recipe is not None:
         found["throughput"] = throughput(model, recipe, dataset.train, report=report)
     return found
@@ -143,7 +170,7 @@ def check_measurable(model: Model, samples: Samples) -> None:
 def load_judge(spec: DataSpec) -> Judge:
     """The shipped judge of a data set's images; ValueError if there is none, or it is broken."""
     if spec.judge is None:
-        raise ValueError(f"{spec.name} has no judge: train a classifier for it first")
+        raise ValueError(f"{spec.name} has no judge, expected a data set that has one")
     judge = load_model(spec.judge, "cpu")
     if not isinstance(judge, Judge):
         raise ValueError(f"{spec.judge} holds a {type(judge).__name__}, expected a judge")
@@ -221,12 +248,14 @@ def _drawn(
         yield {"guidance": guidance, **judged("judge drawn images", sets), "copies": copies}
 
 
-def _reconstruction(judge: Judge, split: Split, images: Tensor) -> dict[str, float]:
+def _reconstruction(judge: Judge | None, split: Split, images: Tensor) -> dict[str, float]:
     """What coding and decoding a split's images lost; squared error of pixels in [0, 1]."""
     images = images.to(torch.uint8)
+    lost = {"squared_error": F.mse_loss(images / 255, split.images / 255).item()}
+    if judge is None:
+        return lost
     features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
-    return {
-        "squared_error": F.mse_loss(images / 255, split.images / 255).item(),
+    return lost | {
         "agreement": metrics.class_agreement(images, split.labels, judge),
         "fd_cnn": metrics.fd_cnn(*features),
     }

@@ -11,19 +11,21 @@ NOTHING = "–"
 
 Cell = Callable[[Any], str]
 Rows = Mapping[str, Row]
-"""The latest row of each recipe, by its name (``ledger.latest``)."""
+"""The latest row of each recipe, by its name."""
 
 
-def by_dataset(rows: Rows) -> dict[str, dict[str, Row]]:
-    """The rows of each data set."""
+def by_dataset(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """For each data set the latest row of each recipe, of rows as ``ledger.rows`` has them."""
     groups: dict[str, dict[str, Row]] = {}
-    for recipe, row in rows.items():
-        groups.setdefault(row["dataset"], {})[recipe] = row
+    for row in rows:
+        groups.setdefault(row["dataset"], {})[row["recipe"]] = row
     return groups
 
 
 def markdown(head: Sequence[str], body: Iterable[Sequence[str]], num_text: int = 1) -> str:
     """A markdown table; the first ``num_text`` columns are text, the others figures."""
+    if not (body := list(body)):
+        return "Not measured yet.\n"
     lines = [head, ["---"] * num_text + ["---:"] * (len(head) - num_text), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -106,9 +108,9 @@ def _pair(figures: Mapping[str, Any]) -> str:
 
 def results_table(rows: Rows) -> str:
     """Quality of every model that draws, and of as many training images in their place."""
-    drawing = having(rows, "drawn")
+    drawing = having(rows, "images_per_second")
     real: dict[Any, Row] = {}  # one row for each data set and number of images
-    for row in drawing:
+    for row in having(rows, "drawn"):
         floor, num_samples = row["metrics"]["floor"], row["metrics"].get("num_samples")
         metrics = {"num_samples": num_samples, "drawn": [{"guidance": 1, **floor}]}
         kind = row["dataset"], num_samples
@@ -145,5 +147,5 @@ def speed_table(rows: Rows) -> str:
             ("at batch 256", figure("images_per_second", "256", digits=0)),
             ("measured on", device),
         ],
-        having(rows, "drawn"),
+        having(rows, "images_per_second"),
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
 from mnist_transformer.utils.checks import check_below, check_tensor
 from mnist_transformer.utils.devices import check_defaults
@@ -156,6 +157,7 @@ class GenerativeModel(Model):
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
     draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
+    archive: Any = None  # in a model of scans: those of known images, or () for MNIST's
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
     built_in_guidance: float = 1.0  # with which it has learned to draw
 
@@ -179,7 +181,7 @@ class GenerativeModel(Model):
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
         Takes one class and one seed per image; None draws without a class. The same seed gives the
-        same image in any batch. A class, seed, option or mask that does not fit raises ValueError.
+        same image in any batch, but for rounding. A request that does not fit raises ValueError.
         """
         return _shown(*self._start(cond, seeds, how, keep))
 
@@ -236,6 +238,17 @@ class GenerativeModel(Model):
         Raises ValueError in a family that draws none, and as ``steps`` does.
         """
         raise ValueError(f"a {type(self).__name__} draws no scans, expected a model of scans")
+
+    def source(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Which images uint8 (B, C, H, W) the model can code, bool (B,), and what ``code`` takes
+        of those."""
+        return torch.ones(len(images), dtype=torch.bool), images
+
+    def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
+        """Write the images of a ``source``, or without any, (), read as many as there are
+        conditions: uint8 (B, C, H, W), on the CPU."""
+        expected = "expected one of pixels, patches or scans with a likelihood"
+        raise ValueError(f"a model of the kind {type(self).__name__} codes no images, {expected}")
 
     def _check_keep(self, keep: Keep, num_images: int) -> Keep:
         channels, *size = self.image_shape

@@ -24,9 +24,12 @@ class ClassifierConfig(ModelConfig):
     """Width of the network and strength of its training distortions.
 
     Args:
-        width: channels of the first stage; there are 4 * width features.
+        width: channels of the first stage; there are 4 * width features, 8 * width if residual.
         max_degrees, max_scale, max_shear, max_shift: largest rotation, relative change of
             size, shear and shift (in pixels) of a training image, drawn uniformly.
+        mirror: whether images are mirrored left to right half of the time. Shifts are then whole
+            pixels, which leaves images sharp, and borders are reflected.
+        residual: whether the network is the larger one, for more than digits.
     """
 
     real_valued = True
@@ -37,13 +40,15 @@ class ClassifierConfig(ModelConfig):
     max_shear: float = 0.15
     max_shift: float = 2.0
     label_smoothing: float = 0.05
+    mirror: bool = False
+    residual: bool = False
 
     def build(self) -> "Classifier":
         return Classifier(self)
 
 
 def random_affine(images: Tensor, config: ClassifierConfig) -> Tensor:
-    """Distort each float image (B, C, H, W) by its own affine map; outside is black."""
+    """Distort each float image (B, C, H, W) by its own affine map."""
     num_images = len(images)
 
     def uniform(largest: float, *shape: int) -> Tensor:
@@ -55,11 +60,15 @@ def random_affine(images: Tensor, config: ClassifierConfig) -> Tensor:
     slant[:, 0, 1] = uniform(config.max_shear)
     # affine_grid measures shifts in half images.
     shift = uniform(2 * config.max_shift / config.image_size, 2)
+    if config.mirror:
+        slant[:, 0, 0] = uniform(1.0).sign()
+        shift = (shift * config.image_size / 2).round() * 2 / config.image_size
     cos, sin = angle.cos(), angle.sin()
     rotation = torch.stack([cos, -sin, sin, cos], dim=-1).view(num_images, 2, 2)
     theta = torch.cat([rotation @ slant * size.unsqueeze(1), shift.unsqueeze(-1)], dim=-1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    outside = "reflection" if config.mirror else "zeros"
+    return F.grid_sample(images, grid, padding_mode=outside, align_corners=False)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -70,8 +79,18 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
     )
 
 
+class Residual(nn.Sequential):
+    """Adds what its parts make of an input to that input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
 class Classifier(Judge):
-    """Three stages at 1/2, 1/2 and 1/4 of the resolution, then the mean over positions."""
+    """Stages of convolutions at falling resolutions, then the mean over positions.
+
+    The residual network has the stages of ResNet-9 (David Page, "How to train your ResNet", 2018).
+    """
 
     config: ClassifierConfig
     adamw_modules = ("output",)  # all kernels and the output: none is a hidden matrix for Muon
@@ -84,14 +103,27 @@ class Classifier(Judge):
                 "expected 8 or more and 1 or more"
             )
         width = config.width
-        self.stages = nn.Sequential(
-            _conv(config.channels, width, 5, stride=2),
-            _conv(width, 2 * width, 3),
-            nn.MaxPool2d(2),
-            _conv(2 * width, 4 * width, 3),
-            _conv(4 * width, 4 * width, 3),
-        )
-        self.output = nn.Linear(4 * width, config.num_classes)
+        if config.residual:
+            self.stages = nn.Sequential(
+                _conv(config.channels, width, 3),
+                _conv(width, 2 * width, 3),
+                nn.MaxPool2d(2),
+                Residual(*(_conv(2 * width, 2 * width, 3) for _ in range(2))),
+                _conv(2 * width, 4 * width, 3),
+                nn.MaxPool2d(2),
+                _conv(4 * width, 8 * width, 3),
+                nn.MaxPool2d(2),
+                Residual(*(_conv(8 * width, 8 * width, 3) for _ in range(2))),
+            )
+        else:
+            self.stages = nn.Sequential(
+                _conv(config.channels, width, 5, stride=2),
+                _conv(width, 2 * width, 3),
+                nn.MaxPool2d(2),
+                _conv(2 * width, 4 * width, 3),
+                _conv(4 * width, 4 * width, 3),
+            )
+        self.output = nn.Linear((8 if config.residual else 4) * width, config.num_classes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Cross-entropy in nats, float32 (B,); in training of distorted images, smoothed labels."""
@@ -115,4 +147,6 @@ class Classifier(Judge):
         return self._features(images.float() / 255)
 
     def _features(self, scaled: Tensor) -> Tensor:
+        if self.config.residual:  # the layout that large convolutions are fastest in
+            scaled = scaled.contiguous(memory_format=torch.channels_last)
         return self.stages(scaled).mean((2, 3))

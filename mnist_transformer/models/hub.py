@@ -9,7 +9,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+import huggingface_hub.constants  # first: of a wrong HF_ENDPOINT the others print a line too
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -39,7 +40,8 @@ def download(address: str) -> Path:
             return Path(fetch(local_files_only=True))
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise ValueError(f"{address} has no {FILENAME} that can be read here") from error
-        reason = f"{constants.ENDPOINT} cannot be reached: {error}".partition("\n")[0]
+        hub = huggingface_hub.constants.ENDPOINT
+        reason = f"{hub} cannot be reached: {error}".partition("\n")[0]
         raise ValueError(f"{address} is not in the cache and the hub at {reason}") from error
 
 

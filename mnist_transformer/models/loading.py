@@ -24,8 +24,11 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     name, names = os.fspath(name_or_path), shipped()
     if name not in names:
         if name.startswith("hf://"):
-            from mnist_transformer.models import hub
-
+            try:
+                from mnist_transformer.models import hub
+            except ValueError as error:
+                wrong = f"HF_ENDPOINT is {os.environ.get('HF_ENDPOINT')!r}"
+                raise ValueError(f"{wrong}, expected the hub's address ({error})") from error
             return hub.download(name)
         path = Path(name, "model.safetensors") if os.path.isdir(name) else Path(name)
         if path.is_file():

@@ -28,6 +28,7 @@ from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.networks.conditioning import guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.checks import check_share
 
@@ -105,6 +106,7 @@ class Scan(GenerativeModel):
 
     likelihood = "bound"
     loss_sums_dims = True
+    archive = ()
     honours = Patch.honours
     adamw_modules: ClassVar[tuple[str, ...]] = (
         "side", *(f"patch.{name}" for name in Patch.adamw_modules)
@@ -132,7 +134,7 @@ class Scan(GenerativeModel):
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
-        archive = load_scans()
+        archive = self.archive or load_scans()
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])
         has_B = (sides > 0) & (sides <= self.config.canvas)
@@ -188,6 +190,18 @@ class Scan(GenerativeModel):
             other = self.escape.nats(images[~has_B], sided[~has_B, 0])
             nats_B[~has_B] = other - log(share)
         return nats_B
+
+    def source(self, images: Tensor) -> tuple[Tensor, ...]:
+        has_B, scan_B, side_B = self.look_up(images)
+        return has_B, scan_B[has_B], side_B[has_B] - scans.SIDES.start
+
+    def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
+        labels = cond if cond.ndim == 1 else cond[:, 0]
+        side_B = source[1] if source else torch.zeros_like(labels)
+        sides = coder.code(self.side(labels), side_B) + scans.SIDES.start
+        drawn = self.patch.code(coder, self.sided(cond, sides), source[:1])
+        boxes = scans.to_boxes(drawn[:, 0], sides)
+        return scans.place(boxes, *scans.corner(boxes))
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

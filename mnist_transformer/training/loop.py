@@ -91,6 +91,9 @@ def train(
     if callable(recipe.model):  # a recipe for any data, however little
         few = min(recipe.batch_size, len(dataset.train)) if batch_size is None else batch_size
         recipe = replace(recipe, model=recipe.model(dataset.spec), batch_size=few)
+    elif recipe.model.data.name == recipe.dataset != dataset.spec.name:
+        # A copy that differs, as JPEG does: checkpoints and the ledger have its name.
+        recipe = replace(recipe, model=replace(recipe.model, data=dataset.spec))
     claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
     with claimed, fork_rng(accelerator.device):
         run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)

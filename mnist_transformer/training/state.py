@@ -22,7 +22,7 @@ from torch import Tensor
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.training.optim import averaged, build_optimizers
+from mnist_transformer.training.optim import Muon, averaged, build_optimizers
 from mnist_transformer.utils import trees
 
 NUM_KEPT = 2
@@ -31,6 +31,8 @@ NUM_KEPT = 2
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
+# What optimizers keep for each weight, in its shape, beside its number of steps.
+ENTRIES = {Muon: ("momentum_buffer",), torch.optim.AdamW: ("exp_avg", "exp_avg_sq")}
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
@@ -128,6 +130,10 @@ class RunState:
         for optimizer, found in zip(self.optimizers, tree["optimizers"], strict=True):
             state = {int(key): value for key, value in found.items()}
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+            for p, entries in optimizer.state.items():
+                shapes = {name: tuple(x.shape) for name, x in entries.items()}
+                if shapes != dict.fromkeys(ENTRIES[type(optimizer)], tuple(p.shape)) | {"step": ()}:
+                    raise ValueError(f"an optimizer has {shapes} for weights {tuple(p.shape)}")
         if self.ema:
             self.ema.n_averaged.fill_(tree["ema"]["num_updates"])
             self.ema.module.load_state_dict(tree["ema"]["model"])

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,9 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
             progress.update(tasks[stage], completed=done, total=total)
             if not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
-                complain(f"{stage}: {done:,}" + (f" of {total:,}" if total else ""))
+                seconds = progress.tasks[tasks[stage]].time_remaining
+                left = f", {timedelta(seconds=seconds)} left" if seconds else ""
+                complain(f"{stage}: {done:,}" + (f" of {total:,}{left}" if total else ""))
 
         yield report
 

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from mnist_transformer.web import models_tab, restore_tab, shelf, side_by_side
+from mnist_transformer.web import gate, models_tab, restore_tab, shelf, side_by_side
 
-NUM_WAITING = 16  # drawings in the queue
+NUM_WAITING = 500  # drawings in the queue
 
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 STYLE = Path(__file__).with_name("style.css")
-ABOUT = "Small transformers that draw handwritten digits, here on this machine."
+ABOUT = "Small transformers that draw digits and other pictures, here on this machine."
 
 
 def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
@@ -20,7 +21,8 @@ def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
     It is over checkpoints by name, as far as they draw; ValueError if none does.
     """
     filled, title = shelf.fill(models), "MNIST Transformer"
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    keep = (60, gate.KEEP_SECONDS)  # how often files are looked through, and how old they get
+    with shelf.Page(title=title, analytics_enabled=False, delete_cache=keep) as page:
         gr.Markdown(f"# {title}\n{ABOUT}")
         with gr.Tab("Draw"):
             side_by_side.build_draw(filled.models)
@@ -40,7 +42,8 @@ def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
         footer_links=[],
         theme=THEME,
         css_paths=STYLE,
-        max_file_size=restore_tab.MAX_BYTES,
+        app_kwargs={"middleware": [Middleware(gate.Gate, page)]},
+        enable_monitoring=False,
         prevent_thread_lock=True,
     )
     return page

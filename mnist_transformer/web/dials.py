@@ -84,10 +84,10 @@ def for_model(model: GenerativeModel, wanted: Sampling, who: str) -> tuple[Sampl
     return Sampling(**used), note
 
 
-def number(name: str, value: float | None, low: float, high: float, step: float = 1) -> Any:
-    """A field's number, an int where ``step`` is 1; ValueError if it is empty or out of range."""
-    whole = step == 1
-    if value is None or not low <= value <= high or (whole and value != int(value)):
+def number(name: str, value: Any, low: float, high: float, step: float = 1) -> Any:
+    """A field's number, an int where ``step`` is 1; ValueError if it is none or out of range."""
+    whole, fits = step == 1, isinstance(value, int | float) and low <= value <= high
+    if not fits or (whole and value != int(value)):
         kind = "whole number" if whole else "number"
         raise ValueError(f"{name} is {value}, expected a {kind} from {low} to {high}")
     return int(value) if whole else value

@@ -14,14 +14,14 @@ from mnist_transformer.web.shelf import Shelf, picture
 
 def build(shelf: Shelf) -> None:
     """Add the tab's parts to the page."""
-    rows = ledger.latest()
+    rows = ledger.rows()
     for complaint in shelf.complaints:
         gr.Markdown(complaint)
     for dataset, some in tables.by_dataset(rows).items():
-        if tables.having(some, "drawn"):
+        if tables.having(some, "images_per_second"):
             for title, table in (("Quality", tables.results_table), ("Speed", tables.speed_table)):
                 gr.Markdown(f"### {title} on {dataset}\n{table(some)}", elem_classes="figures")
-    for name, row in rows.items():
+    for name, row in {row["recipe"]: row for row in rows}.items():
         if row["metrics"].get("curve"):
             gr.Markdown(f"### Training of {name}")
             picture(None, "plot", loss_plot(row, ledger.results_folder() / name))

@@ -1,4 +1,4 @@
-"""Erase and restore: a digit, drawn or uploaded, and a model's completions of its hole.
+"""Erase and restore: a picture, drawn or uploaded, and a model's completions of its hole.
 
 On the pad black is ink and red is the hole.
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
+from gradio.utils import LRUCache
+from PIL import Image, ImageColor
 from torch import Tensor
 
-from mnist_transformer.data import pictures
+from mnist_transformer.data import DataSpec, pictures
 from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
@@ -27,20 +28,26 @@ PAINTED = "painted red"
 UNKNOWN = "unknown"
 NUM_COMPLETIONS = 8
 SHEET_SCALE = 6
-MAX_BYTES = 10_000_000
+
+
+class Blobs(LRUCache):
+    """The pad's pictures of the last requests, each read twice: to check it, and to draw."""
+
+    def pop(self, key: str) -> Any:
+        return self[key]
 
 
 def build(models: Mapping[str, GenerativeModel]) -> None:
     """Add the tab's parts to the page."""
     gr.Markdown(
-        "Draw a digit in black or upload one. Then choose the part to erase, or paint over it "
-        "in red: the palette at the left of the pad has both colours."
+        "Draw a digit in black or upload a picture. Then choose the part to erase, or paint over "
+        "it in red: the palette at the left of the pad has both colours."
     )
     with gr.Row():
         with gr.Column(min_width=420):
             pad = gr.ImageEditor(
                 Image.new("RGB", (PAD, PAD), "white"),
-                label="Digit",
+                label="Picture",
                 type="pil",
                 sources=(),
                 transforms=(),
@@ -52,7 +59,8 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
                 buttons=[],
                 elem_id="pad",
             )
-            upload = gr.UploadButton("Upload a picture", elem_id="upload")
+            pad.blob_storage = Blobs()
+            upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
             parts = [PAINTED, *inpaint.HOLES[:-1]]
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
@@ -64,11 +72,11 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
             start, cancel = buttons("Restore")
             knobs = dials([model], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
-    sheet = picture(f"The digit, what was erased, {NUM_COMPLETIONS} completions", "restored")
+    sheet = picture(f"The picture, what was erased, {NUM_COMPLETIONS} completions", "restored")
 
-    def show(path: str) -> Image.Image:
+    def show(path: str, chosen: str) -> Image.Image:
         with visited():
-            return read_upload(Path(path))
+            return read_upload(Path(path), models[chosen].config.data)
 
     def fit(chosen: str) -> list[dict[str, Any]]:
         model = models[chosen]
@@ -78,28 +86,33 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
     inputs = [chosen, pad, hole, label, *knobs]
     wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet])
     # Shown progress would end, after a bad upload, as an error that covers the pad.
-    upload.upload(show, upload, pad, **QUIET)
+    upload.upload(show, [upload, chosen], pad, **QUIET)
     chosen.change(fit, chosen, [label, *knobs[1:]], **QUIET)
 
 
-def read_upload(path: Path) -> Image.Image:
-    """An uploaded picture as the pad shows it, black on white; ValueError for another file."""
+def read_upload(path: Path, data: DataSpec) -> Image.Image:
+    """An uploaded picture as the pad shows it, ink black on white; ValueError for another file."""
     try:
-        image, _ = pictures.read_picture(path, 28)
+        image, _ = pictures.to_image_of(data, pictures.open_picture(path)[0], str(path))
     except ValueError as error:  # the user knows the file by its name only
         raise ValueError(str(error).replace(str(path), path.name)) from error
-    return Image.fromarray(255 - image[0].numpy()).resize((PAD, PAD), Image.Resampling.NEAREST)
+    shown = images.grid((255 - image if data.is_ink else image)[None], columns=1)
+    return shown.resize((PAD, PAD), Image.Resampling.NEAREST)
 
 
-def read_pad(pad: dict | None, size: int) -> tuple[Tensor, Tensor]:
-    """The pad's digit uint8 (1, size, size), and bool of the same shape: where it is not red."""
+def read_pad(pad: dict | None, data: DataSpec) -> tuple[Tensor, Tensor]:
+    """The pad's picture uint8 (C, H, W), and bool (1, H, W): where it is not painted red."""
     if pad is None or pad["composite"] is None:
-        raise ValueError("the pad is blank, expected a digit")
+        raise ValueError("the pad is blank, expected a picture")
     levels = np.array(pictures.laid_on("white", pad["composite"])).astype(int)
-    red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60
+    if data.is_ink:
+        red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60
+    else:  # a photograph has other reds
+        red = abs(levels - ImageColor.getrgb(HOLE_COLOR)).max(-1) < 20
     levels[red] = 255
-    image, _ = pictures.to_image(Image.fromarray(levels.astype(np.uint8)), size, "the pad")
-    return image, pictures.to_mask(Image.fromarray((red * 255).astype(np.uint8)), size)
+    image, _ = pictures.to_image_of(data, Image.fromarray(levels.astype(np.uint8)), "the pad")
+    hidden = Image.fromarray((red * 255).astype(np.uint8))
+    return image, pictures.to_mask(hidden, data.shape[-1])
 
 
 def restore(
@@ -115,18 +128,21 @@ def restore(
     An empty pad, no hole, and a number out of its range raise ValueError.
     """
     model = models[chosen]
-    size = model.image_shape[-1]
-    image, keep = read_pad(pad, size)
+    image, keep = read_pad(pad, model.config.data)
     if hole != PAINTED:
-        keep = keep & inpaint.hole(hole, size)
+        keep = keep & inpaint.hole(hole, model.image_shape[-1])
     if keep.all():
         raise ValueError("nothing is erased: paint over a part in red or choose one")
     known = None if label == UNKNOWN else class_of(label, model.class_names)
     first, wanted = read(values)
     how, note = for_model(model, wanted, "This model")
     drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
-    for (canvas,) in together([drawn]):
-        sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
-        yield note, [sheet]
-    if known is None and (guess := inpaint.likeliest(model, canvas)):
-        yield f"{note} It may be a {guess}".strip(), [sheet]
+
+    def stream() -> Drawing:
+        for (canvas,) in together([drawn]):
+            sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
+            yield note, [sheet]
+        if known is None and (guess := inpaint.likeliest(model, canvas)):
+            yield f"{note} It may be a {guess}".strip(), [sheet]
+
+    return stream()

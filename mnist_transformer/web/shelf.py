@@ -1,6 +1,7 @@
 """The models that the demo draws with, loaded once, and the parts that its tabs share."""
 
 import html
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,14 +54,40 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
     return Shelf(models, asked, complaints)
 
 
+class Refused(gr.Error):
+    """A mistake of a visitor, which is a sentence on the page."""
+
+    def __init__(self, sentence: str) -> None:
+        # The page would show it as HTML, and load the files that it names.
+        super().__init__(html.escape(sentence), print_exception=False)
+
+    def __str__(self) -> str:
+        return self.message
+
+
 @contextmanager
 def visited() -> Iterator[None]:
-    """A context of a visitor's request: a mistake is a sentence on the page."""
+    """A context of a visitor's request, which says what is wrong with it."""
     try:
         yield
     except ValueError as error:
-        # The page would show it as HTML, and load the files that it names.
-        raise gr.Error(html.escape(str(error)), print_exception=False) from error
+        raise Refused(str(error)) from error
+
+
+class Page(gr.Blocks):
+    """Blocks that refuse in a sentence what no page of theirs sends."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list, *args: Any) -> Any:
+        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            if value is None:
+                raise Refused(f"{block.label} is empty, expected a value")
+        if re.search("'path': ['\"]https?:", str(inputs)):  # gradio would fetch it
+            raise Refused("a picture is at an address, expected an upload")
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args)
+        except Exception as error:  # of which gradio has many kinds
+            sentence = getattr(error, "message", "the request has a value of the wrong kind")
+            raise Refused(sentence) from error
 
 
 def buttons(verb: str) -> tuple[gr.Button, gr.Button]:
@@ -79,7 +106,15 @@ def wire(
     inputs: Sequence[gr.Component],
     outputs: Sequence[gr.Component],
 ) -> None:
-    """Any trigger queues ``run``; its pictures are shown as they are drawn, until ``cancel``."""
+    """Any trigger queues ``run``; its pictures are shown as they are drawn, until ``cancel``.
+
+    ``run`` checks its arguments when it is called, which is done before they are queued.
+    """
+
+    def check(*values: object) -> list[None]:
+        with visited():
+            run(*values)
+        return [None] * len(inputs)
 
     def stream(*values: object) -> Iterator[list[object]]:
         with visited():
@@ -91,7 +126,9 @@ def wire(
                 yield [note, *pictures]
 
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
-    event = gr.on(triggers, stream, inputs, outputs, **limit, **QUIET)
+    # The first picture tells the place in the queue; the note before it has no height as yet.
+    look = QUIET | {"show_progress": "minimal", "show_progress_on": outputs[1]}
+    event = gr.on(triggers, stream, inputs, outputs, validator=check, **limit, **look)
     cancel.click(None, cancels=[event], api_visibility="private")
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.options import GUIDED, PLAIN, Sampling
 from mnist_transformer.prompting.asking import Asked
-from mnist_transformer.prompting.prompts import SCOPE
+from mnist_transformer.prompting.prompts import SCOPE, plain
+from mnist_transformer.prompting.tokens import encode
 from mnist_transformer.utils.classes import classes_of
 from mnist_transformer.utils.images import columns_for
 from mnist_transformer.web.dials import dials, for_model, number, read
@@ -22,8 +23,10 @@ EXAMPLES = ["Show me 2 + four", "twice 21", "Draw me a horse"]
 
 def build_draw(models: Mapping[str, GenerativeModel]) -> None:
     """Add the parts of the tab that draws digits or other classes."""
-    label, info = "Draw", "a digit or a number"
-    text = gr.Textbox("7", label=label, info=info, max_lines=1, elem_id="digits", render=False)
+    names = [name for model in models.values() for name in model.class_names]
+    first, info = "7" if "7" in names else names[0], "digits, or names of classes such as cat,dog"
+    look = {"label": "Draw", "info": info, "max_lines": 1, "elem_id": "digits"}
+    text = gr.Textbox(first, render=False, **look)
     times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times", render=False)
     _build("Draw", [text, times], models, partial(draw, models), PLAIN)
 
@@ -85,8 +88,8 @@ def draw(
         remarks.append(remark)
     if reason and not labels:
         raise reason
-    for canvases in together(streams):
-        yield " ".join(filter(None, remarks)), shown(canvases, columns_for(len(labels), num_times))
+    note, columns = " ".join(filter(None, remarks)), columns_for(len(labels), num_times)
+    return ((note, shown(canvases, columns)) for canvases in together(streams))
 
 
 def answer(asked: Mapping[str, Asked], text: str, *values: Any) -> Drawing:
@@ -95,14 +98,19 @@ def answer(asked: Mapping[str, Asked], text: str, *values: Any) -> Drawing:
     An empty or too long text, and a number out of its range, raise ValueError.
     """
     seed, wanted = read(values)
+    encode(plain(text.strip()))  # raises what reading would
+    return _answer(asked, text.strip(), seed, wanted)
+
+
+def _answer(asked: Mapping[str, Asked], text: str, seed: int, wanted: Sampling) -> Drawing:
     streams, remarks, answers = [], [], []
     for name, one in asked.items():
         how, remark = for_model(one.drawer, wanted, "It")
-        digits = one.answer(text.strip())
+        digits = one.answer(text)
         answers.append(digits)
         read_as = f"reads {''.join(map(str, digits))}" if digits else "refuses"
         remarks.append(f"{name} {read_as}. {remark}".strip())
-        conditions = one.conditions([text.strip()], [digits])
+        conditions = one.conditions([text], [digits])
         streams.append(one.drawer.steps(conditions, range(seed, seed + len(digits)), how))
     if not all(answers):
         remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")

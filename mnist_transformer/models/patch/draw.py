@@ -50,7 +50,7 @@ class Drawing:
     cache: KVCache  # of R * G rows; holds the text before the images
     text_RGT: Tensor  # bool, where there is some
     class_RGD: Tensor  # class vectors, and with guidance those of the null class
-    uniform_RPU: Tensor  # (R, P, 1 + I) in [0, 1), for the gate and the values of each patch
+    draws_RPU: Tensor  # (R, P, 1 + I) in [0, 1), for the gate and the values of each patch
     how: Sampling
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class Drawing:
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         """Whether these patches have ink, bool (N, C)."""
         index = self.place_R[rows_N, None], patch_NC % self.num_patches, 0
-        uniform = self.uniform_RPU[index].flatten()
+        uniform = self.draws_RPU[index].flatten()
         binary = torch.stack([torch.zeros_like(logits_NC), logits_NC], -1).flatten(0, 1)
         return draw_categorical(binary, uniform, self.how).view_as(patch_NC) == 1
 
@@ -167,7 +167,7 @@ class Drawing:
 
     def draw_values(self, logits_of: LogitsOf, rows_N: Tensor, patch_N: Tensor) -> Tensor:
         """The values (N, I) of these patches, each drawn after those before it."""
-        uniform_NI = self.uniform_RPU[self.place_R[rows_N], patch_N, 1:]
+        uniform_NI = self.draws_RPU[self.place_R[rows_N], patch_N, 1:]
         if len(rows_N) <= FEW:
             last = uniform_NI.shape[1]
             return draw_from_guesses(lambda x, of: logits_of(x, 0, last, of), uniform_NI, self.how)

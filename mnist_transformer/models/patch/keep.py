@@ -80,7 +80,7 @@ class DrawingAround(Drawing):
             logits_NV, bound_N = logits_of(own_NI, i, i + 1)[:, 0], kept_NI[:, i] != FREE
             weight_N = log_prob(logits_NV, own_NI[:, i], self.how)
             self.particles.weigh(rows_N, weight_N.masked_fill(~bound_N, 0))
-            uniform_N = self.uniform_RPU[rows_N, patch_N, 1 + i]
+            uniform_N = self.draws_RPU[rows_N, patch_N, 1 + i]
             drawn_N = draw_categorical(logits_NV, uniform_N, self.how)
             own_NI[:, i] = torch.where(bound_N, own_NI[:, i], drawn_N)
         return own_NI

@@ -12,7 +12,7 @@ and a blank one none. Without a background there is no gate.
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,16 +21,18 @@ from torch import Tensor
 
 from mnist_transformer.models.base import GenerativeModel, evaluating
 from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.patch.code import CodedDrawing, symbols_of
 from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
 from mnist_transformer.models.patch.draw import Drawing
 from mnist_transformer.models.patch.head import Gate, Neighbourhood, ValueHead, value_features
 from mnist_transformer.models.patch.keep import DrawingAround
 from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free
 from mnist_transformer.networks.drawing import Noise
+from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
-from mnist_transformer.networks.transformer import KVCache
-from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.options import PLAIN, Keep, Sampling
 
 
 @dataclass(frozen=True)
@@ -143,16 +145,26 @@ class Patch(GenerativeModel):
         num_particles = how.num_particles if keep is not None else 1
         passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
         cond_RG = torch.stack(passes, 1).repeat_interleave(num_particles, 0)
-        num_rows, num_passes = cond_RG.shape[:2]
-        cond_X = cond_RG.flatten(0, 1)
-        cache = KVCache(self.transformer, len(cond_X), device=self.device)
-        text_RGT = self.read_text(cond_X, cache).unflatten(0, (num_rows, num_passes))
-        class_RGD = self.embed(cond_X).unflatten(0, (num_rows, num_passes))
         num_patches, num_own = self.decoder.around.num_patches, self.decoder.around.num_own
         uniform_RPU = noise.uniform(num_particles, num_patches, 1 + num_own).flatten(0, 1)
-        parts = self.decoder, self.transformer, cache, text_RGT, class_RGD, uniform_RPU, how
+        parts = *self.begin(cond_RG), uniform_RPU, how
         if keep is None:
             yield from Drawing(*parts).steps()
         else:
             particles = Particles(noise, num_particles, num_patches + 1)
             yield from DrawingAround(*parts, keep, particles).steps()
+
+    def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
+        blank = torch.zeros(len(cond), *self.image_shape, dtype=torch.uint8)
+        symbols = symbols_of(self.decoder, source[0] if source else blank)
+        for canvas in CodedDrawing(*self.begin(cond[:, None]), symbols, PLAIN, coder).steps():
+            pass
+        return canvas()
+
+    def begin(self, cond_RG: Tensor) -> tuple[PatchDecoder, Transformer, KVCache, Tensor, Tensor]:
+        """What a ``Drawing`` of rows and passes under these conditions begins with."""
+        cond_X = cond_RG.flatten(0, 1)
+        cache = KVCache(self.transformer, len(cond_X), device=self.device)
+        text_RGT = self.read_text(cond_X, cache).unflatten(0, cond_RG.shape[:2])
+        class_RGD = self.embed(cond_X).unflatten(0, cond_RG.shape[:2])
+        return self.decoder, self.transformer, cache, text_RGT, class_RGD

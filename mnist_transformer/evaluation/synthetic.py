@@ -1,0 +1,106 @@
+"""Sets of drawn images with a score file, and what is selected from them.
+
+A set is a folder that the data set ``idx`` reads. Its ``scores.safetensors`` has seeds, drawn
+scans, and as ``BETTER`` names them: the judge's probability of the class, the model's nats, both
+if there are any, and the distance to the nearest training image.
+"""
+
+import gzip
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_transformer.data import idx
+from mnist_transformer.data.scan_file import Scans
+from mnist_transformer.evaluation.metrics import nearest_distances
+from mnist_transformer.evaluation.protocol import load_data, load_judge
+from mnist_transformer.models.base import GenerativeModel, in_batches
+from mnist_transformer.options import Sampling
+from mnist_transformer.utils import trees
+from mnist_transformer.utils.checks import check_choice
+from mnist_transformer.utils.files import write_atomic
+
+SCORES = "scores.safetensors"
+BETTER = {"probability": -1, "nats": 1, "distance": 1}  # times a score: less is better
+Columns = dict[str, Tensor]  # "image" (N, C, H, W), "label" (N,), and those of the scores
+
+
+def drawing(
+    model: GenerativeModel, data: Path | None, seed: int, how: Sampling
+) -> Callable[[range], Columns]:
+    """A function of numbers, which tell class and seed, that draws images and scores them."""
+    spec = model.config.data
+    train = model.check_images(load_data(model, None, data).train.images)
+    judge = load_judge(spec) if spec.judge else None
+
+    def drawn(numbers: range) -> Columns:
+        labels, seeds = torch.tensor(numbers) % model.num_classes, [seed + x for x in numbers]
+        found = {"label": labels, "seed": torch.tensor(seeds)}
+        if model.archive is not None:
+            scans = model.scans(labels.tolist(), seeds, how)
+            sides, ink = torch.tensor([len(x) for x in scans]), [np.packbits(x) for x in scans]
+            model.archive = Scans(sides, labels, train[:0].cpu(), np.concatenate(ink))
+            images = model.archive.images
+            found |= {"sides": sides, "ink": torch.from_numpy(model.archive.ink)}
+        else:
+            images = model.sample(labels, seeds, how)
+        if judge is not None:
+            chances = in_batches(judge, judge.logits, images).softmax(1)
+            found["probability"] = chances.gather(1, labels[:, None])[:, 0]
+        if model.likelihood is not None:
+            found["nats"] = in_batches(model, partial(model.nll, fitted=True), images, labels)
+        distance = nearest_distances(images.to(model.device), train).cpu()
+        return {"image": images, **found, "distance": distance}
+
+    return drawn
+
+
+def claim(folder: Path, **made: object) -> None:
+    """Write down how a folder's set is made; ValueError if it holds another one, or other files."""
+    note, text = folder / ".made.json", json.dumps(made)
+    visible = sorted(folder.glob("[!.]*"))  # before the note is looked for: another may write it
+    found = note.read_text() if note.exists() else "".join(path.name for path in visible[:1])
+    if found not in ("", text):
+        raise ValueError(f"{folder} holds {found}, expected {text} or another folder")
+    write_atomic(note, text.encode())
+
+
+def save(folder: Path, parts: list[Columns]) -> None:
+    """Write a set of one part or more; its scores come last and tell that it is whole."""
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    images, labels = columns.pop("image").movedim(1, -1), columns.pop("label").byte()
+    for name, values in (("images-idx-ubyte", images.squeeze(-1)), ("labels-idx-ubyte", labels)):
+        content = idx.header(values.shape) + values.numpy().tobytes()
+        write_atomic(folder / f"{name}.gz", gzip.compress(content, 6, mtime=0))
+    trees.save_state(folder / SCORES, columns)
+
+
+def load(folder: Path) -> Columns:
+    """A set that ``save`` wrote; ValueError if there is none."""
+    scores, data = trees.load_state(folder / SCORES), idx.load(folder)
+    splits = data.train, data.val, data.test
+    images, labels = (torch.cat([getattr(x, y) for x in splits]) for y in ("images", "labels"))
+    return {"image": images, "label": labels, **scores}
+
+
+def select(columns: Columns, way: str, count: int, by: str | None = None, seed: int = 0) -> Tensor:
+    """Indices of the best, worst or (by none) random images, balanced by class.
+
+    ValueError: too many, or no such score.
+    """
+    labels = columns["label"]
+    if not 1 <= count <= len(labels):
+        raise ValueError(f"{way} is {count:,}, expected 1 to the {len(labels):,} that there are")
+    if by is None:
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    else:
+        check_choice("by", by, [name for name in BETTER if name in columns])
+        order = (BETTER[by] * columns[by]).argsort(stable=True, descending=way == "worst")
+    by_class = order[labels[order].argsort(stable=True)]
+    rank = torch.cat([torch.arange(int(num)) for num in labels.bincount()])
+    return by_class[rank.argsort(stable=True)[:count]].sort().values

@@ -1,0 +1,223 @@
+"""Images as a file of about the size that a model's likelihood promises.
+
+Images are coded without a class, in blocks, each by a drawing of its own on one thread of the
+CPU: encoder and decoder take the same steps, as the last bits of a logit depend on the batch. A
+file:
+
+    3 bytes   the magic, which ends with the version
+    4 bytes   CRC-32 of all that follows
+    then      the header, deflated JSON
+    4 bytes   CRC-32 of the model's own file
+    then      the images that the model cannot code, or not well, deflated
+    a block   CRC-32 of its images (4 bytes), and their code
+
+Where that is smaller, the header tells the axes alone and the values follow as they are.
+"""
+
+import functools
+import io
+import json
+import signal
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import starmap
+from math import prod
+from multiprocessing import get_context
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+
+from mnist_transformer.data.idx import MAX_BYTES
+from mnist_transformer.data.raw import Names, Values, to_images, to_values
+from mnist_transformer.models.base import GenerativeModel, evaluating
+from mnist_transformer.models.loading import find_weights, load
+from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.utils.checks import from_json
+
+MAGIC = b"mt\x01"
+BLOCK = 256  # images drawn at once; a part of the format, as is the dictionary of headers
+USUAL = b'{"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"AVX512","axes":[1,28,28],"lengths":[0]}'
+MAX_PROCESSES = 8  # each takes the memory of drawing a block
+
+Progress = Callable[[str, int, int | None], None]
+Job = tuple[Path, int, tuple[Any, ...], bytes | None]  # the arguments of ``_code``
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file's header; what is empty is left out."""
+
+    model: str = ""  # "": the values are not coded
+    torch: str = ""
+    cpu: str = ""  # the instructions that torch used
+    axes: tuple[int, ...] = ()  # of an IDX file
+    names: tuple[str, ...] = ()  # of a folder's pictures
+    lengths: tuple[int, ...] = ()  # of all parts but the last, which fills the file
+    not_coded: tuple[int, ...] = ()  # numbers of images
+
+
+@functools.lru_cache(1)
+def open_model(path: Path) -> GenerativeModel:
+    """The model of a checkpoint, on the CPU."""
+    return load(path, "cpu")
+
+
+def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
+    """The content of a file of images, given as ``data.raw.read`` does.
+
+    Args:
+        model: named as in ``load``; one that codes no images or not these raises ValueError.
+        report: called with the stage, and the blocks that are done, of how many.
+    """
+    Coder()  # raises before work is done
+    path = find_weights(model)
+    drawer = open_model(path)
+    images = drawer.check_images(to_images(values, drawer.image_shape))
+    with torch.no_grad():
+        is_coded, *source = drawer.source(images)
+    index = is_coded.nonzero()[:, 0]
+    jobs: list[Job] = []
+    for start in range(0, len(index), BLOCK):
+        part = tuple(column[start : start + BLOCK].numpy() for column in source)
+        jobs.append((path, len(part[0]), part, None))
+    blocks = []
+    for block, (code, _) in zip(index.split(BLOCK), _each(jobs, "encoding", report), strict=False):
+        pixels = images[block].numpy().tobytes()
+        if len(code) < len(_deflate(pixels)):
+            blocks.append(_crc(pixels) + code)
+        else:
+            is_coded[block] = False
+    others = images[~is_coded].numpy().tobytes()
+    parts = [_deflate(others) if others else b"", *blocks]
+    header = Header(
+        PurePath(model).name,
+        *_here(),
+        axes=() if names else values.shape,
+        names=names,
+        lengths=tuple(map(len, parts[:-1])),
+        not_coded=tuple((~is_coded).nonzero()[:, 0].tolist()),
+    )
+    content = _deflate(_json(header)) + _crc(path.read_bytes()) + b"".join(parts)
+    if not names:
+        as_it_is = _deflate(_json(Header(axes=values.shape))) + values.tobytes()
+        content = min(content, as_it_is, key=len)
+    return MAGIC + _crc(content) + content
+
+
+def decode(
+    content: bytes, name: str, model: str | None, report: Progress, note: Callable[[str], None]
+) -> tuple[Values, Names]:
+    """Undo ``encode``; what does not decode to the same images raises ValueError.
+
+    Args:
+        name: of the file, for messages.
+        model: the one to use; by default the one that the file names.
+        note: called with a sentence where another torch or processor wrote the file.
+    """
+    header, body = _open(content, name)
+    if not header.model:
+        return np.frombuffer(body.read(), np.uint8).reshape(header.axes), ()
+    Coder()
+    wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
+    if wrote != here:
+        note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
+    path = find_weights(model or PurePath(header.model).name)
+    if _crc(path.read_bytes()) != body.read(4):
+        expected = f"expected those of {header.model} that wrote it: name them with --model"
+        raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
+    shape = open_model(path).image_shape
+    num_images, not_coded = len(header.names) or header.axes[0], np.array(header.not_coded, int)
+    if prod(header.axes[1:] or shape) != prod(shape) or (not_coded >= num_images).any():
+        raise ValueError(f"{name} has a header that does not fit {path}: {header.axes}")
+    images = np.zeros((num_images, *shape), np.uint8)
+    others, *blocks = (body.read(length) for length in (*header.lengths, len(content)))
+    images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *shape)
+    index = np.delete(np.arange(len(images)), not_coded)
+    indices = [index[start : start + BLOCK] for start in range(0, len(index), BLOCK)]
+    jobs: list[Job] = [
+        (path, len(index), (), block[4:]) for index, block in zip(indices, blocks, strict=True)
+    ]
+    decoded = _each(jobs, "decoding", report)
+    for index, block, (_, found) in zip(indices, blocks, decoded, strict=True):
+        if _crc(found.tobytes()) != block[:4]:
+            which = f"images {index[0] + 1:,} to {index[-1] + 1:,}"
+            raise ValueError(f"{name}: {which} do not decode to their checksum; {wrote} wrote them")
+        images[index] = found
+    return to_values(torch.from_numpy(images), header.axes or images.shape), header.names
+
+
+def _each(jobs: list[Job], stage: str, report: Progress) -> Iterator[tuple[bytes, Values]]:
+    """``_code`` of each job in turn, in several processes where there are several jobs."""
+    num_processes = max(1, min(len(jobs), torch.get_num_threads(), MAX_PROCESSES))
+    leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, and it the others
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, leave) as pool:
+        results: Iterator[tuple[bytes, Values]] = starmap(_code, jobs)
+        if num_processes > 1:
+            results = pool.map(_code, *zip(*jobs, strict=True))
+        for done, result in enumerate(results, start=1):
+            report(stage, done, len(jobs))
+            yield result
+
+
+def _code(
+    path: Path, num_images: int, source: tuple[Any, ...], code: bytes | None
+) -> tuple[bytes, Values]:
+    """A block's code, and its images: of the source if no code is given, else of that."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model, coder = open_model(path), Coder(code)
+        with evaluating(model), torch.inference_mode():
+            cond = model.check_cond(None, num_images)
+            images = model.code(coder, cond, [torch.from_numpy(x) for x in source])
+        return coder.finish(), images.numpy()
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+# --- the container ---
+
+
+def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
+    """The header, and what follows it."""
+    if not content.startswith(MAGIC):
+        raise ValueError(f"{name} begins with {content[:3]!r}, expected {MAGIC!r}: see compress")
+    if _crc(content[7:]) != content[3:7]:
+        raise ValueError(f"{name} is truncated or damaged: its content has another checksum")
+    try:
+        head, body = _inflate(content[7:])
+        header: Header = from_json(Header, json.loads(head))
+        if not (header.names or header.axes) or prod(header.axes) > MAX_BYTES:
+            raise ValueError(f"it has {header.axes} values")
+    except (zlib.error, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} has a header that is not compress's ({error})") from error
+    return header, io.BytesIO(body)
+
+
+def _here() -> tuple[str, str]:
+    """Torch's version, and the instructions that it uses: what logits may depend on."""
+    return str(torch.__version__), torch.backends.cpu.get_cpu_capability()
+
+
+def _json(header: Header) -> bytes:
+    told = {name: value for name, value in asdict(header).items() if value}
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def _crc(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
+
+
+def _deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=USUAL)
+    return packer.compress(data) + packer.flush()
+
+
+def _inflate(data: bytes) -> tuple[bytes, bytes]:
+    """What was deflated, and what follows it."""
+    unpacker = zlib.decompressobj(-15, zdict=USUAL)
+    return unpacker.decompress(data, MAX_BYTES), unpacker.unused_data

@@ -1,0 +1,44 @@
+"""Entropy coding: a drawing whose symbols a file holds, where others draw them at random.
+
+A model computes the probabilities of a symbol before it draws it. A coder that writes is told the
+symbol and spends -log2 p bits on it; one that reads finds it, given the same probabilities. They
+must be the same to the last bit, so both take the same steps. The library ``constriction`` (arXiv
+2201.01741) makes integer frequencies of them, none zero, and is the range coder.
+
+Shapes: N symbols that are coded at once, V values of one symbol.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Coder:
+    """Writes symbols, or reads those of a code. Raises ValueError where constriction is missing."""
+
+    def __init__(self, code: bytes | None = None) -> None:
+        try:
+            from constriction import stream
+        except ImportError as error:
+            needs = "pip install 'mnist-transformer[compress]'"
+            raise ValueError(f"to code images takes the package constriction: {needs}") from error
+        self._family = stream.model.Categorical(perfect=False)
+        self._writer, self._reader = stream.queue.RangeEncoder(), None
+        if code is not None:
+            words = np.frombuffer(code + bytes(-len(code) % 4), ">u4")
+            self._reader = stream.queue.RangeDecoder(words.astype(np.uint32))
+
+    def code(self, logits_NV: Tensor, symbol_N: Tensor) -> Tensor:
+        """The next symbols int64 (N,): those given, or if it reads, those that it finds."""
+        chances = logits_NV.float().softmax(-1).numpy()
+        if self._reader is None:
+            self._writer.encode(symbol_N.int().contiguous().numpy(), self._family, chances)
+            return symbol_N
+        try:
+            return torch.from_numpy(self._reader.decode(self._family, chances)).long()
+        except AssertionError:  # nothing writes such a code, so a checksum will not fit
+            return torch.zeros_like(symbol_N)
+
+    def finish(self) -> bytes:
+        """All that was written; zeros at its end go without saying."""
+        return self._writer.get_compressed().astype(">u4").tobytes().rstrip(b"\0")

@@ -1,0 +1,108 @@
+"""The gate before gradio: what the page asks for, pictures as uploads, visitors who listen.
+
+A visitor joins the queue by one request, and hears of the drawing by another that stays open.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from contextlib import suppress
+from io import BytesIO
+
+import gradio as gr
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mnist_transformer.utils.images import FORMATS
+from mnist_transformer.utils.terminal import complain
+
+ROUTES = re.compile(
+    "/|/config|/theme.css|/favicon.ico|/manifest.json|/assets/.*|/static/.*|/gradio_api/(info|upload"
+    "|upload_progress|file=.*|component_server/?|queue/join|queue/data|run/.*|cancel|reset"
+    "|heartbeat/.*|startup-events)"
+)
+MAX_FILES, MAX_BYTES = 4, 10_000_000  # of one request
+KEEP_SECONDS, MAX_KEPT = 300, 500_000_000  # how long uploads are kept, and bytes of them all
+SILENT_SECONDS = 5  # who does not listen by then has left
+
+
+class Gate:
+    """Middleware around the application that serves a page."""
+
+    def __init__(self, app: ASGIApp, page: gr.Blocks) -> None:
+        self.app, self.page = app, page
+        self.listening = Counter[str]()  # open requests of each session
+        self.uploads: list[tuple[float, int]] = []  # time and bytes of those that are kept
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif not ROUTES.fullmatch(scope["path"]):
+            await JSONResponse({"detail": "not found"}, 404)(scope, receive, send)
+        else:
+            try:
+                await self._serve(Request(scope, receive), send)
+            except Exception as error:  # noqa: BLE001 - of which gradio has many kinds
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                complain(f"{scope['path']}: {reason}")
+                refusal = JSONResponse({"detail": f"the request is refused: {reason}"}, 400)
+                with suppress(RuntimeError):  # where the answer has begun
+                    await refusal(scope, receive, send)
+
+    async def _serve(self, request: Request, send: Send) -> None:
+        scope, receive, path = request.scope, request.receive, request.url.path
+        if path.endswith("/queue/data"):
+            session = request.query_params.get("session_hash", "")
+            self.listening[session] += 1
+            try:
+                return await self.app(scope, receive, send)
+            finally:
+                self.listening -= Counter([session])  # which drops a count of 0
+        length = request.headers.get("content-length", 0)
+        if "transfer-encoding" in request.headers or int(length) > MAX_BYTES:
+            raise ValueError(f"it has over {MAX_BYTES:,} bytes")
+        body = await request.body()
+        if "multipart" in request.headers.get("content-type", ""):
+            await self._check_upload(Request(scope, _again(body, receive)), len(body))
+        await self.app(scope, _again(body, receive), send)
+        if path.endswith("/queue/join"):
+            await self._watch(json.loads(body)["session_hash"])
+
+    async def _check_upload(self, request: Request, num_bytes: int) -> None:
+        now = time.monotonic()
+        self.uploads = [x for x in self.uploads if now - x[0] < KEEP_SECONDS] + [(now, num_bytes)]
+        if sum(size for _, size in self.uploads) > MAX_KEPT:
+            raise ValueError("there are too many uploads, try again in a few minutes")
+        form = await request.form(max_files=MAX_FILES)
+        if not re.fullmatch(r"\d?|null", str(form.get("index", ""))):
+            raise ValueError("it has more layers than the pad")
+        for _, file in form.multi_items():
+            if isinstance(file, UploadFile):
+                try:
+                    Image.open(BytesIO(await file.read()), formats=FORMATS)
+                except Exception as error:  # of which Pillow has many kinds
+                    expected = "expected a PNG or JPEG file"
+                    raise ValueError(f"{file.filename} is not a picture, {expected}") from error
+
+    async def _watch(self, session: str) -> None:
+        """Drop the jobs of a visitor who joined the queue and does not listen."""
+        for _ in range(10 * SILENT_SECONDS):
+            await asyncio.sleep(0.1)
+            if session in self.listening:
+                return
+        await self.page._queue.clean_events(session_hash=session)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A request's body, to be received once more, and then what follows it."""
+    parts: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def receive_again() -> Message:
+        return parts.pop() if parts else await receive()
+
+    return receive_again

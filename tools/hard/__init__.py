@@ -1,0 +1,44 @@
+"""The parts of ``tools.hard_use``: each does one kind of harm many times and counts what follows.
+
+A part is a function of how often and of an empty folder. It yields a line of its table at a time:
+settings, and figures.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+TRACEBACK = "Traceback (most recent call last)"
+SECONDS = 120  # a command that takes longer hangs
+
+Figures = dict[str, float | None]
+Lines = Iterator[tuple[dict[str, str | int | float], Figures]]
+
+
+def python(*arguments: str, **variables: str) -> tuple[list[str], dict[str, str]]:
+    """A command line of this Python, and its environment, which finds the source tree."""
+    own = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return [sys.executable, *arguments], {**os.environ, "PYTHONPATH": own, **variables}
+
+
+def verb(
+    *arguments: str, folder: Path, given: bytes = b"", variables: Mapping[str, str] = {}
+) -> tuple[int | None, str]:
+    """Run a verb in a folder: its exit code, None if it hangs, and all that it said."""
+    command, environment = python("-m", "mnist_transformer", *arguments, **variables)
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=folder,
+            input=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        return None, (late.stdout or b"").decode(errors="replace")
+    return done.returncode, done.stdout.decode(errors="replace")
