@@ -2,8 +2,8 @@
 
     python examples/bring_your_own_data.py ./pictures --seconds 600 --out drawn.png
 
-The folder has one subfolder per class, or pictures and no subfolder. What `load_dataset` found
-in it, and the files it skipped, are the notes of the data set. docs/your-own-data.md does the
+The folder has one subfolder per class, or pictures and no subfolder. The notes of the data set
+say what `load_dataset` found and which files it skipped. docs/your-own-data.md does the
 same on the command line.
 """
 

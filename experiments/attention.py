@@ -110,7 +110,7 @@ def duration(work: Callable[[], object], device: torch.device, seconds: float) -
 
 
 def plot() -> Figure:
-    """Time and memory a sequence by its length, a line a kernel and dtype."""
+    """Time and memory per sequence by its length, one line per kernel and dtype."""
     figure = Figure(figsize=(10, 8), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     for row, passes in enumerate(PASSES):

@@ -1,4 +1,4 @@
-"""What the experiments share: cells that are trained once, figures of drawn digits, plots.
+"""Shared by the experiments: cells that are trained once, figures of drawn digits, plots.
 
 An experiment is run as ``python -m experiments.NAME`` in the source tree. A cell is one
 combination of settings and one seed; it is skipped when the ledger has its row, and a cell whose
@@ -57,14 +57,14 @@ def results(experiment: str) -> list[Row]:
 
 
 def model_name(name_or_path: str) -> str:
-    """What the ledger calls a model: the recipe of its weights, wherever they are."""
+    """A model's name in the ledger: the recipe of its weights, wherever they are."""
     return read_info(find_weights(name_or_path)).recipe
 
 
 def is_done(
     experiment: str, settings: trials.Settings, seed: int | None = None, *, again: bool = False
 ) -> bool:
-    """Whether the ledger has this cell; ``again``: never, as it is to be measured anew."""
+    """Whether the ledger has this cell; ``again``: never, as it is to be measured again."""
     if again:
         return False
     name = trials.name_of(experiment, settings, seed)
@@ -166,9 +166,9 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float | Non
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
     if sys.platform != "linux":
         return None
-    # What was freed must go back to the system, or it would be used again unseen.
+    # Freed memory must go back to the system, or it would be used again unseen.
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _resident("VmRSS")
     work()
     return max(0.0, _resident("VmHWM") - before)
@@ -239,7 +239,7 @@ def dots(
     figures: Sequence[str],
     references: Mapping[str, Row] = {},
 ) -> Figure:
-    """A panel a figure, a row a group of cells that differ in their seed; every seed is a dot.
+    """One panel per figure, one row per group of cells that differ in their seed, one dot per seed.
 
     Args:
         figures: their names, three for each row of panels.

@@ -95,7 +95,7 @@ def measure(
 
 
 def plot() -> Figure:
-    """Quality by images/s, a line a model, sampler and guidance; the steps stand at the points."""
+    """Quality by images/s, one line per model, sampler and guidance; points are marked with steps."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     lines: dict[str, list[tuple[int, list[float]]]] = {}
     for group in trials.by_settings(results(EXPERIMENT)):

@@ -85,7 +85,7 @@ def main(
 def settings_of(
     config: MARConfig, change: dict[str, Any], seconds: float
 ) -> dict[str, str | int | float]:
-    """What a cell changes, in words, with the values that it changes from."""
+    """The changes of a cell in words, with the values that it changes from."""
     before = asdict(config)
     words = [f"{name} {value} (from {before[name]})" for name, value in change.items()]
     return {"change": ", ".join(words) or "none", "seconds": seconds}

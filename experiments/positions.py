@@ -3,12 +3,12 @@
     python -m experiments.positions
     python -m experiments.positions --size 28 --schemes learned learned_axial_rope --seeds 0
 
-A small pixel model is trained on digits of 14x14 pixels with dropout, once a scheme and seed, on
-equally many images. An earlier project's RoPE on the head axis turns all tokens alike, so that a
+A small pixel model is trained on digits of 14x14 pixels with dropout, once per scheme and seed,
+on equally many images. An earlier project's RoPE on the head axis turns all tokens alike, so that a
 model trained with it is one without positions (tests/test_old_faults.py): that one is drawn from
 with the old RoPE in place. The old models also kept their attention's dropout alive when they
 drew; "learned" and the old RoPE are measured that way as well, to tell the two faults apart.
-(With the cache a token's state is drawn once, and not anew in every pass as it was then.)
+(With the cache a token's state is drawn once; then it was drawn again in every pass.)
 
 Slant is the shear angle of the ink's second moments, positive where a digit leans to the right:
 atan(-mu_xy / mu_yy), with y pointing down. It is compared with that of real digits.

@@ -1,4 +1,4 @@
-"""How many scales, and are they better than raster order? One tokenizer and one model a cell.
+"""How many scales, and are they better than raster order? One tokenizer and one model per cell.
 
     python -m experiments.var
 
@@ -114,7 +114,7 @@ def train_tokenizer(config: VQVAEConfig, dataset: Dataset, seed: int, max_second
 
 
 def coded_figures(tokenizer: VQVAE, quality: Quality) -> Figures:
-    """What the codes leave of the test set, and how they are used."""
+    """The quality of the decoded test set, and the use of the codes."""
     test = quality.dataset.test
     coded = in_batches(tokenizer, tokenizer.reconstruct, test.images)
     errors = (coded - test.images).div(255).square()
@@ -137,7 +137,7 @@ def plot() -> Figure:
 
 
 def usage_plot(recipe: str = "mnist-vqvae") -> Figure:
-    """Codes used and perplexity at each validation of a tokenizer's training, a line a scale."""
+    """Codes used and perplexity at each validation of a tokenizer's training, one line per scale."""
     log = read_metrics(ledger.results_folder() / recipe / "log.jsonl")
     lines = [line for line in log if line["kind"] == "validation"]
     minutes = [line["seconds"] / 60 for line in lines]

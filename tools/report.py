@@ -49,7 +49,7 @@ _MARK = re.compile(r"<!-- (?:ledger:[\w-]+(?: [\w-]+)?|/ledger) -->")
 _MAX_RECORDS = 400
 """A committed log keeps about so many records of a run."""
 
-# Of data that is not MNIST's images: what SmolLM2 makes of sentences.
+# Data that is not MNIST's images: the states that SmolLM2 makes of sentences.
 OTHER_LICENCES = {"smollm2-states": "Apache-2.0"}
 _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 
@@ -66,7 +66,7 @@ FIGURES: dict[str, Cell] = {
 
 
 def models_table(rows: Rows) -> str:
-    """Which model for what, the one whose digits are nearest to real ones first."""
+    """The purpose and figures of each model, the one whose digits are nearest to real ones first."""
 
     def seconds(row: Row) -> str:
         return tables.number(1 / row["metrics"]["images_per_second"]["1"], 2)
@@ -212,7 +212,7 @@ def classifier_table(rows: Rows) -> str:
 
 
 def machines(rows: Rows) -> str:
-    """Where and with what the figures were measured, a line a machine."""
+    """The machines and versions that the figures were measured with, one line per machine."""
     seen = {f"{row['device']}, torch {row['torch']}": None for row in rows.values()}
     return "".join(f"- {line}\n" for line in seen)
 
