@@ -95,7 +95,7 @@ def measure(
 
 
 def plot() -> Figure:
-    """Quality by images/s, one line per model, sampler and guidance; points are marked with steps."""
+    """Quality by images/s, one line per model, sampler and guidance; steps at the points."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     lines: dict[str, list[tuple[int, list[float]]]] = {}
     for group in trials.by_settings(results(EXPERIMENT)):

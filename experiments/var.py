@@ -137,7 +137,7 @@ def plot() -> Figure:
 
 
 def usage_plot(recipe: str = "mnist-vqvae") -> Figure:
-    """Codes used and perplexity at each validation of a tokenizer's training, one line per scale."""
+    """Codes used and perplexity at each validation of a tokenizer, one line per scale."""
     log = read_metrics(ledger.results_folder() / recipe / "log.jsonl")
     lines = [line for line in log if line["kind"] == "validation"]
     minutes = [line["seconds"] / 60 for line in lines]

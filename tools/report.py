@@ -66,7 +66,7 @@ FIGURES: dict[str, Cell] = {
 
 
 def models_table(rows: Rows) -> str:
-    """The purpose and figures of each model, the one whose digits are nearest to real ones first."""
+    """Purpose and figures of each model, the one with the digits nearest to real ones first."""
 
     def seconds(row: Row) -> str:
         return tables.number(1 / row["metrics"]["images_per_second"]["1"], 2)
