@@ -12,6 +12,7 @@ from mnist_transformer.commands.compress import compress, decompress
 from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw
 from mnist_transformer.commands.evaluate import evaluate
+from mnist_transformer.commands.hub import pull, push
 from mnist_transformer.commands.inpaint import inpaint
 from mnist_transformer.commands.list import list_models
 from mnist_transformer.commands.prompts import prompts
@@ -34,6 +35,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "decompress": decompress,
     "synth": synth,
     "synth select": select,
+    "hub push": push,
+    "hub pull": pull,
 }
 
 

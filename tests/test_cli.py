@@ -69,6 +69,8 @@ def test_help_is_quick_and_does_without_torch() -> None:
         ("scans", "build verify table"),
         ("synth", f"--out --n --model --seed --data --device {OPTION_FLAGS}"),
         ("synth select", "FOLDER --out --best --worst --random --by --seed"),
+        ("hub push", "MODEL OWNER/NAME --card --private"),
+        ("hub pull", "OWNER/NAME --out"),
     ],
 )
 def test_every_verb_explains_itself(

@@ -1,10 +1,15 @@
 """The hub, as far as it can be tried without one: addresses, the cache, what gets published."""
 
+import json
 import os
 import subprocess
 import sys
+from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from filelock import Timeout
@@ -116,23 +121,104 @@ def test_a_lock_of_the_hub_is_waited_for_in_words(
     assert "Still waiting to acquire lock on" in caplog.text
 
 
-def test_push_uploads_checkpoints_only(monkeypatch, tiny_checkpoint, tmp_path):
-    calls = []
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a push and a pull need."""
 
-    class Api:
-        def create_repo(self, repo_id, **options):
-            calls.append((repo_id, options))
+    files: ClassVar[dict[str, bytes]] = {}
+    refuses = False
 
-        def upload_file(self, **what):
-            calls.append(what)
-            return SimpleNamespace(commit_url="https://hub/commit/1")
+    def log_message(self, *_):
+        pass
 
-    monkeypatch.setattr(hub, "HfApi", Api)
-    assert hub.push(tiny_checkpoint, "someone/digits") == "https://hub/commit/1"
-    assert calls[0] == ("someone/digits", {"exist_ok": True, "private": False})
-    assert calls[1]["path_in_repo"] == "model.safetensors"
+    def answer(self, content=b"", status=200, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.refuses:
+            return self.answer(b"{}", 401)
+        action, found = self.path.split("/")[-2 if "main" in self.path else -1], {}
+        if action == "create":
+            found = {"url": "https://huggingface.co/someone/digits"}
+        elif action == "preupload":
+            kinds = {"uploadMode": "regular", "shouldIgnore": False}
+            found = {"files": [{"path": x["path"], **kinds} for x in json.loads(body)["files"]]}
+        elif action == "commit":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = b64decode(line["value"]["content"])
+            found = {
+                "commitUrl": "https://huggingface.co/someone/digits/commit/1",
+                "commitOid": "1",
+                "success": True,
+            }
+        self.answer(json.dumps(found).encode(), Content_Type="application/json")
+
+    def do_GET(self):
+        content = self.files.get(self.path.rpartition("/")[2])
+        if content is None:
+            return self.answer(status=404, X_Error_Code="EntryNotFound")
+        self.answer(content, ETag='"1"', X_Repo_Commit="1" * 40)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def loopback():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def run(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "mnist_transformer", *map(str, arguments)],
+        env={**os.environ, "HF_TOKEN": "hf_x", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_what_is_pushed_is_pulled_and_draws(loopback, monkeypatch, tiny_checkpoint, tmp_path):
+    monkeypatch.setattr(Hub, "files", {})
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.chdir(tmp_path)
+    env = {"HF_ENDPOINT": loopback, "HF_HOME": str(tmp_path / "cache")}
+    done = run("hub", "push", tiny_checkpoint, "someone/digits", **env)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "published https://huggingface.co/someone/digits/commit/1\n",
+    ), done.stderr
+    card = Hub.files["README.md"].decode()
+    assert card.startswith("---\n")
+    assert "draw 0 --model hf://someone/digits" in card
+    done = run("hub", "pull", "someone/digits", **env)
+    assert (done.returncode, done.stdout) == (0, "saved digits.safetensors\n"), done.stderr
+    assert Path("digits.safetensors").read_bytes() == tiny_checkpoint.read_bytes()
+    again = run("hub", "pull", "someone/digits", **env)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+
+
+def test_a_push_that_fails_is_one_sentence(loopback, monkeypatch, tiny_checkpoint, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     foreign = tmp_path / "x.safetensors"
     foreign.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"x\.safetensors"):
-        hub.push(foreign, "someone/digits")
-    assert len(calls) == 2
+    monkeypatch.setattr(Hub, "refuses", True)
+    for file, repo, hub_at, message in (
+        (tiny_checkpoint, "someone/digits", loopback, "the hub refuses someone/digits (status 401"),
+        (tiny_checkpoint, "a/b/c", loopback, "repository is 'a/b/c', expected owner/name"),
+        (tiny_checkpoint, "a/b", "http://127.0.0.1:9", "a/b is not published and the hub at"),
+        (foreign, "someone/digits", loopback, "x.safetensors"),
+        (tmp_path / "none", "someone/digits", loopback, "none does not exist"),
+    ):
+        done = run("hub", "push", file, repo, HF_ENDPOINT=hub_at, HF_HOME=str(tmp_path / "cache"))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert message in done.stderr

@@ -10,7 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import huggingface_hub.constants  # first: of a wrong HF_ENDPOINT the others print a line too
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import (
+    CommitOperationAdd,
+    HfApi,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -40,18 +46,35 @@ def download(address: str) -> Path:
             return Path(fetch(local_files_only=True))
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             raise ValueError(f"{address} has no {FILENAME} that can be read here") from error
-        hub = huggingface_hub.constants.ENDPOINT
-        reason = f"{hub} cannot be reached: {error}".partition("\n")[0]
-        raise ValueError(f"{address} is not in the cache and the hub at {reason}") from error
+        raise _unreachable(f"{address} is not in the cache", error) from error
 
 
-def push(path: str | os.PathLike[str], repo_id: str, *, private: bool = False) -> str:
-    """Upload a checkpoint to a repository, made if need be; returns the commit's address.
+def push(
+    path: str | os.PathLike[str], repo_id: str, card: str = "", *, private: bool = False
+) -> str:
+    """Upload a checkpoint and its card, Markdown, to a repository; returns the commit's address.
 
-    The hub's own login or HF_TOKEN says who you are. Raises ValueError for another file.
+    The repository is made if need be. The hub's own login or HF_TOKEN says who you are. Raises
+    ValueError for another file, a wrong address, or a hub that refuses or cannot be reached.
     """
     checkpoint.read_notes(path)  # so that nothing else is ever published by mistake
-    api, file = HfApi(), os.fspath(path)
-    api.create_repo(repo_id, exist_ok=True, private=private)
-    commit = api.upload_file(path_or_fileobj=file, path_in_repo=FILENAME, repo_id=repo_id)
+    contents: dict[str, str | bytes] = {FILENAME: os.fspath(path), "README.md": card.encode()}
+    try:
+        validate_repo_id(repo_id)
+        HfApi().create_repo(repo_id, exist_ok=True, private=private)
+        files = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        commit = HfApi().create_commit(repo_id, files, commit_message=f"Add {FILENAME}")
+    except HFValidationError as error:
+        raise ValueError(f"repository is {repo_id!r}, expected owner/name") from error
+    except Exception as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            wrong = f"the hub refuses {repo_id} (status {error.response.status_code})"
+            raise ValueError(f"{wrong}: log in by `hf auth login` or HF_TOKEN") from error
+        raise _unreachable(f"{repo_id} is not published", error) from error
     return str(commit.commit_url)
+
+
+def _unreachable(failed: str, error: Exception) -> ValueError:
+    hub = huggingface_hub.constants.ENDPOINT
+    reason = f"{hub} cannot be reached: {error}".partition("\n")[0]
+    return ValueError(f"{failed} and the hub at {reason}")
