@@ -132,14 +132,11 @@ class _Run:
     ) -> None:
         self.out, self.accelerator, self.clock = out, accelerator, clock
         self.weights_path = out / "model.safetensors"
+        wrong = f"batch_size is {recipe.batch_size}, expected"
         if recipe.batch_size % accelerator.num_processes:
-            raise ValueError(
-                f"batch_size is {recipe.batch_size}, expected a multiple of the "
-                f"{accelerator.num_processes} processes"
-            )
+            raise ValueError(f"{wrong} a multiple of the {accelerator.num_processes} processes")
         if recipe.batch_size > len(dataset.train):
-            expected = f"expected at most the {len(dataset.train):,} training images"
-            raise ValueError(f"batch_size is {recipe.batch_size}, {expected}")
+            raise ValueError(f"{wrong} at most the {len(dataset.train):,} training images")
         torch.manual_seed(resume.mix(seed, 2))
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from mnist_transformer.data import Dataset
+from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
@@ -31,13 +31,7 @@ SAMPLES_PER_CLASS = 8
 
 @dataclass
 class Records:
-    """The records of a run; processes other than the main one call ``tell`` alone.
-
-    Args:
-        dataset: what the run is trained and validated on.
-        losses, durations: of the last steps; the loop appends to them.
-        bits_per_dim: of the last validation.
-    """
+    """The records of a run; processes other than the main one call ``tell`` alone."""
 
     folder: Path
     state: RunState
@@ -46,8 +40,8 @@ class Records:
     clock: Clock
     report: Callable[[Record], None]
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    bits_per_dim: float | None = None
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))  # of steps
+    bits_per_dim: float | None = None  # of the last validation
 
     def start(self) -> None:
         """Open the files, without lines about steps that will be made again."""
@@ -104,16 +98,15 @@ class Records:
                     lr_factor=round(group["lr"] / group["peak_lr"], 4),
                 )
             if self.state.progress < 1 and self.validating.due(seconds):
-                self.validate(VALIDATE_IMAGES)
+                self.validate(self.dataset.val.part(0, VALIDATE_IMAGES))
                 self.redraw()
                 took = self.clock.read() - seconds
                 self.validating.every = max(self._between_validations(), took / VALIDATE_SHARE)
 
-    def validate(self, num_images: int | None = None) -> dict[str, float | None]:
-        """Validate on the first images of the split, or on all of them."""
-        part = self.dataset.val.part(0, num_images or len(self.dataset.val))
+    def validate(self, split: Split) -> dict[str, float | None]:
+        """Validate on the split, or a part of it, and tell the figures."""
         with self.accelerator.autocast():
-            found = validate(self.state.averaged, part, mix(self.state.seed, 3))
+            found = validate(self.state.averaged, split, mix(self.state.seed, 3))
         self.bits_per_dim = found["bits_per_dim"]
         self.tell(f"validation: {in_words(found)}")
         self._log("validation", **found)
@@ -131,7 +124,7 @@ class Records:
 
     def info(self) -> RunInfo:
         """The metadata of the run, once it is validated on the whole split."""
-        state, validation = self.state, self.validate()
+        state, validation = self.state, self.validate(self.dataset.val)
         bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
         found = [x for x in self.lines if x["kind"] == "validation" and x.get(measured) is not None]
