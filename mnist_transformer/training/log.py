@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, TextColumn
+from rich.progress import TextColumn
 
 from mnist_transformer.data import Split
 from mnist_transformer.models.base import Model, in_batches
@@ -122,8 +122,7 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
 def training(name: str) -> Iterator[Callable[[Record], None]]:
     """A function that shows the records of a run: by a bar, or lines without a terminal."""
     last_line = -math.inf
-    words = TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}")
-    with bars(TextColumn("{task.description}"), BarColumn(), words) as progress:
+    with bars(TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}")) as progress:
         # Shown by its first record, because only one of several processes reports.
         bar = progress.add_task(name, total=1.0, figures="", visible=False)
 
