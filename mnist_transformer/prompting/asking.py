@@ -76,8 +76,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Ask
     """
     model = loading.load_model(name_or_path, device)
     if not reads_prompts(model):
-        raise ValueError(
-            f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
-            "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
-        )
+        wrong = f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts"
+        expected = "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
+        raise ValueError(f"{wrong}, {expected}")
     return Asked(model)

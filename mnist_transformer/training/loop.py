@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -153,15 +154,12 @@ class _Run:
         self.state = resume.RunState(recipe, len(self.data), seed, model)
         self.records = Records(out, self.state, dataset, accelerator, clock, report)
         resumed = resume.load_newest(self.state, out, self.records.tell)
-        self.is_finished = self.weights_path.exists() and (
-            self.state.progress >= 1 or resume.is_finished(self.state, self.weights_path)
-        )
+        self.is_finished = resume.is_finished(self.state, self.weights_path)
         if resumed:
             clock.set(self.state.seconds)
         elif self.weights_path.exists() and not self.is_finished:
-            raise ValueError(
-                f"{self.weights_path} exists but no state to go on from, expected a new folder"
-            )
+            wrong = f"{self.weights_path} exists but no state to go on from"
+            raise ValueError(f"{wrong}, expected a new folder")
 
     def skip_pause(self) -> None:
         """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
@@ -182,19 +180,17 @@ class _Run:
     def _compile(self) -> None:
         """Compile the model, by a step that changes nothing and whose time is not counted."""
         seconds, model = self.clock.read(), self.state.model
-        buffers = [buffer.clone() for buffer in model.buffers()]
+        before = deepcopy(model.state_dict())
         self.parallel = torch.compile(self.parallel)
         try:
             self.accelerator.backward(self.forward().mean() * self.scale)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"recipe {self.state.recipe.name} cannot be compiled here ({reason}), expected a "
-                "compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
-            ) from error
+            name, reason = self.state.recipe.name, str(error).splitlines()[0]
+            wrong = f"recipe {name} cannot be compiled here ({reason})"
+            other = "a compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
+            raise ValueError(f"{wrong}, expected {other}") from error
         model.zero_grad()
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        model.load_state_dict(before)
         self.clock.set(seconds)
 
     def loop(self, stop: list[int]) -> None:
@@ -220,10 +216,8 @@ class _Run:
                 records.tell(f"step {state.step:,} skipped: loss {mean}, gradient norm {norm}")
                 num_skipped += 1
             if num_skipped >= MAX_SKIPPED:
-                raise ValueError(
-                    f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some: "
-                    "training diverged, try a lower lr"
-                )
+                wrong = f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some"
+                raise ValueError(f"{wrong}: training diverged, try a lower lr")
             state.model.zero_grad()
             state.step += 1
             records.durations.append(clock.now() - begun)

@@ -128,7 +128,6 @@ def schedule(progress: float, warmup: float, decay: float) -> float:
 
 
 def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Set every learning rate to its peak times a factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor

@@ -133,7 +133,6 @@ class RunState:
 
 
 def find_states(folder: Path) -> list[Path]:
-    """The states in a folder, newest first."""
     return sorted(folder.glob("state-*.safetensors"), reverse=True)
 
 
@@ -202,9 +201,8 @@ def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> b
             expected = "expected the same recipe, options and seed, or another folder"
             raise ValueError(f"{folder} holds another run, with {other}; {expected}")
     if states:
-        raise ValueError(
-            f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
-        )
+        wrong = f"none of the {len(states)} states in {folder} can be read"
+        raise ValueError(f"{wrong}, expected one to go on from")
     return False
 
 

@@ -23,7 +23,6 @@ def classes_of(text: str, names: Sequence[str]) -> list[int]:
     if not set(names) <= set(DIGITS):
         return [class_of(name.strip(), names) for name in text.split(",")]
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(
-            f"digits are {text[:20]!r}, expected one or more of {names[0]} to {names[-1]}"
-        )
+        expected = f"expected one or more of {names[0]} to {names[-1]}"
+        raise ValueError(f"digits are {text[:20]!r}, {expected}")
     return [class_of(digit, names) for digit in text]

@@ -9,9 +9,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except RecursionError as error:  # mkdir calls itself for the folder above
-        raise ValueError(
-            f"{str(path)[:40]!r}... is nested too deep, expected fewer folders"
-        ) from error
+        wrong = f"{str(path)[:40]!r}... is nested too deep"
+        raise ValueError(f"{wrong}, expected fewer folders") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -72,11 +72,9 @@ def read_metadata(path: Path, kind: str) -> dict[str, str]:
     """The metadata of a file of this kind, tensors unread; errors as in ``read``."""
     with _open(path) as file:
         metadata: dict[str, str] = file.metadata() or {}
-    if metadata.get("format") not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
-        raise ValueError(
-            f"{path} is of format {metadata.get('format')!r}, "
-            f"expected 'mnist-transformer {kind} 2', as this package writes it"
-        )
+    if (found := metadata.get("format")) not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
+        expected = f"expected 'mnist-transformer {kind} 2', as this package writes it"
+        raise ValueError(f"{path} is of format {found!r}, {expected}")
     return metadata
 
 
@@ -116,8 +114,7 @@ def _open(path: Path) -> Iterator[Any]:
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> int:
     """CRC-32 of the metadata and of every tensor's name, type, shape and bytes.
 
-    Args:
-        metadata: None for format 1, whose checksum covers the tensors' bytes alone.
+    Without metadata, as in format 1, it covers the tensors' bytes alone.
     """
     crc = 0
     if metadata is not None:
