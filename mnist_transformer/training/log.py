@@ -56,21 +56,18 @@ def validate(model: Model, split: Split, seed: int) -> dict[str, float | None]:
     A loss that draws at random draws the same at every call, from ``seed``.
 
     Returns:
-        ``loss``: the training objective; None where evaluation mode measures another.
+        ``loss``: the training objective.
         ``bits_per_dim``: over all dimensions; None for a model without a likelihood.
         ``num_images``, and the model's own figures.
     """
     torch.manual_seed(seed)
     images, cond = split.batch(torch.arange(len(split)))
-    loss = bits = None
+    bits, some = None, slice(None)
     if model.likelihood is not None:
         nats = in_batches(model, model.nll, images, cond, batch_size=VALIDATION_BATCH)
-        bits = nats.mean().item() / (math.log(2) * images[0].numel())
-    if model.objective_in_eval:
-        some = slice(None if bits is None else LOSS_IMAGES)
-        columns = images[some], cond[some]
-        loss = in_batches(model, model.loss, *columns, batch_size=VALIDATION_BATCH).mean().item()
-    found = {"loss": loss, "bits_per_dim": bits, "num_images": len(split)}
+        bits, some = nats.mean().item() / (math.log(2) * images[0].numel()), slice(LOSS_IMAGES)
+    nats = in_batches(model, model.loss, images[some], cond[some], batch_size=VALIDATION_BATCH)
+    found = {"loss": nats.mean().item(), "bits_per_dim": bits, "num_images": len(split)}
     return found | model.figures(images, cond)
 
 
