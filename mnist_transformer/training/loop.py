@@ -33,7 +33,7 @@ from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
-from mnist_transformer.training.runtime import Clock, Timer
+from mnist_transformer.training.runtime import Clock
 from mnist_transformer.utils.checks import check_below
 from mnist_transformer.utils.devices import fork_rng
 from mnist_transformer.utils.files import make_folder
@@ -196,8 +196,7 @@ class _Run:
     def loop(self, stop: list[int]) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit once a signal is in ``stop``."""
         accelerator, clock, state, records = self.accelerator, self.clock, self.state, self.records
-        recipe = state.recipe
-        saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
+        recipe, num_skipped = state.recipe, 0
         while state.progress < 1:
             begun = clock.now()
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
@@ -222,7 +221,7 @@ class _Run:
             state.step += 1
             records.durations.append(clock.now() - begun)
             if accelerator.is_main_process:
-                if saving.due(state.seconds) or stopped or state.progress >= 1:
+                if records.due("save", SAVE_SECONDS) or stopped or state.progress >= 1:
                     try:
                         resume.save(state, self.out)
                     except OSError as error:  # a full disk is no reason to stop

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,20 +43,6 @@ class Clock:
     def set(self, seconds: float) -> None:
         """Make this moment so many seconds of the run."""
         self._zero = self.now() - seconds
-
-
-@dataclass
-class Timer:
-    """Is due every so many seconds of the run, counted from ``last``."""
-
-    every: float
-    last: float
-
-    def due(self, seconds: float) -> bool:
-        if seconds - self.last < self.every:
-            return False
-        self.last = seconds
-        return True
 
 
 def override(
