@@ -43,10 +43,7 @@ def bits_per_dim(
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean over a split, given the class or not, as ``nll`` has it.
-
-    ValueError without a likelihood or images.
-    """
+    """Mean over a split, given the class or not; ValueError as ``nll``, and without images."""
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 

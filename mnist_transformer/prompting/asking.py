@@ -70,10 +70,7 @@ def reads_prompts(model: Model) -> TypeGuard[Prompted | Reader]:
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
-    """A system ready to be asked; arguments and errors as in ``mnist_transformer.load``.
-
-    A model that does not read prompts raises ValueError too.
-    """
+    """A system ready to be asked, as ``mnist_transformer.load`` finds it; ValueError likewise."""
     model = loading.load_model(name_or_path, device)
     if not reads_prompts(model):
         wrong = f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts"

@@ -37,10 +37,7 @@ def weights(model: str) -> Path:
 
 
 class LLM:
-    """A frozen language model, named as its GGUF file, up to one of its layers.
-
-    ValueError: the extra is not installed, or the model has no such layer.
-    """
+    """A language model up to a layer; ValueError: no such layer, or an extra is not installed."""
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
         path = weights(model)

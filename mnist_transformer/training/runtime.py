@@ -1,7 +1,4 @@
-"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals.
-
-accelerate chooses the processes; this module chooses device and precision.
-"""
+"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals."""
 
 import math
 import os
@@ -119,11 +116,8 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
 
 def claim(folder: Path) -> AbstractContextManager[Any]:
-    """Keep other runs out of a folder within the context; ValueError if another one is there.
-
-    The system lets go of the folder when the process ends, however it does.
-    """
-    try:
+    """A context that keeps other runs out of a folder; ValueError if one is in it."""
+    try:  # the system opens the lock when the process ends, however it does
         return FileLock(folder / ".lock", blocking=False).acquire()
     except Timeout as error:
         raise ValueError(f"{folder} is in use by another run, expected another folder") from error

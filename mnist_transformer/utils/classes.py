@@ -14,10 +14,7 @@ def class_of(name: str, names: Sequence[str]) -> int:
 
 
 def classes_of(text: str, names: Sequence[str]) -> list[int]:
-    """The labels that a text asks for: the digits of a number, or names joined by commas.
-
-    A text that names no class raises ValueError.
-    """
+    """The labels of a number's digits, or of names joined by commas; ValueError for other texts."""
     if text in names:  # maybe one with a comma in it
         return [names.index(text)]
     if not set(names) <= set(DIGITS):
