@@ -37,7 +37,7 @@ def weights(model: str) -> Path:
 
 
 class LLM:
-    """A language model up to a layer; ValueError: no such layer, or an extra is not installed."""
+    """A GGUF file's model up to a layer; ValueError: no such layer, or an extra is missing."""
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
         path = weights(model)

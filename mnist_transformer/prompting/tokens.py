@@ -8,7 +8,7 @@ of a model that draws from prompts is a row
     class of the image | bytes, ASK, digits | PAD ...
 
 A model predicts an answer symbol by symbol: its state at ASK predicts the ones, its state at a
-digit the next digit to the left. END says that there is no further digit.
+digit the next digit to the left. END follows the last digit.
 
 Shapes: Q prompts, T tokens, K symbols of an answer at most, V digits and END.
 """

@@ -224,7 +224,7 @@ class _Run:
                 if records.due("save", SAVE_SECONDS) or stopped or state.progress >= 1:
                     try:
                         resume.save(state, self.out)
-                    except OSError as error:  # a full disk is no reason to stop
+                    except OSError as error:  # a full disk does not end a run
                         records.tell(f"could not save the state, the one before is kept: {error}")
                 records.keep()
             if stopped:

@@ -30,7 +30,7 @@ NUM_KEPT = 2
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
-# What optimizers keep for each weight, in its shape, beside its number of steps.
+# Optimizers keep these for each weight, in its shape, beside its number of steps.
 ENTRIES = {Muon: ("momentum_buffer",), torch.optim.AdamW: ("exp_avg", "exp_avg_sq")}
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 

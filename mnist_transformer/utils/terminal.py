@@ -54,7 +54,7 @@ def show(picture: "Image") -> None:
     """Draw a picture, as finely as the terminal can; nothing where the output is not a terminal."""
     if not screen.is_terminal:
         return
-    width = min(picture.width, screen.width)  # a pixel a column
+    width = min(picture.width, screen.width)  # one pixel per column
     # Colours, and the blocks of which two stand in a column, need a terminal for them.
     if screen.color_system and not screen.no_color and screen.encoding.startswith("utf"):
         logging.getLogger("textual_image").addHandler(logging.NullHandler())
