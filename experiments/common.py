@@ -32,8 +32,8 @@ from mnist_transformer.models.loading import find_weights
 from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.info import read_info
+from mnist_transformer.training.log import training
 from mnist_transformer.training.loop import train
-from mnist_transformer.training.progress import training
 from mnist_transformer.utils.devices import to_device
 from mnist_transformer.utils.images import enlarge, figure_png, grid, save_png
 from mnist_transformer.utils.terminal import exit_code, stages

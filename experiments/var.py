@@ -32,9 +32,8 @@ from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.var import Var
 from mnist_transformer.models.vqvae import VQVAE, VQVAEConfig
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.training.log import read_metrics
+from mnist_transformer.training.log import read_metrics, training
 from mnist_transformer.training.loop import train
-from mnist_transformer.training.progress import training
 from tools import trials
 
 RASTER = "7 in raster order"

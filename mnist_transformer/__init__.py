@@ -71,13 +71,11 @@ def sample(
     elif device is not None:
         model = to_device(model, device)
     names = model.class_names
-    labels: Sequence[int] | Tensor | None
+    labels: Any = cond
     if isinstance(cond, str):
         labels = classes.classes_of(cond, names)
     elif isinstance(cond, Sequence):
         labels = [classes.class_of(c, names) if isinstance(c, str) else c for c in cond]
-    else:
-        labels = cond
     if seeds is None:
         if labels is None:
             raise ValueError("cond and seeds are both None, expected one of them")

@@ -1,7 +1,5 @@
 """``python -m mnist_transformer``."""
 
-import sys
-
 from mnist_transformer.cli import main
 
-sys.exit(main())
+raise SystemExit(main())

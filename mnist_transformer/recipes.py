@@ -48,7 +48,7 @@ class Recipe:
     about: str = ""
 
 
-# The head is half as wide as a grey model's: it draws one bit a pixel.
+# The head is half as wide as a grey model's: it draws one bit per pixel.
 _scan = PatchConfig(
     SCANS,
     patch_size=8,

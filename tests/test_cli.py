@@ -370,8 +370,7 @@ def test_train_then_draw_then_eval(
 
 
 def test_training_shows_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    from mnist_transformer.training.log import Record
-    from mnist_transformer.training.progress import training
+    from mnist_transformer.training.log import Record, training
 
     record = Record(
         step=10,

@@ -187,14 +187,14 @@ def test_drawn_sets_are_balanced_and_differ_by_seed() -> None:
     assert not torch.equal(images, other)
 
 
-def test_measure_finds_every_figure(dataset: Dataset) -> None:
+def test_measure_finds_every_figure(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "load_judge", lambda spec: Reader())
     stages = []
     found = evaluate.measure(
         Uniform(),
         dataset,
         evaluate.Samples(100, seeds=(0, 1), guidances=(1.0, 3.0)),
         report=lambda stage, done, total: stages.append((stage, done <= total)),
-        judge=Reader(),
     )
     for name in ("bits_per_dim", "bits_per_dim_val", "bits_per_dim_null"):
         assert found[name] == pytest.approx(8)

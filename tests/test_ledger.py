@@ -12,6 +12,13 @@ from mnist_transformer.models import checkpoint
 from tools import report
 
 
+@pytest.fixture(autouse=True)
+def with_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models without a recipe stand in no table."""
+    made = dict.fromkeys(("tiny", "other"), report.RECIPES["mnist-mar"])
+    monkeypatch.setattr(report, "RECIPES", report.RECIPES | made)
+
+
 def figure(mean: float) -> dict[str, float]:
     return {"mean": mean, "sd": 0.001}
 

@@ -90,7 +90,8 @@ def test_weights_are_averaged_over_a_share_of_the_run():
     average = optim.averaged(model, horizon=0.1)
     for step in range(1000):
         with torch.no_grad():
-            model.gate.output.bias.fill_(step)
+            model.decoder.gate.output.bias.fill_(step)
         average.update_parameters(model)
     # Under w(t) ~ t^(1 / horizon) the mean lies horizon / (1 + horizon) before the end.
-    assert float(average.module.gate.output.bias) == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)
+    mean = float(average.module.decoder.gate.output.bias)
+    assert mean == pytest.approx(1000 * (1 - 1 / 12), rel=0.02)

@@ -113,19 +113,17 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
 
 
 def test_validation_measures_the_objective_of_training():
-    """And the likelihood; a model that draws with guidance built in has another objective."""
-    plain = replace(TINY, class_drop=0.0)
-    model, val = moved(plain), DATASET.val
-    found = runlog.validate(model, val, seed=0)
-    with torch.no_grad():
-        objective = model.train().loss(val.images, val.labels).mean().item()
-    assert found["loss"] == pytest.approx(objective)
-    assert found["bits_per_dim"] == pytest.approx(objective / 64 / 0.6931472)
-    guided = moved(replace(plain, built_in_guidance=1.7))
-    found = runlog.validate(guided, val, seed=0)
-    assert found["loss"] is None
-    assert found["bits_per_dim"] > 0
-    assert runlog.in_words(found) == f"{found['bits_per_dim']:.4f} bits/dim on 6 images"
+    """And the likelihood, which is another figure of a model with guidance built in."""
+    val = DATASET.val
+    for guidance in (1.0, 1.7):
+        model = moved(replace(TINY, class_drop=0.0, built_in_guidance=guidance))
+        found = runlog.validate(model, val, seed=0)
+        with torch.no_grad():
+            objective = model.train().loss(val.images, val.labels).mean().item()
+        assert found["loss"] == pytest.approx(objective)
+        bits = pytest.approx(objective / 64 / 0.6931472)
+        assert (found["bits_per_dim"] == bits) == (guidance == 1)
+        assert runlog.in_words(found) == f"{found['bits_per_dim']:.4f} bits/dim on 6 images"
 
 
 def test_the_plot_has_a_row_of_panels_for_each_quantity():
@@ -171,7 +169,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypat
         lambda tree: tree.pop("run"),
         lambda tree: tree.update(run=3),
         lambda tree: tree.pop("model"),
-        lambda tree: tree["model"].pop("before.weight"),
+        lambda tree: tree["model"].pop("classes.table.weight"),
         lambda tree: tree.update(step="x"),
         lambda tree: tree.update(seconds=None),
         lambda tree: tree.update(ema=None),

@@ -218,14 +218,15 @@ def test_it_learns(tmp_path):
     assert error < 0.3 * (few.train.images / 255).var()
 
 
-def test_its_figures_are_measured():
+def test_its_figures_are_measured(monkeypatch):
     torch.manual_seed(0)
+    judge = ClassifierConfig(make_spec(8, 3), width=2).build()
+    monkeypatch.setattr(evaluate, "load_judge", lambda spec: judge)
     splits = [Split(random_images(number), torch.arange(number) % 10) for number in (60, 30, 40)]
     found = evaluate.measure(
         make(),
         replace(DATASET, train=splits[0], val=splits[1], test=splits[2]),
         evaluate.Samples(30, seeds=(0, 1)),
-        judge=ClassifierConfig(make_spec(8, 3), width=2).build(),
     )
     row = ledger.make_row("tiny", found, parameters=7)
     assert 0 < found["reconstruction"]["squared_error"] < 1

@@ -71,20 +71,16 @@ def models_table(rows: Rows) -> str:
     def seconds(row: Row) -> str:
         return tables.number(1 / row["metrics"]["images_per_second"]["1"], 2)
 
-    found = sorted(tables.having(rows, "drawn"), key=tables.fd_cnn)
-    return tables.markdown(
-        ["model", "draws", "parameters", "seconds per digit", "test bits/dim", "fd_cnn"],
-        (
-            [
-                f"`{tables.name(row)}`",
-                RECIPES[tables.name(row)].about,
-                tables.size(row),
-                seconds(row),
-                tables.bits(row),
-                tables.fd_cnn(row),
-            ]
-            for row in found
-        ),
+    return tables.table(
+        [
+            ("model", lambda row: f"`{tables.name(row)}`"),
+            ("draws", lambda row: RECIPES[tables.name(row)].about),
+            ("parameters", tables.size),
+            ("seconds per digit", seconds),
+            ("test bits/dim", tables.bits),
+            ("fd_cnn", tables.fd_cnn),
+        ],
+        sorted(tables.having(rows, "drawn"), key=tables.fd_cnn),
         num_text=2,
     )
 

@@ -101,6 +101,8 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
     Lines with the same first setting, a model in most tables, stand together.
     """
     groups = by_settings(of(experiment, rows))
+    if not groups:  # rows stay where a script has gone
+        check_experiment(experiment)
     by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
     groups = list(chain(*by_first))
     metrics = [row["metrics"] for group in groups for row in group]

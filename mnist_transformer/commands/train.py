@@ -43,7 +43,7 @@ def train(
     from mnist_transformer.data.folder import SIZE
     from mnist_transformer.recipes import GENERIC, find_recipe
     from mnist_transformer.training import loop
-    from mnist_transformer.training.progress import training
+    from mnist_transformer.training.log import training
 
     place, found = out or Path("runs") / recipe, find_recipe(recipe)
     runs = {place: found}

@@ -73,10 +73,7 @@ def make_row(
 ) -> Row:
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
-    Args:
-        parameters: number of the model's parameters.
-        known: of FIELDS ``dataset``, ``exact``, ``command``, and of the training ``images_seen``
-            and ``seconds``.
+    ``known`` are others of FIELDS; ``images_seen`` and ``seconds`` are those of the training.
     """
     import torch
 

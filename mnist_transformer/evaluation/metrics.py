@@ -5,8 +5,8 @@
 - fd_cnn, the Frechet distance between two sets of features (arXiv 1706.08500),
   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), on features of this project's own classifier;
   never comparable with a published FID, which uses Inception features.
-- Improved precision and recall (arXiv 1904.06991): the share of one set within the balls around
-  the other set's points, each of which reaches to the k-th nearest neighbour of its centre.
+- Improved precision and recall (arXiv 1904.06991, equations 1 and 2): the share of one set within
+  the balls around the other set's points, each as wide as the k-th nearest neighbour is far.
 - Copy check: distances, in pixels, of images to their nearest training image.
 
 Shapes: N images or points, F features, C channels, H x W pixels. All in float64 on the CPU,
@@ -43,10 +43,7 @@ def bits_per_dim(
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean over a split, given the class or not, as ``nll`` has it.
-
-    ValueError without a likelihood or images.
-    """
+    """Mean over a split, given the class or not; ValueError as ``nll``, and without images."""
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 
@@ -76,16 +73,11 @@ def fd_cnn(real_NF: Tensor, drawn_NF: Tensor) -> float:
 
 
 def precision_recall(real_NF: Tensor, drawn_NF: Tensor) -> dict[str, float]:
-    """Improved precision and recall of features (arXiv 1904.06991, equations 1 and 2).
-
-    Fractions in [0, 1]: drawn images that look real; real images that can be drawn.
-    """
+    """Fractions in [0, 1]: drawn images that look real; real images that can be drawn."""
     _check_features(real_NF, drawn_NF, least=NUM_NEIGHBOURS + 1)
     real_NF, drawn_NF = real_NF.double(), drawn_NF.double()
-    return {
-        "precision": _share_covered(drawn_NF, real_NF),
-        "recall": _share_covered(real_NF, drawn_NF),
-    }
+    precision, recall = _share_covered(drawn_NF, real_NF), _share_covered(real_NF, drawn_NF)
+    return {"precision": precision, "recall": recall}
 
 
 def _share_covered(points_NF: Tensor, centres_NF: Tensor) -> float:

@@ -9,6 +9,7 @@ and the error of reconstructions are all there is. Test data measures; it never 
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,9 +86,8 @@ def load_data(
     Raises ValueError as ``load_dataset`` does, and if its images or classes are others.
     """
     spec: DataSpec = model.config.data
-    if recipe is None or callable(recipe.model):  # which any data set may have
-        name = spec.name.partition(":")[0]
-    else:
+    name = spec.name.partition(":")[0]
+    if recipe is not None and not callable(recipe.model):  # which any data set may have
         name = recipe.dataset
     how = {"size": spec.shape[1], "channels": spec.shape[0]} if name == "folder" else {}
     dataset = load_dataset(name, folder, **how)
@@ -103,19 +103,13 @@ def measure(
     samples: Samples = FULL,
     *,
     recipe: Recipe | None = None,
-    judge: Judge | None = None,
     report: Progress = quiet,
 ) -> Metrics:
-    """Measure a model that passes ``check_measurable``; with its recipe, training's speed too.
-
-    Args:
-        judge: the judge of drawn images; by default the shipped one, if there is one.
-    """
+    """Measure a model that passes ``check_measurable``; with its recipe, training's speed too."""
     if isinstance(model, Judge):
         return judge_figures(model, dataset)
     found: Metrics = {}
-    if judge is None and dataset.spec.judge in shipped():
-        judge = load_judge(dataset.spec)
+    judge = load_judge(dataset.spec) if dataset.spec.judge in shipped() else None
     if judge is not None:
         # Sets of equal size: of test images, and of training images for each seed.
         test = dataset.test.spaced(samples.num_samples).images
@@ -155,16 +149,13 @@ def measure(
 def check_measurable(model: Model, samples: Samples) -> None:
     """Raise ValueError for a kind of model that is not measured, or too few samples or seeds."""
     if not isinstance(model, Judge | GenerativeModel | Tokenizer):
-        raise ValueError(
-            f"a {type(model).__name__.lower()} neither draws, nor encodes, nor judges: its reading "
-            "is measured by `python -m experiments.prompting`"
-        )
+        wrong = f"a {type(model).__name__.lower()} neither draws, nor encodes, nor judges"
+        other = "its reading is measured by `python -m experiments.prompting`"
+        raise ValueError(f"{wrong}: {other}")
     least = 2 * model.num_classes if isinstance(model, GenerativeModel) else 2
     if samples.num_samples < least or not samples.seeds:
-        raise ValueError(
-            f"got {samples.num_samples} samples and {len(samples.seeds)} seeds, "
-            f"expected {least} samples or more and a seed or more"
-        )
+        got = f"got {samples.num_samples} samples and {len(samples.seeds)} seeds"
+        raise ValueError(f"{got}, expected {least} samples or more and a seed or more")
 
 
 def load_judge(spec: DataSpec) -> Judge:
@@ -213,17 +204,14 @@ def _judged(
     judge: Judge, reference_NF: Tensor, report: Progress, stage: str, sets: Sequence[Images]
 ) -> Metrics:
     """Mean and standard deviation over the sets, one per seed, beside features of test images."""
-    measured: list[dict[str, float]] = []
-    for images, labels in sets:
+    columns: dict[str, list[float]] = defaultdict(list)
+    for done, (images, labels) in enumerate(sets, start=1):
         features_NF = in_batches(judge, judge.features, images)
-        figures = {
-            "agreement": metrics.class_agreement(images, labels, judge),
-            "fd_cnn": metrics.fd_cnn(reference_NF, features_NF),
-            **metrics.precision_recall(reference_NF, features_NF),
-        }
-        measured.append(figures)
-        report(stage, len(measured), len(sets))
-    columns = {name: [figures[name] for figures in measured] for name in measured[0]}
+        columns["agreement"].append(metrics.class_agreement(images, labels, judge))
+        columns["fd_cnn"].append(metrics.fd_cnn(reference_NF, features_NF))
+        for name, share in metrics.precision_recall(reference_NF, features_NF).items():
+            columns[name].append(share)
+        report(stage, done, len(sets))
     return {
         name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
         for name, values in columns.items()

@@ -99,10 +99,8 @@ def throughput(
     """Train a copy of the model for a few steps, as the recipe does, and count; figures by name.
 
     A step is forward, backward and optimizer. ``flops_per_image`` are one image's, forward and
-    backward; ``peak_flops`` a second's of the best large matrix product, in ``peak_dtype``.
-
-    Args:
-        split: real images, because the cost of a step may depend on them.
+    backward; ``peak_flops`` a second's of the best large matrix product, in ``peak_dtype``. Images
+    are real ones, because the cost of a step may depend on them.
     """
     device = model.device
     model = copy.deepcopy(model).train()

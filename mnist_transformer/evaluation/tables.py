@@ -8,7 +8,6 @@ from typing import Any
 from mnist_transformer.evaluation.ledger import Row
 
 NOTHING = "–"
-
 Cell = Callable[[Any], str]
 Rows = Mapping[str, Row]
 """The latest row of each recipe, by its name."""
@@ -30,10 +29,10 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[str]], num_text: int =
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def table(columns: Sequence[tuple[str, Cell]], rows: Iterable[Any]) -> str:
+def table(columns: Sequence[tuple[str, Cell]], rows: Iterable[Any], num_text: int = 1) -> str:
     """A markdown table of columns: a head, and a function from a row to its cell."""
     heads, cells = zip(*columns, strict=True)
-    return markdown(heads, ([cell(row) for cell in cells] for row in rows))
+    return markdown(heads, ([cell(row) for cell in cells] for row in rows), num_text)
 
 
 def number(value: float | None, digits: int, scale: float = 1) -> str:
@@ -60,8 +59,6 @@ def plus_minus(spread: Mapping[str, float] | None, digits: int = 3, scale: float
 
 
 percent = partial(plus_minus, digits=1, scale=100)
-
-
 name: Cell = itemgetter("recipe")
 device: Cell = itemgetter("device")
 

@@ -27,7 +27,6 @@ class Model(nn.Module, ABC):
 
     likelihood: ClassVar[Literal["exact", "bound"] | None] = None  # of nll
     loss_sums_dims: ClassVar[bool] = False  # the loss is a sum over C*H*W dimensions, as nats are
-    objective_in_eval: bool = True  # loss is the training objective in evaluation mode too
     adamw_modules: ClassVar[tuple[str, ...]] = ()  # trained by AdamW instead of Muon
 
     def __init__(self, config: Any) -> None:

@@ -70,14 +70,10 @@ def reads_prompts(model: Model) -> TypeGuard[Prompted | Reader]:
 
 
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
-    """A system ready to be asked; arguments and errors as in ``mnist_transformer.load``.
-
-    A model that does not read prompts raises ValueError too.
-    """
+    """A system ready to be asked, as ``mnist_transformer.load`` finds it; ValueError likewise."""
     model = loading.load_model(name_or_path, device)
     if not reads_prompts(model):
-        raise ValueError(
-            f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts, "
-            "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
-        )
+        wrong = f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts"
+        expected = "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
+        raise ValueError(f"{wrong}, {expected}")
     return Asked(model)

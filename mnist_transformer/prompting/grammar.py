@@ -106,7 +106,6 @@ def _fitting(templates: list[str], operands: tuple[int, ...]) -> list[str]:
 
 
 def _refused(rng: random.Random, source: Templates) -> Prompt:
-    """A request to refuse."""
     kind = rng.choice(("chat", "chat", "thing", "number", "result", "unsupported", "unfinished"))
     a, b = _unheld(rng)
     frame = rng.choice(source.frames + source.result_frames)

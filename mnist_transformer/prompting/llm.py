@@ -27,11 +27,9 @@ def weights(model: str) -> Path:
     """The GGUF file of a model. Raises ValueError if it, or a package that it needs, is missing."""
     for name in ("transformers", "gguf", PACKAGE):
         # Importing the last one would need llm and llama-cpp-python.
-        package = importlib.util.find_spec(name)
+        package: Any = importlib.util.find_spec(name)
         if package is None:
             raise ValueError(f"SmolLM2 needs the package {name.replace('_', '-')}: {INSTALL}")
-    assert package is not None
-    assert package.origin is not None
     path = Path(package.origin).with_name(f"{model}.gguf")
     if not path.is_file():
         raise ValueError(f"{PACKAGE} does not hold {path.name}, expected one that does: {INSTALL}")
@@ -39,10 +37,7 @@ def weights(model: str) -> Path:
 
 
 class LLM:
-    """A frozen language model, named as its GGUF file, up to one of its layers.
-
-    ValueError: the extra is not installed, or the model has no such layer.
-    """
+    """A GGUF file's model up to a layer; ValueError: no such layer, or an extra is missing."""
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
         path = weights(model)

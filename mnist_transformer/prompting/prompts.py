@@ -109,11 +109,9 @@ def is_held_out(operands: Sequence[int]) -> bool:
 
 
 def plain(text: str) -> str:
-    """The text in the characters that training prompts have: digits of any script are 0 to 9.
-
-    Raises ValueError for a character that means none of them.
-    """
+    """The text in the characters that training prompts have; ValueError for any other one."""
     text = text.translate(_TYPED)
+    # Digits of any script are 0 to 9.
     text = "".join(" " if c.isspace() else str(unicodedata.decimal(c, c)) for c in text)
     if odd := _UNLEARNT.search(text):
         expected = f"expected letters a to z, decimal digits and signs of {LEARNT}"

@@ -8,7 +8,7 @@ of a model that draws from prompts is a row
     class of the image | bytes, ASK, digits | PAD ...
 
 A model predicts an answer symbol by symbol: its state at ASK predicts the ones, its state at a
-digit the next digit to the left. END says that there is no further digit.
+digit the next digit to the left. END follows the last digit.
 
 Shapes: Q prompts, T tokens, K symbols of an answer at most, V digits and END.
 """
@@ -31,10 +31,7 @@ Digits: TypeAlias = tuple[int, ...]  # as they are written, most significant fir
 
 
 def encode(text: str, digits: Sequence[int] = ()) -> list[int]:
-    """Tokens of a prompt and the digits of its answer, most significant first, if there are any.
-
-    An empty text, or one of more than MAX_BYTES bytes, raises ValueError.
-    """
+    """Tokens of a prompt and the digits of its answer; ValueError: it is empty or too long."""
     # A terminal may send half of a surrogate pair, which UTF-8 cannot hold.
     content = text.encode(errors="replace")
     if not text.strip():
@@ -82,9 +79,7 @@ def read_greedily(
 ) -> list[Digits]:
     """The likeliest answer of every prompt, symbol by symbol.
 
-    Args:
-        logits: (Q, K, V) of a batch of prompts, given the digits of their answers so far.
-        prompts: in any form that ``logits`` takes, along the first dimension.
+    ``logits`` gives those (Q, K, V) of a batch of prompts and the digits of their answers so far.
     """
     read: list[Digits] = []
     for first in range(0, len(prompts), READ_AT_ONCE):

@@ -2,33 +2,25 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mnist_transformer.utils.checks import from_json
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A training run in figures; None for all that a checkpoint does not tell.
-
-    Args:
-        images_seen: training images, counted with repetition.
-        seconds: duration with validation and saving, without pauses.
-        torch: the version of torch.
-        validation: figures on the whole validation split, in words.
-        validation_bits_per_dim: likelihood on the whole validation split.
-        curve: (seconds, images seen, bits/dim or else the loss) at each validation.
-    """
+    """A training run in figures; None for all that a checkpoint does not tell."""
 
     recipe: str
     dataset: str | None = None
-    images_seen: int | None = None
+    images_seen: int | None = None  # counted with repetition
     steps: int | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # with validation and saving, without pauses
     seed: int | None = None
-    torch: str | None = None
-    validation: str | None = None
-    validation_bits_per_dim: float | None = None
+    torch: str | None = None  # its version
+    validation: str | None = None  # figures on the whole validation split, in words
+    validation_bits_per_dim: float | None = None  # on the whole split too
+    # (seconds, images seen, bits/dim or else the loss) at each validation.
     curve: tuple[tuple[float, int, float], ...] | None = None
 
 
@@ -44,10 +36,10 @@ def read_info(weights: Path) -> RunInfo:
     notes = checkpoint.read_notes(weights)
     notes = {"recipe": weights.stem, "images_seen": notes.get("images"), **notes}
     values: dict[str, Any] = {field.name: notes.get(field.name) for field in fields(RunInfo)}
-    for name, value in values.items():
-        if isinstance(value, str) and name not in ("recipe", "dataset", "torch", "validation"):
-            values[name] = trees.parse(value)
+    for name in values.keys() - {"recipe", "dataset", "torch", "validation"}:
+        if isinstance(values[name], str):
+            values[name] = trees.parse(values[name])
     try:
-        return cast(RunInfo, from_json(RunInfo, values))
+        return from_json(RunInfo, values)
     except ValueError as error:
         raise ValueError(f"{weights} has notes of another kind: {error}") from error

@@ -1,4 +1,4 @@
-"""The measurements of a training run: records, validation, metrics.jsonl, and their plot.
+"""The measurements of a training run: records, validation, metrics.jsonl, plot and terminal.
 
 Each line of metrics.jsonl is a JSON object with ``kind`` "train" or "validation", the place in
 the run (``step``, ``images``, ``seconds``) and its measurements. ``loss`` is the training
@@ -6,17 +6,22 @@ objective in both kinds; ``bits_per_dim`` is the likelihood of validation images
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import TextColumn
 
 from mnist_transformer.data import Split
 from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.images import figure_png
+from mnist_transformer.utils.terminal import LINE_SECONDS, bars, complain, errors
 
 VALIDATION_BATCH = 250
 LOSS_IMAGES = 1_000  # have their loss measured too where there is a likelihood
@@ -30,25 +35,18 @@ AXES = {"seconds": (1 / 60, "minutes"), "images": (1e-3, "thousand training imag
 class Record:
     """One report of a training run.
 
-    Args:
-        images: training images seen, counted with repetition.
-        seconds: duration of the run, with validation and saving; without the steps that a
-            killed run lost, and without the time until it was started again.
-        progress: from 0 to 1.
-        loss: the training objective per image, mean over the last steps.
-        bits_per_dim: likelihood at the last validation; None before it, or if there is none.
-        images_per_second: of the last steps alone.
-        seconds_left: at the pace so far; None before the first step.
+    ``seconds`` count validation and saving, but neither the steps that a killed run lost nor the
+    time until it was started again.
     """
 
     step: int
-    images: int
+    images: int  # seen in training, counted with repetition
     seconds: float
-    progress: float
-    loss: float
-    bits_per_dim: float | None
-    images_per_second: float
-    seconds_left: float | None
+    progress: float  # from 0 to 1
+    loss: float  # the training objective per image, mean over the last steps
+    bits_per_dim: float | None  # at the last validation, if there was one and a likelihood
+    images_per_second: float  # of the last steps alone
+    seconds_left: float | None  # at the pace so far; None before the first step
     message: str | None = None
 
 
@@ -58,21 +56,18 @@ def validate(model: Model, split: Split, seed: int) -> dict[str, float | None]:
     A loss that draws at random draws the same at every call, from ``seed``.
 
     Returns:
-        ``loss``: the training objective; None where evaluation mode measures another.
+        ``loss``: the training objective.
         ``bits_per_dim``: over all dimensions; None for a model without a likelihood.
         ``num_images``, and the model's own figures.
     """
     torch.manual_seed(seed)
     images, cond = split.batch(torch.arange(len(split)))
-    loss = bits = None
+    bits, some = None, slice(None)
     if model.likelihood is not None:
         nats = in_batches(model, model.nll, images, cond, batch_size=VALIDATION_BATCH)
-        bits = nats.mean().item() / (math.log(2) * images[0].numel())
-    if model.objective_in_eval:
-        some = slice(None if bits is None else LOSS_IMAGES)
-        columns = images[some], cond[some]
-        loss = in_batches(model, model.loss, *columns, batch_size=VALIDATION_BATCH).mean().item()
-    found = {"loss": loss, "bits_per_dim": bits, "num_images": len(split)}
+        bits, some = nats.mean().item() / (math.log(2) * images[0].numel()), slice(LOSS_IMAGES)
+    nats = in_batches(model, model.loss, images[some], cond[some], batch_size=VALIDATION_BATCH)
+    found = {"loss": nats.mean().item(), "bits_per_dim": bits, "num_images": len(split)}
     return found | model.figures(images, cond)
 
 
@@ -118,3 +113,35 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
             axes.set(xlabel=unit, ylabel=PANELS[name])
             axes.grid(alpha=0.3)
     return figure_png(figure)
+
+
+@contextmanager
+def training(name: str) -> Iterator[Callable[[Record], None]]:
+    """A function that shows the records of a run: by a bar, or lines without a terminal."""
+    last_line = -math.inf
+    with bars(TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}")) as progress:
+        # Shown by its first record, because only one of several processes reports.
+        bar = progress.add_task(name, total=1.0, figures="", visible=False)
+
+        def report(record: Record) -> None:
+            nonlocal last_line
+            figures = _figures(record)
+            progress.update(bar, completed=record.progress, figures=figures, visible=True)
+            if record.message:
+                complain(record.message)
+            elif not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
+                complain(f"{name} {record.progress:.0%} {figures}")
+
+        yield report
+
+
+def _figures(record: Record) -> str:
+    parts = [] if math.isnan(record.loss) else [f"loss {record.loss:.4g}"]
+    if record.bits_per_dim is not None:
+        parts.append(f"validation {record.bits_per_dim:.3f} bits/dim")
+    if record.images_per_second:
+        parts.append(f"{record.images_per_second:.0f} images/s")
+    if record.seconds_left is not None:
+        parts.append(f"{timedelta(seconds=round(record.seconds_left))} left")
+    return " · ".join(parts)

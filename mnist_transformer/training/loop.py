@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -32,7 +33,7 @@ from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
-from mnist_transformer.training.runtime import Clock, Timer
+from mnist_transformer.training.runtime import Clock
 from mnist_transformer.utils.checks import check_below
 from mnist_transformer.utils.devices import fork_rng
 from mnist_transformer.utils.files import make_folder
@@ -132,14 +133,11 @@ class _Run:
     ) -> None:
         self.out, self.accelerator, self.clock = out, accelerator, clock
         self.weights_path = out / "model.safetensors"
+        wrong = f"batch_size is {recipe.batch_size}, expected"
         if recipe.batch_size % accelerator.num_processes:
-            raise ValueError(
-                f"batch_size is {recipe.batch_size}, expected a multiple of the "
-                f"{accelerator.num_processes} processes"
-            )
+            raise ValueError(f"{wrong} a multiple of the {accelerator.num_processes} processes")
         if recipe.batch_size > len(dataset.train):
-            expected = f"expected at most the {len(dataset.train):,} training images"
-            raise ValueError(f"batch_size is {recipe.batch_size}, {expected}")
+            raise ValueError(f"{wrong} at most the {len(dataset.train):,} training images")
         torch.manual_seed(resume.mix(seed, 2))
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer
@@ -156,15 +154,12 @@ class _Run:
         self.state = resume.RunState(recipe, len(self.data), seed, model)
         self.records = Records(out, self.state, dataset, accelerator, clock, report)
         resumed = resume.load_newest(self.state, out, self.records.tell)
-        self.is_finished = self.weights_path.exists() and (
-            self.state.progress >= 1 or resume.is_finished(self.state, self.weights_path)
-        )
+        self.is_finished = resume.is_finished(self.state, self.weights_path)
         if resumed:
             clock.set(self.state.seconds)
         elif self.weights_path.exists() and not self.is_finished:
-            raise ValueError(
-                f"{self.weights_path} exists but no state to go on from, expected a new folder"
-            )
+            wrong = f"{self.weights_path} exists but no state to go on from"
+            raise ValueError(f"{wrong}, expected a new folder")
 
     def skip_pause(self) -> None:
         """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
@@ -185,26 +180,23 @@ class _Run:
     def _compile(self) -> None:
         """Compile the model, by a step that changes nothing and whose time is not counted."""
         seconds, model = self.clock.read(), self.state.model
-        buffers = [buffer.clone() for buffer in model.buffers()]
+        before = deepcopy(model.state_dict())
         self.parallel = torch.compile(self.parallel)
         try:
             self.accelerator.backward(self.forward().mean() * self.scale)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"recipe {self.state.recipe.name} cannot be compiled here ({reason}), expected a "
-                "compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
-            ) from error
+            name, reason = self.state.recipe.name, str(error).splitlines()[0]
+            wrong = f"recipe {name} cannot be compiled here ({reason})"
+            other = "a compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
+            raise ValueError(f"{wrong}, expected {other}") from error
         model.zero_grad()
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        model.load_state_dict(before)
         self.clock.set(seconds)
 
     def loop(self, stop: list[int]) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit once a signal is in ``stop``."""
         accelerator, clock, state, records = self.accelerator, self.clock, self.state, self.records
-        recipe = state.recipe
-        saving, num_skipped = Timer(SAVE_SECONDS, state.seconds), 0
+        recipe, num_skipped = state.recipe, 0
         while state.progress < 1:
             begun = clock.now()
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
@@ -223,18 +215,16 @@ class _Run:
                 records.tell(f"step {state.step:,} skipped: loss {mean}, gradient norm {norm}")
                 num_skipped += 1
             if num_skipped >= MAX_SKIPPED:
-                raise ValueError(
-                    f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some: "
-                    "training diverged, try a lower lr"
-                )
+                wrong = f"no finite loss and gradient in {MAX_SKIPPED} steps, expected some"
+                raise ValueError(f"{wrong}: training diverged, try a lower lr")
             state.model.zero_grad()
             state.step += 1
             records.durations.append(clock.now() - begun)
             if accelerator.is_main_process:
-                if saving.due(state.seconds) or stopped or state.progress >= 1:
+                if records.due("save", SAVE_SECONDS) or stopped or state.progress >= 1:
                     try:
                         resume.save(state, self.out)
-                    except OSError as error:  # a full disk is no reason to stop
+                    except OSError as error:  # a full disk does not end a run
                         records.tell(f"could not save the state, the one before is kept: {error}")
                 records.keep()
             if stopped:

@@ -25,8 +25,6 @@ from mnist_transformer.utils.devices import fast_dtype
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-# Losses are in nats per dimension, so gradients are small, hence the small epsilon.
-ADAMW: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-12, "weight_decay": 0.0, "fused": True}
 
 
 def orthogonalise(x_NRC: Tensor) -> Tensor:
@@ -46,15 +44,13 @@ def orthogonalise(x_NRC: Tensor) -> Tensor:
                 x_NRC, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x_NRC, beta=a
             )
         return x_NRC
-    gram = x_NRC @ x_NRC.mT
-    product = None
+    gram = product = x_NRC @ x_NRC.mT
     for step in range(NEWTON_SCHULZ_STEPS):
         q = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         q.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = q if product is None else q @ product
+        product = q @ product if step else q
         if step < NEWTON_SCHULZ_STEPS - 1:
             gram = q @ (gram @ q)
-    assert product is not None
     return product @ x_NRC
 
 
@@ -101,9 +97,8 @@ class Muon(torch.optim.Muon):
 def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters as (hidden matrices, the rest).
 
-    A hidden matrix is the weight of an ``nn.Linear`` outside the model's ``adamw_modules``,
-    name prefixes such as ("embed", "head.output"): inputs and outputs do not profit from
-    orthogonal updates.
+    A hidden matrix is the weight of an ``nn.Linear`` outside the model's ``adamw_modules``: inputs
+    and outputs do not profit from orthogonal updates.
     """
     excluded = tuple(f"{prefix}." for prefix in model.adamw_modules)
     matrices = {
@@ -118,14 +113,11 @@ def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon and AdamW over the model's parameters, at the recipe's peak rates; nothing decays."""
     hidden, rest = param_groups(model)
-    optimizers: list[torch.optim.Optimizer] = []
-    if hidden:
-        optimizers.append(Muon(hidden, recipe.muon_lr, recipe.muon_interval))
-    optimizers.append(torch.optim.AdamW(rest, lr=recipe.adamw_lr, **ADAMW))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+    # Losses are in nats per dimension, so gradients are small, hence the small epsilon.
+    adamw = torch.optim.AdamW(
+        rest, lr=recipe.adamw_lr, betas=(0.9, 0.95), eps=1e-12, weight_decay=0.0, fused=True
+    )
+    return [Muon(hidden, recipe.muon_lr, recipe.muon_interval), adamw] if hidden else [adamw]
 
 
 def schedule(progress: float, warmup: float, decay: float) -> float:
@@ -136,10 +128,9 @@ def schedule(progress: float, warmup: float, decay: float) -> float:
 
 
 def set_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Set every learning rate to its peak times a factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
 
 
 def averaged(model: Model, horizon: float) -> AveragedModel:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from mnist_transformer.data import Dataset
+from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
-from mnist_transformer.training.runtime import Clock, Timer
+from mnist_transformer.training.runtime import Clock
 from mnist_transformer.training.state import RunState, mix
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import grid, save_png
@@ -31,13 +31,7 @@ SAMPLES_PER_CLASS = 8
 
 @dataclass
 class Records:
-    """The records of a run; processes other than the main one call ``tell`` alone.
-
-    Args:
-        dataset: what the run is trained and validated on.
-        losses, durations: of the last steps; the loop appends to them.
-        bits_per_dim: of the last validation.
-    """
+    """The records of a run; processes other than the main one call ``tell`` alone."""
 
     folder: Path
     state: RunState
@@ -46,8 +40,8 @@ class Records:
     clock: Clock
     report: Callable[[Record], None]
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    bits_per_dim: float | None = None
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))  # of steps
+    bits_per_dim: float | None = None  # of the last validation
 
     def start(self) -> None:
         """Open the files, without lines about steps that will be made again."""
@@ -57,8 +51,15 @@ class Records:
         write_atomic(self.path, "".join(json.dumps(x) + "\n" for x in self.lines).encode())
         options = {"tensorboard": {"purge_step": step}}
         self.accelerator.init_trackers("tensorboard", init_kwargs=options)
-        self.reporting, self.logging = Timer(REPORT_SECONDS, seconds), Timer(LOG_SECONDS, seconds)
-        self.validating = Timer(self._between_validations(), seconds)
+        self.last: dict[str, float] = defaultdict(lambda: seconds)
+        self.validate_seconds = self._between_validations()
+
+    def due(self, work: str, every: float) -> bool:
+        """Whether work of every so many seconds of the run is to be done now."""
+        if self.state.seconds - self.last[work] < every:
+            return False
+        self.last[work] = self.state.seconds
+        return True
 
     def record(self, message: str | None = None) -> Record:
         state, losses, durations = self.state, self.losses, self.durations
@@ -90,11 +91,10 @@ class Records:
 
     def keep(self) -> None:
         """Report, log and validate where due."""
-        seconds = self.state.seconds
         with self.spared():
-            if self.reporting.due(seconds):
+            if self.due("report", REPORT_SECONDS):
                 self.report(self.record())
-            if self.logging.due(seconds):
+            if self.due("log", LOG_SECONDS):
                 record, group = self.record(), self.state.optimizers[0].param_groups[0]
                 self._log(
                     "train",
@@ -103,17 +103,16 @@ class Records:
                     images_per_second=round(record.images_per_second, 2),
                     lr_factor=round(group["lr"] / group["peak_lr"], 4),
                 )
-            if self.state.progress < 1 and self.validating.due(seconds):
-                self.validate(VALIDATE_IMAGES)
+            if self.state.progress < 1 and self.due("validate", self.validate_seconds):
+                self.validate(self.dataset.val.part(0, VALIDATE_IMAGES))
                 self.redraw()
-                took = self.clock.read() - seconds
-                self.validating.every = max(self._between_validations(), took / VALIDATE_SHARE)
+                took = self.clock.read() - self.state.seconds
+                self.validate_seconds = max(self._between_validations(), took / VALIDATE_SHARE)
 
-    def validate(self, num_images: int | None = None) -> dict[str, float | None]:
-        """Validate on the first images of the split, or on all of them."""
-        part = self.dataset.val.part(0, num_images or len(self.dataset.val))
+    def validate(self, split: Split) -> dict[str, float | None]:
+        """Validate on the split, or a part of it, and tell the figures."""
         with self.accelerator.autocast():
-            found = validate(self.state.averaged, part, mix(self.state.seed, 3))
+            found = validate(self.state.averaged, split, mix(self.state.seed, 3))
         self.bits_per_dim = found["bits_per_dim"]
         self.tell(f"validation: {in_words(found)}")
         self._log("validation", **found)
@@ -131,7 +130,7 @@ class Records:
 
     def info(self) -> RunInfo:
         """The metadata of the run, once it is validated on the whole split."""
-        state, validation = self.state, self.validate()
+        state, validation = self.state, self.validate(self.dataset.val)
         bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
         found = [x for x in self.lines if x["kind"] == "validation" and x.get(measured) is not None]

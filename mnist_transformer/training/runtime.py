@@ -1,7 +1,4 @@
-"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals.
-
-accelerate chooses the processes; this module chooses device and precision.
-"""
+"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals."""
 
 import math
 import os
@@ -9,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,20 +42,6 @@ class Clock:
         self._zero = self.now() - seconds
 
 
-@dataclass
-class Timer:
-    """Is due every so many seconds of the run, counted from ``last``."""
-
-    every: float
-    last: float
-
-    def due(self, seconds: float) -> bool:
-        if seconds - self.last < self.every:
-            return False
-        self.last = seconds
-        return True
-
-
 def override(
     recipe: Recipe,
     max_seconds: float | None,
@@ -75,10 +58,8 @@ def override(
         muon_lr = recipe.muon_lr * (lr / recipe.adamw_lr)
         recipe = replace(recipe, adamw_lr=lr, muon_lr=muon_lr)
     if (recipe.max_seconds is None) == (recipe.epochs is None):
-        raise ValueError(
-            f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs} for recipe "
-            f"{recipe.name}, expected exactly one of them"
-        )
+        both = f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs}"
+        raise ValueError(f"{both} for recipe {recipe.name}, expected exactly one of them")
     for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr", "muon_interval"):
         value = getattr(recipe, name)
         if value is not None and not 0 < value < math.inf:
@@ -95,18 +76,15 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
     if name is None and not isinstance(model, UsesTokenizer):
         return
     if name is None or not isinstance(model, UsesTokenizer):
-        raise ValueError(
-            f"recipe {recipe.name} names the tokenizer {name}, "
-            f"expected {'one' if name is None else 'none'} for a {type(model).__name__}"
-        )
+        expected = f"{'one' if name is None else 'none'} for a {type(model).__name__}"
+        raise ValueError(f"recipe {recipe.name} names the tokenizer {name}, expected {expected}")
     path = runs / name / "model.safetensors"
     try:
         path = path if path.is_file() else find_weights(name)
     except ValueError as error:
-        raise ValueError(
-            f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor "
-            f"in {runs}: train it first with `mnist-transformer train {name}`"
-        ) from error
+        needs = f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor"
+        first = f"train it first with `mnist-transformer train {name}`"
+        raise ValueError(f"{needs} in {runs}: {first}") from error
     model.set_tokenizer(checkpoint.load(path))
 
 
@@ -122,9 +100,8 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     variables: dict[str, object] = dict(OVERRULED)
     if device is not None:
         if device != "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(
-                f"device is {device!r}, expected none: the launcher gives each process its own"
-            )
+            expected = "expected none: the launcher gives each process its own"
+            raise ValueError(f"device is {device!r}, {expected}")
         find_device(device)
         variables["ACCELERATE_TORCH_DEVICE"] = device  # there is no argument for it
     with patch_environment(**variables):
@@ -139,11 +116,8 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
 
 def claim(folder: Path) -> AbstractContextManager[Any]:
-    """Keep other runs out of a folder within the context; ValueError if another one is there.
-
-    The system lets go of the folder when the process ends, however it does.
-    """
-    try:
+    """A context that keeps other runs out of a folder; ValueError if one is in it."""
+    try:  # the system opens the lock when the process ends, however it does
         return FileLock(folder / ".lock", blocking=False).acquire()
     except Timeout as error:
         raise ValueError(f"{folder} is in use by another run, expected another folder") from error

@@ -1,9 +1,8 @@
 """The state of a run: everything that changes from step to step, and the files that keep it.
 
 A folder keeps the last two states; a run goes on from the newest one that can be read. A file
-holds ``RunState.to_tree`` and, as ``run``, the identity of the run that it belongs to. The images
-of a step, and the seeds of everything drawn at random, need no file: they are functions of the
-run's seed and the step alone.
+holds ``RunState.to_tree``. The images of a step, and the seeds of everything drawn at random, need
+no file: they are functions of the run's seed and the step alone.
 """
 
 import errno
@@ -31,7 +30,7 @@ NUM_KEPT = 2
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
 EARLIER = {"muon_interval": 4}
-# What optimizers keep for each weight, in its shape, beside its number of steps.
+# Optimizers keep these for each weight, in its shape, beside its number of steps.
 ENTRIES = {Muon: ("momentum_buffer",), torch.optim.AdamW: ("exp_avg", "exp_avg_sq")}
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
@@ -57,19 +56,14 @@ def _permutation(num_images: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass
 class RunState:
-    """Everything that changes from step to step in a run of ``recipe`` over ``num_train`` images.
-
-    Args:
-        step: number of steps made.
-        seconds: duration of the run when the last step was made.
-    """
+    """Everything that changes from step to step in a run over ``num_train`` images."""
 
     recipe: Recipe
     num_train: int
     seed: int
     model: Model
-    step: int = 0
-    seconds: float = 0.0
+    step: int = 0  # steps made
+    seconds: float = 0.0  # of the run, when the last of them was made
 
     def __post_init__(self) -> None:
         self.optimizers = build_optimizers(self.model, self.recipe)
@@ -77,15 +71,14 @@ class RunState:
 
     @property
     def images_seen(self) -> int:
-        """Training images, counted with repetition."""
         return self.step * self.recipe.batch_size
 
     @property
     def progress(self) -> float:
-        """From 0 to 1, by seconds or by images, as the recipe has it."""
         return self.progress_at(self.images_seen, self.seconds)
 
     def progress_at(self, images_seen: int, seconds: float) -> float:
+        """From 0 to 1, by seconds or by images, as the recipe has it."""
         if self.recipe.max_seconds is not None:
             return min(1.0, seconds / self.recipe.max_seconds)
         assert self.recipe.epochs is not None
@@ -97,7 +90,6 @@ class RunState:
         return cast(Model, self.ema.module) if self.ema else self.model
 
     def update(self) -> None:
-        """Follow the gradients."""
         for optimizer in self.optimizers:
             optimizer.step()
         if self.ema:
@@ -116,6 +108,7 @@ class RunState:
         states = [optimizer.state_dict()["state"] for optimizer in self.optimizers]
         ema = self.ema
         return {
+            "run": self.identity(),
             "step": self.step,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
@@ -140,14 +133,12 @@ class RunState:
 
 
 def find_states(folder: Path) -> list[Path]:
-    """The states in a folder, newest first."""
     return sorted(folder.glob("state-*.safetensors"), reverse=True)
 
 
 def save(state: RunState, folder: Path) -> None:
     """Write a state, then drop all but the last two up to it; may raise OSError."""
-    path = folder / f"state-{state.step:09d}.safetensors"
-    tree = {"run": state.identity(), **state.to_tree()}
+    path, tree = folder / f"state-{state.step:09d}.safetensors", state.to_tree()
     with_room(path, lambda: trees.save_state(path, tree))
     states = find_states(folder)
     # A later state is one that could not be read: this run has come back from before it.
@@ -210,9 +201,8 @@ def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> b
             expected = "expected the same recipe, options and seed, or another folder"
             raise ValueError(f"{folder} holds another run, with {other}; {expected}")
     if states:
-        raise ValueError(
-            f"none of the {len(states)} states in {folder} can be read, expected one to go on from"
-        )
+        wrong = f"none of the {len(states)} states in {folder} can be read"
+        raise ValueError(f"{wrong}, expected one to go on from")
     return False
 
 

@@ -14,16 +14,12 @@ def class_of(name: str, names: Sequence[str]) -> int:
 
 
 def classes_of(text: str, names: Sequence[str]) -> list[int]:
-    """The labels that a text asks for: the digits of a number, or names joined by commas.
-
-    A text that names no class raises ValueError.
-    """
+    """The labels of a number's digits, or of names joined by commas; ValueError for other texts."""
     if text in names:  # maybe one with a comma in it
         return [names.index(text)]
     if not set(names) <= set(DIGITS):
         return [class_of(name.strip(), names) for name in text.split(",")]
     if not (text.isascii() and text.isdigit()):
-        raise ValueError(
-            f"digits are {text[:20]!r}, expected one or more of {names[0]} to {names[-1]}"
-        )
+        expected = f"expected one or more of {names[0]} to {names[-1]}"
+        raise ValueError(f"digits are {text[:20]!r}, {expected}")
     return [class_of(digit, names) for digit in text]

@@ -22,10 +22,7 @@ def check_defaults() -> None:
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """The device of a name, such as "cuda:1"; without one the best here: cuda, mps, else cpu.
-
-    A device that is unknown or not here raises ValueError.
-    """
+    """The device of a name such as "cuda:1", else the best here; ValueError if it is not here."""
     if name is None:
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((kind for kind, is_here in here.items() if is_here), "cpu")

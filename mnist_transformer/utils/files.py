@@ -9,16 +9,12 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except RecursionError as error:  # mkdir calls itself for the folder above
-        raise ValueError(
-            f"{str(path)[:40]!r}... is nested too deep, expected fewer folders"
-        ) from error
+        wrong = f"{str(path)[:40]!r}... is nested too deep"
+        raise ValueError(f"{wrong}, expected fewer folders") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one go: whatever goes wrong, either the old or the new one is there.
-
-    Its folder is made where there is none. Raises OSError.
-    """
+    """Replace a file, or make it and its folder, in one go; an OSError leaves the old one there."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name[-50:]}.{os.getpid()}")
     try:

@@ -37,10 +37,9 @@ def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
     """
     fits = images.ndim == 4 and images.shape[1] in (1, 3) and len(images)
     if not fits or str(images.dtype) != "torch.uint8" or columns < 1:
-        raise ValueError(
-            f"got {columns} columns of images {images.dtype} of shape {tuple(images.shape)}, "
-            "expected 1 or more of torch.uint8, (B, C, H, W) with B of 1 or more and C of 1 or 3"
-        )
+        got = f"got {columns} columns of images {images.dtype} of shape {tuple(images.shape)}"
+        shape = "(B, C, H, W) with B of 1 or more and C of 1 or 3"
+        raise ValueError(f"{got}, expected 1 or more of torch.uint8, {shape}")
     num, channels, height, _ = images.shape
     columns = min(columns, num)
     rows = -(-num // columns)
@@ -91,11 +90,9 @@ def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
 
 
 def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) -> None:
-    """Write scans uint8 (m, m) of 0 and 1, ink black, to ``-scan.png`` and ``-scan.svg`` files.
+    """Write scans uint8 (m, m) of 0 and 1, ink black, to files -scan.png and -scan.svg.
 
-    Args:
-        png: names both, which get these ends in place of its ".png".
-        made: how they were made, for whoever opens the PNG.
+    These ends take the place of ".png" in ``png``; the PNG notes how the scans were ``made``.
     """
     from contourpy import contour_generator
 

@@ -15,16 +15,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,7 +54,7 @@ def show(picture: "Image") -> None:
     """Draw a picture, as finely as the terminal can; nothing where the output is not a terminal."""
     if not screen.is_terminal:
         return
-    width = min(picture.width, screen.width)  # a pixel a column
+    width = min(picture.width, screen.width)  # one pixel per column
     # Colours, and the blocks of which two stand in a column, need a terminal for them.
     if screen.color_system and not screen.no_color and screen.encoding.startswith("utf"):
         logging.getLogger("textual_image").addHandler(logging.NullHandler())
@@ -85,27 +77,26 @@ def show(picture: "Image") -> None:
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int | None], None]]:
     """A function of (stage, done, total or None): a bar per stage, or lines without a terminal."""
-    tasks: dict[str, TaskID] = {}
-    last_line = time.monotonic()
-    left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-    with bars(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left
-    ) as progress:
+    tasks, last_line = {}, time.monotonic()
+    clock = progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+    with bars(progress.MofNCompleteColumn(), clock) as shown:
 
         def report(stage: str, done: int, total: int | None) -> None:
             nonlocal last_line
             if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = shown.add_task(stage, total=total)
+            shown.update(tasks[stage], completed=done, total=total)
             if not errors.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
-                seconds = progress.tasks[tasks[stage]].time_remaining
+                seconds = shown.tasks[tasks[stage]].time_remaining
                 left = f", {timedelta(seconds=seconds)} left" if seconds else ""
                 complain(f"{stage}: {done:,}" + (f" of {total:,}{left}" if total else ""))
 
         yield report
 
 
-def bars(*columns: ProgressColumn) -> Progress:
-    """Progress bars on standard error; none where that is not a terminal."""
-    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+def bars(*columns: progress.ProgressColumn) -> progress.Progress:
+    """Bars with names and these columns on standard error; none where that is not a terminal."""
+    parts = progress.TextColumn("{task.description}"), progress.BarColumn(), *columns
+    hidden = not errors.is_terminal
+    return progress.Progress(*parts, console=errors, transient=True, disable=hidden)

@@ -5,7 +5,6 @@ lists over tensors and JSON scalars, such as the state of a training run.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ CHECKSUM = "crc32"
 _LEAF = "tensor:"
 
 
-def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+def save_state(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a tree, atomically; raises OSError."""
     tensors: dict[str, Tensor] = {}
 
@@ -35,18 +34,18 @@ def save_state(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
         tensors[keystr(place)] = leaf
         return _LEAF + keystr(place)
 
-    write(Path(path), tensors, {"tree": json.dumps(tree_map_with_path(pull, tree))}, KIND)
+    write(path, tensors, {"tree": json.dumps(tree_map_with_path(pull, tree))}, KIND)
 
 
-def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_state(path: Path) -> dict[str, Any]:
     """Undo ``save_state``, tensors on the CPU bit for bit, tuples as lists; errors as ``read``."""
-    tensors, metadata = read(Path(path), KIND)
+    tensors, metadata = read(path, KIND)
 
     def put(leaf: Any) -> Any:
         is_tensor = isinstance(leaf, str) and leaf.startswith(_LEAF)
         return tensors[leaf.removeprefix(_LEAF)] if is_tensor else leaf
 
-    return tree_map(put, header(metadata, "tree", Path(path)))
+    return tree_map(put, header(metadata, "tree", path))
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], kind: str) -> None:
@@ -72,11 +71,9 @@ def read_metadata(path: Path, kind: str) -> dict[str, str]:
     """The metadata of a file of this kind, tensors unread; errors as in ``read``."""
     with _open(path) as file:
         metadata: dict[str, str] = file.metadata() or {}
-    if metadata.get("format") not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
-        raise ValueError(
-            f"{path} is of format {metadata.get('format')!r}, "
-            f"expected 'mnist-transformer {kind} 2', as this package writes it"
-        )
+    if (found := metadata.get("format")) not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
+        expected = f"expected 'mnist-transformer {kind} 2', as this package writes it"
+        raise ValueError(f"{path} is of format {found!r}, {expected}")
     return metadata
 
 
@@ -116,8 +113,7 @@ def _open(path: Path) -> Iterator[Any]:
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> int:
     """CRC-32 of the metadata and of every tensor's name, type, shape and bytes.
 
-    Args:
-        metadata: None for format 1, whose checksum covers the tensors' bytes alone.
+    Without metadata, as in format 1, it covers the tensors' bytes alone.
     """
     crc = 0
     if metadata is not None:
