@@ -116,8 +116,8 @@ def groups(sides: Tensor) -> list[Tensor]:
     return [(sides == side).nonzero()[:, 0] for side in sorted(occurring, key=counts.__getitem__)]
 
 
-def packed(scans: Iterable[NDArray[Any]]) -> NDArray[np.uint8]:
-    """The ``ink`` of these scans (m, m), as ``Scans`` has it."""
+def packed(scans: Iterable[Any]) -> NDArray[np.uint8]:
+    """The ``ink`` of these scans (m, m), arrays or tensors, as ``Scans`` has it."""
     return np.concatenate([np.zeros(0, np.uint8), *map(np.packbits, scans)])
 
 
