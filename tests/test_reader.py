@@ -47,7 +47,7 @@ def test_an_adapter_answers_exactly_whatever_else_is_in_the_batch() -> None:
 def test_an_adapter_is_trained_on_states_that_were_kept(tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="write them with `mnist-transformer prompts encode`"):
         load_states(tmp_path)
-    encode_prompts(tmp_path, some_states, num_prompts=60)
+    encode_prompts(tmp_path, some_states, num_prompts=60, report=lambda *_: None)
     data = load_states(tmp_path)
     assert len(data.train) == len(data.val) == 60
     written = Prompts(60).written()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import make_scans
 
-from mnist_transformer.data import scan_choice, scan_parts
+from mnist_transformer.data import scan_choice, scan_coder, scan_parts
 from mnist_transformer.data.scan_file import load_scans
 from mnist_transformer.data.scans import to_images
 
@@ -23,28 +23,26 @@ def image_of(ink):
 
 
 def cost(ink, nats):
-    return nats[scan_choice.contexts(ink)].sum()
+    return scan_coder.count(ink[None]).ravel() @ nats
 
 
 def test_a_context_is_the_nearest_pixels_before():
-    assert scan_choice.CONTEXT[:4].tolist() == [[-1, 0], [0, -1], [-1, -1], [-1, 1]]
-    ink = np.zeros((5, 5), np.uint8)
-    ink[2, 2] = 1
-    codes = scan_choice.contexts(ink)
-    assert codes[2, 2] == 1
-    assert codes[3, 2] == 1 << scan_choice.NUM_PIXELS
-    assert codes[2, 3] == 1 << scan_choice.NUM_PIXELS - 1
-    assert codes[1, 2] == 0
+    assert scan_coder.NEIGHBOURS[:4] == [(-1, 0), (0, -1), (-1, -1), (-1, 1)]
+    ink = np.zeros((1, 2, 2), np.uint8)
+    ink[0, 0, 0] = 1
+    paper, inked = scan_coder.count(ink)
+    assert paper.nonzero()[0].tolist() == [1, 2, 4]  # below, beside and across from the ink
+    assert inked.nonzero()[0].tolist() == [0]
 
 
 def test_counts_are_frequencies():
-    nats = scan_choice.count([np.ones((1, 1), np.uint8)] * 3 + [np.zeros((1, 1), np.uint8)])
-    assert np.exp(-nats[:2]).tolist() == pytest.approx([1.4 / 4.8, 3.4 / 4.8])
-    assert np.exp(-nats[2:4]).tolist() == pytest.approx([0.5, 0.5])
+    nats = scan_choice.count([np.array([1, 1, 1, 0], np.uint8)[:, None, None]]).reshape(2, -1)
+    assert np.exp(-nats[:, 0]).tolist() == pytest.approx([1.4 / 4.8, 3.4 / 4.8])
+    assert np.exp(-nats[:, 1]).tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_the_image_stays_and_the_scan_becomes_likelier(scans):
-    nats = scan_choice.count(scans)
+    nats = scan_choice.count(scan[None] for scan in scans)
     # The package's scans have been chosen, so unlikely ones are made of them first.
     scans = [scan_choice.likelier(ink, -nats) for ink in scans]
     chosen = [scan_choice.likelier(ink, nats) for ink in scans]
@@ -56,7 +54,7 @@ def test_the_image_stays_and_the_scan_becomes_likelier(scans):
 
 
 def test_gains_are_differences_of_cost(scans):
-    nats = scan_choice.count(scans)
+    nats = scan_choice.count(scan[None] for scan in scans)
     for ink in scans[::7]:
         pairs = scan_choice._pairs(ink)
         gains = scan_choice._gains(ink, pairs, nats)

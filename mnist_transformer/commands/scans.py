@@ -7,13 +7,11 @@ from tyro.conf import arg, subcommand
 
 from mnist_transformer.utils.terminal import say, stages
 
-Files: TypeAlias = Annotated[
-    Path | None,
-    arg(
-        help="The folder with MNIST's four files; otherwise the one that MNIST_TRANSFORMER_DATA "
-        "names, else a cache that a download fills."
-    ),
-]
+_FILES = (
+    "The folder with MNIST's four files; otherwise the one that MNIST_TRANSFORMER_DATA names, "
+    "else a cache that a download fills."
+)
+Files: TypeAlias = Annotated[Path | None, arg(help=_FILES)]
 
 
 def build(data: Files = None, out: Path = Path("runs/scans")) -> None:
@@ -44,7 +42,6 @@ def build(data: Files = None, out: Path = Path("runs/scans")) -> None:
 
 def verify(data: Files = None) -> None:
     """Compare the images that MNIST's program makes of the package's scans with MNIST's files."""
-
     from mnist_transformer.data import mnist, scan_file
 
     scans = scan_file.load_scans()
@@ -67,11 +64,11 @@ def table() -> None:
     """Show how many scans there are of each side m, in scanned pixels."""
     from mnist_transformer.data import scan_file
 
-    counts = scan_file.load_scans().sides.bincount()
-    counts[0] = 0
+    counts = scan_file.load_scans().sides.bincount().tolist()
     say(f"{'side':>4}{'scans':>9}")
-    for side in counts.nonzero()[:, 0].tolist():
-        say(f"{side:>4}{int(counts[side]):>9,}")
+    for side, count in enumerate(counts):
+        if side and count:
+            say(f"{side:>4}{count:>9,}")
 
 
 def scans(

@@ -5,8 +5,8 @@ here.
 """
 
 import os
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from mnist_transformer.data.dataset import Dataset, Split
@@ -19,9 +19,9 @@ DATASETS = {
     "mnist": "mnist",  # 55,000 / 5,000 / 10,000 images
     "mnist-prompts": "prompted",  # MNIST, each image with prompts that ask for it
     "smollm2-states": "states",  # a language model's states of prompts, and their answers
-    "fashion-mnist": "mnist_kin.FASHION",  # clothes
-    "kmnist": "mnist_kin.KMNIST",  # cursive Japanese
-    "emnist-digits": "mnist_kin.EMNIST_DIGITS",  # 235,000 / 5,000 / 40,000 digits
+    "fashion-mnist": "mnist_kin:FASHION",  # clothes
+    "kmnist": "mnist_kin:KMNIST",  # cursive Japanese
+    "emnist-digits": "mnist_kin:EMNIST_DIGITS",  # 235,000 / 5,000 / 40,000 digits
     "cifar10": "cifar10",  # 45,000 / 5,000 / 10,000 photographs of 32 x 32 pixels
     "cifar10-jpeg": "cifar10",  # a copy of it as JPEG, which is lossy
     "idx": "idx",  # a user's IDX files
@@ -51,8 +51,5 @@ def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how:
         raise ValueError(f"{name} reads a folder of yours, got {folder}: name one with --data")
     if how and name != "folder":
         raise ValueError(f"{name} takes no {' or '.join(how)}: only the data set folder does")
-    module, _, inside = DATASETS[name].partition(".")
-    found: Any = import_module(f"{__name__}.{module}")
-    found = getattr(found, inside) if inside else found
-    dataset: Dataset = found.load(place, **how)
+    dataset: Dataset = resolve_name(f"{__name__}.{DATASETS[name]}").load(place, **how)
     return dataset

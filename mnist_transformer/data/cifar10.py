@@ -67,12 +67,10 @@ def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:
         if (size := len(files.get(name, b""))) != PER_BATCH * RECORD:
             fault = f"has {size} bytes, expected {PER_BATCH * RECORD}: it is truncated or missing"
             raise ValueError(f"{name} in {place} {fault}; {TAKE}")
-    splits = []
-    for names in (TRAIN, TEST):
-        rows = np.frombuffer(b"".join(files[name] for name in names), np.uint8).reshape(-1, RECORD)
-        images = rows[:, 1:].reshape(-1, *SPEC.shape)
-        splits.append(_split(place, len(names), images, rows[:, 0]))
-    return hold_out(splits[0], splits[1], SPEC)
+    rows = np.frombuffer(b"".join(files[x] for x in TRAIN + TEST), np.uint8).reshape(-1, RECORD)
+    images, labels, end = rows[:, 1:].reshape(-1, *SPEC.shape), rows[:, 0], len(TRAIN) * PER_BATCH
+    train = _split(place, 5, images[:end], labels[:end])
+    return hold_out(train, _split(place, 1, images[end:], labels[end:]), SPEC)
 
 
 def read_parquet(

@@ -22,7 +22,8 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], dataset: str = "") -> Pat
     failures = []
     for mirror in mirrors:
         try:
-            path = pooch.retrieve(mirror + name, f"md5:{md5}", name, cache, downloader=download)
+            url, known = mirror + name, f"md5:{md5}"
+            return Path(pooch.retrieve(url, known, name, cache, downloader=download))
         except requests.RequestException as error:
             reply = error.response
             reason = type(error).__name__ if reply is None else f"HTTP {reply.status_code}"
@@ -30,8 +31,6 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], dataset: str = "") -> Pat
         except ValueError:
             # A wrong hash: pooch has deleted the file.
             failures.append(f"{mirror} (it sent a damaged or different file)")
-        else:
-            return Path(path)
     raise OSError(
         f"could not download {name} from {' or '.join(failures)}; "
         "get it elsewhere and name its folder with --data"

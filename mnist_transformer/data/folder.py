@@ -9,7 +9,6 @@ split that would be empty takes the next picture in the order of the hashes.
 import hashlib
 import os
 import re
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,23 +56,29 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
             kept.append(path)
         except (ValueError, OSError) as error:
             skipped.append(f"{path} ({str(error).removeprefix(f'{folder / path} ')})")
-    if len(kept) < 3:
+    if (num := len(kept)) < 3:
         expected = f"expected 3 or more; {_note('files skipped', skipped)}"
-        raise ValueError(f"readable pictures in {folder} are {len(kept)}, {expected}")
-    images = images[: len(kept)]
+        raise ValueError(f"readable pictures in {folder} are {num}, {expected}")
+    images = images[:num]
     if channels is None:
         channels = 3 if any(np.ptp(x, axis=0).max() > COLOUR for x in images) else 1
     images = images if channels == 3 else images[:, 1:2]  # all three are equal but for JPEG
-    count = Counter(path.parts[0] if names else "picture" for path in kept)
-    classes = tuple(sorted(count))
-    labels = np.array([classes.index(path.parts[0]) if names else 0 for path in kept])
-    splits = _splits(Split.of(images, labels), kept)
-    spec = DataSpec(f"folder:{folder.resolve().name}", (channels, size, size), classes)
+    shown = [path.parts[0] if names else "picture" for path in kept]
+    classes, labels, counts = np.unique(shown, return_inverse=True, return_counts=True)
+    # In the order of the hashes the first images test, the next ones validate.
+    every, hashes = Split.of(images, labels), [_hash(path) for path in kept]
+    num_test, end_val = (sum(value < n * TENTH for value in hashes) for n in (1, 2))
+    num_test = min(max(num_test, 1), num - 2)
+    end_val = min(max(end_val, num_test + 1), num - 1)
+    splits = every.part(end_val, num), every.part(num_test, end_val), every.part(0, num_test)
+    name = f"folder:{folder.resolve().name}"
+    spec = DataSpec(name, (channels, size, size), tuple(classes.tolist()))
     lengths = "{:,} to train, {:,} to validate, {:,} to test".format(*map(len, splits))
     kind = "colour" if channels == 3 else "grey"
-    notes = [f"{len(kept):,} pictures in {kind}, {size}x{size}: {lengths}"]
+    notes = [f"{num:,} pictures in {kind}, {size}x{size}: {lengths}"]
     if names:
-        notes.append(_note("classes", [f"{name} {count[name]:,}" for name in classes]))
+        found = zip(classes, counts, strict=True)
+        notes.append(_note("classes", [f"{name} {count:,}" for name, count in found]))
     if skipped:
         notes.append(_note("files skipped", skipped))
     return Dataset(*splits, spec, tuple(notes))
@@ -81,16 +86,6 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
 
 def _hash(name: Path) -> int:
     return int(hashlib.sha256(os.fsencode(name.as_posix())).hexdigest(), 16)
-
-
-def _splits(every: Split, names: list[Path]) -> tuple[Split, Split, Split]:
-    """To train, to validate and to test, of images in the order of their names' hashes."""
-    hashes = [_hash(name) for name in names]
-    num_test, end_val = (sum(value < n * TENTH for value in hashes) for n in (1, 2))
-    num_test = min(max(num_test, 1), len(every) - 2)
-    end_val = min(max(end_val, num_test + 1), len(every) - 1)
-    train, val = every.part(end_val, len(every)), every.part(num_test, end_val)
-    return train, val, every.part(0, num_test)
 
 
 def _note(what: str, found: list[str]) -> str:

@@ -41,18 +41,20 @@ def read(path: Path | zipfile.Path, shape: tuple[int, ...] | None = None) -> NDA
     """
     of = f" of {_by(shape)} bytes" if shape else ""
     try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == GZIP
+            raw.seek(0)
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if is_packed else raw
             start = file.read(4)
             if start not in STARTS:
-                fault = f"begins with {start.hex(' ')!r}"
-                raise ValueError(f"{path} {fault}, expected an IDX file{of}")
+                raise ValueError(f"{path} begins with {start.hex(' ')!r}, expected an IDX file{of}")
             axes = file.read(4 * start[3])
             if len(axes) < 4 * start[3]:
                 raise EOFError("it ends in its header")
             found = tuple(np.frombuffer(axes, ">u4").tolist())
             if shape not in (None, found):
                 raise ValueError(f"{path} holds {_by(found)} bytes, expected an IDX file{of}")
-            size, before = math.prod(found), len(header(found))
+            size, before = math.prod(found), len(start + axes)
             if size > MAX_BYTES:
                 raise ValueError(f"{path} declares {size:,} bytes, expected {MAX_BYTES:,} or fewer")
             values = np.frombuffer(file.read(size + 1), np.uint8)
@@ -69,12 +71,6 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _unpacked(raw: IO[bytes]) -> IO[bytes]:
-    packed = raw.read(2) == GZIP
-    raw.seek(0)
-    return cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
-
-
 def load(folder: Path) -> Dataset:
     """The data set of a folder; its classes are the labels from 0 to the largest.
 
@@ -86,11 +82,11 @@ def load(folder: Path) -> Dataset:
     values = {name: read(path) for name, path in paths.items() if path.is_file()}
     tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]
     train = _split(folder, "training", list(values.values()))
-    tenth = len(train) // 10
+    num, tenth = len(train), len(train) // 10
     if not tenth:
-        raise ValueError(f"{folder} holds {len(train)} training images, expected 10 or more")
-    rest, last = train.part(0, len(train) - tenth), train.part(len(train) - tenth, len(train))
-    train, test = (train, _split(folder, "test", tests)) if tests else (rest, last)
+        raise ValueError(f"{folder} holds {num} training images, expected 10 or more")
+    test = _split(folder, "test", tests) if tests else train.part(num - tenth, num)
+    train = train if tests else train.part(0, num - tenth)
     if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
         raise ValueError(f"{folder} holds images of {_by(shape)} and of {_by(other)} bytes")
     names = tuple(map(str, range(int(torch.cat([train.labels, test.labels]).max()) + 1)))

@@ -62,10 +62,8 @@ def load(folder: Path | None = None) -> Dataset:
         train, test = read(folder)
     else:
         scans = scan_file.load_scans()
-        num_all, num_test = len(scans), TEST_IMAGES.shape[0]
-        all_images = Split(scans.images, scans.labels)
-        train = all_images.part(0, num_all - num_test)
-        test = all_images.part(num_all - num_test, num_all)
+        every, num_train = Split(scans.images, scans.labels), len(scans) - TEST_IMAGES.shape[0]
+        train, test = every.part(0, num_train), every.part(num_train, len(scans))
     return hold_out(train, test, SPEC, NUM_VAL)
 
 
@@ -93,10 +91,8 @@ def _folder(folder: Path | None) -> Path | None:
 
 def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
     """The values of a file, verified."""
-    if folder is None:
-        path = fetch(f"{file.name}.gz", file.md5_gz, MIRRORS)
-    else:
-        path = _find(folder, file.name)
+    name = f"{file.name}.gz"
+    path = _find(folder, file.name) if folder else fetch(name, file.md5_gz, MIRRORS)
     try:
         values = idx.read(path, file.shape)
         md5 = hashlib.md5(idx.header(file.shape), usedforsecurity=False)
@@ -106,7 +102,7 @@ def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
             fault = f"is not MNIST's file: the md5 of its content is {found}, expected {file.md5}"
             raise ValueError(f"{path} {fault}")
     except ValueError as error:
-        raise ValueError(f"{error}; get {file.name}.gz from {' or '.join(MIRRORS)}") from error
+        raise ValueError(f"{error}; get {name} from {' or '.join(MIRRORS)}") from error
     return values
 
 

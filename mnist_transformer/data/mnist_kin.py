@@ -1,12 +1,16 @@
 """Three data sets made after MNIST, 28 x 28 as it is, from their official files alone."""
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mnist_transformer.data import idx
 from mnist_transformer.data.dataset import Dataset, Split, hold_out
 from mnist_transformer.data.download import obtain
+from mnist_transformer.data.mnist import SPEC
 from mnist_transformer.data.spec import DataSpec
 
 
@@ -26,23 +30,16 @@ class Kin:
         of = self.mirrors, self.spec.name
         files = {name: obtain(folder, name, md5, *of) for name, md5 in self.hashes.items()}
         archive = files.get(EMNIST)
+
+        def values(name: str, *shape: int) -> NDArray[np.uint8]:
+            return idx.read(zipfile.Path(archive, name) if archive else files[name], shape)
+
         splits = []
         for part, count in EMNIST_PARTS if archive else MNIST_PARTS:
-            values = []
-            for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
-                name = f"{part}-{kind}-ubyte.gz"
-                path = zipfile.Path(archive, name) if archive else files[name]
-                values.append(idx.read(path, shape))
-            images = values[0].transpose(0, 2, 1) if archive else values[0]
-            splits.append(Split.of(images[:, None], values[1]))
+            images = values(f"{part}-images-idx3-ubyte.gz", count, 28, 28)[:, None]
+            labels = values(f"{part}-labels-idx1-ubyte.gz", count)
+            splits.append(Split.of(images.swapaxes(2, 3) if archive else images, labels))
         return hold_out(splits[0], splits[1], self.spec)
-
-
-def _spec(
-    name: str, licence: str, source: str, class_names: str, judge: str | None = None
-) -> DataSpec:
-    names = tuple(class_names.split(", "))
-    return DataSpec(name, (1, 28, 28), names, 256, 0, judge, licence, source)
 
 
 # fmt: off
@@ -50,9 +47,10 @@ MNIST_PARTS = ("train", 60_000), ("t10k", 10_000)
 EMNIST = "gzip.zip"
 EMNIST_PARTS = ("gzip/emnist-digits-train", 240_000), ("gzip/emnist-digits-test", 40_000)
 FASHION = Kin(
-    _spec("fashion-mnist", "MIT", "Zalando Research (Han Xiao, Kashif Rasul, Roland Vollgraf)",
-          "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
-          judge="fashion-cnn"),
+    replace(SPEC, name="fashion-mnist", judge="fashion-cnn", licence="MIT",
+            source="Zalando Research (Han Xiao, Kashif Rasul, Roland Vollgraf)",
+            class_names=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")),
     ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
      "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
     {"train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -61,9 +59,10 @@ FASHION = Kin(
      "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310"},
 )
 KMNIST = Kin(
-    _spec("kmnist", "CC BY-SA 4.0", "KMNIST Dataset (created by CODH), adapted from Kuzushiji "
-          "Dataset (created by NIJL and others), doi:10.20676/00000341",
-          "o, ki, su, tsu, na, ha, ma, ya, re, wo"),
+    replace(SPEC, name="kmnist", judge=None, licence="CC BY-SA 4.0",
+            source="KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset "
+                   "(created by NIJL and others), doi:10.20676/00000341",
+            class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
     ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
     {"train-images-idx3-ubyte.gz": "bdb82020997e1d708af4cf47b453dcf7",
      "train-labels-idx1-ubyte.gz": "e144d726b3acfaa3e44228e80efcd344",
@@ -71,8 +70,9 @@ KMNIST = Kin(
      "t10k-labels-idx1-ubyte.gz": "7320c461ea6c1c855c0b718fb2a4b134"},
 )
 EMNIST_DIGITS = Kin(
-    _spec("emnist-digits", "unknown", "Gregory Cohen, Saeed Afshar, Jonathan Tapson and André van "
-          "Schaik, of NIST Special Database 19", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+    replace(SPEC, name="emnist-digits", judge=None, licence="unknown",
+            source="Gregory Cohen, Saeed Afshar, Jonathan Tapson and André van Schaik, of NIST "
+                   "Special Database 19"),
     ("https://biometrics.nist.gov/cs_links/EMNIST/",
      "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/"),
     {EMNIST: "58c8d27c78d21e728a6bc7b3cc06412e"},

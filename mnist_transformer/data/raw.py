@@ -20,15 +20,13 @@ Shape = tuple[int, int, int]  # (C, H, W)
 
 
 def read(path: Path, shape: Shape) -> tuple[Values, Names]:
-    """The values of images of this shape, with a file's own axes; and a folder's names.
+    """The values of images, with a file's own axes; and the names of a folder's pictures.
 
-    Raises ValueError for other files, and for images of another shape.
+    Raises ValueError for other files, and for pictures of another shape than this one.
     """
     if path.is_dir():
         return _read_folder(path, shape)
-    values = cifar10.read_parquet([path])[0] if path.suffix == ".parquet" else idx.read(path)
-    to_images(values, shape)  # checks
-    return values, ()
+    return cifar10.read_parquet([path])[0] if path.suffix == ".parquet" else idx.read(path), ()
 
 
 def write(out: Path, values: Values, names: Names) -> None:

@@ -3,8 +3,7 @@
 Many scans give the same 784 bytes, as pixels of one box pixel often have the same weight, and
 ``to_scan`` takes one with a shortest outline. Here an inked pixel and a blank one near it trade
 places wherever the bytes stay and the scan gets more probable. A scan's probability is that of
-counts of contexts: how often a pixel of the training scans was ink after the same ``NUM_PIXELS``
-pixels.
+``scan_coder.count``: how often a pixel of the training scans was ink in the same context.
 
 Shapes: m side, N pairs of pixels, K pixels whose probability depends on a pixel.
 """
@@ -15,40 +14,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist_transformer.data.scans import to_boxes, weights
+from mnist_transformer.data import scan_coder
+from mnist_transformer.data.scan_coder import NEIGHBOURS, REACH
+from mnist_transformer.data.scans import LEAST, MOST, to_boxes, weights
 
-NUM_PIXELS, REACH = 20, 6  # of a context: the nearest ones drawn before, so many rows above
+APART = 12  # pixels between pairs that are traded at once; no context holds pixels of two
 NEAR = 5  # pixels, rows or columns between two that trade places
 MAX_SWEEPS = 6
 ROUNDING = 1e-6  # of an area in float32
 
-_BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)]
-CONTEXT = np.array(sorted(_BEFORE, key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[:NUM_PIXELS])
-# A pixel decides its own probability, and those of the pixels in whose context it is.
-_DECIDES = np.concatenate([[(0, 0)], -CONTEXT])
-_POWERS = 2 ** np.arange(NUM_PIXELS, -1, -1)  # of the context, then of the pixel itself
-_SEEN = np.concatenate([CONTEXT, [(0, 0)]])
+_SEEN = np.array([*NEIGHBOURS, (0, 0)])  # a pixel's context, then the pixel itself
+_DECIDES = -np.roll(_SEEN, 1, axis=0)  # a pixel itself, then those in whose context it is
+_POWERS = 1 << np.arange(len(_SEEN))
 
 Ink = NDArray[np.uint8]
 Pixels = NDArray[np.int64]
 
 
-def contexts(ink: Ink) -> NDArray[np.int64]:
-    """Each pixel (m, m) of a scan with its context, as one number below 2 ** (NUM_PIXELS + 1)."""
-    wide, side = np.pad(ink, REACH).astype(np.int64), len(ink)
-    code = np.zeros((side, side), np.int64)
-    for y, x in _SEEN:
-        code = 2 * code + wide[REACH + y : REACH + y + side, REACH + x : REACH + x + side]
-    return code
-
-
-def count(scans: Iterable[Ink]) -> NDArray[np.float64]:
-    """Nats of every pixel with its context, by how often these scans have it."""
-    seen = np.zeros(2 << NUM_PIXELS)
-    for ink in scans:
-        np.add.at(seen, contexts(ink).ravel(), 1)
-    pairs = seen.reshape(-1, 2) + 0.4  # near Krichevsky and Trofimov's half a count
-    return -np.log(pairs / pairs.sum(1, keepdims=True)).ravel()
+def count(groups: Iterable[Ink]) -> NDArray[np.float64]:
+    """Nats of every pixel with its context, by how often scans (N, m, m) have it."""
+    seen = sum(map(scan_coder.count, groups), np.zeros((2, 1 << len(NEIGHBOURS))))
+    counts = seen + 0.4  # near Krichevsky and Trofimov's half a count
+    return -np.log(counts / counts.sum(0)).ravel()
 
 
 def likelier(ink: Ink, nats: NDArray[np.float64]) -> Ink:
@@ -62,10 +49,8 @@ def likelier(ink: Ink, nats: NDArray[np.float64]) -> Ink:
         for index in np.argsort(-gains):
             if gains[index] < 1e-3:
                 break
-            # Gains add up where no context holds pixels of two pairs.
-            if any(
-                abs(pairs[index][:, None] - other).max(-1).min() <= 2 * REACH for other in traded
-            ):
+            # Gains add up only that far apart.
+            if any(abs(pairs[index][:, None] - other).max(-1).min() <= APART for other in traded):
                 continue
             trial = ink.copy()
             trial[tuple(pairs[index].T)] ^= 1
@@ -94,14 +79,13 @@ def _keeps_levels(ink: Ink, levels: Ink, pairs: Pixels) -> NDArray[np.bool_]:
     """Whether the levels may stay if two pixels trade places, (N,); rounding aside."""
     shares = weights(len(ink)).astype(np.float64)
     area = shares @ ink @ shares.T
-    level, unit = levels.astype(np.float64), area.max() / 255
-    # The levels' intervals, see ``scans.to_boxes``. The brightest area decides on all of them.
-    least, most = level - (level <= 128), level + (level >= 128)
-    most = np.where(area == area.max(), level, np.minimum(most, 255))
+    unit = area.max() / 255
+    # The brightest area decides on all of them.
+    most = np.where(area == area.max(), levels, MOST[levels])
     row, column = np.moveaxis(pairs, -1, 0)
     changes = np.einsum("xnp,ynp,p->nxy", shares[:, row], shares[:, column], [-1.0, 1.0])
     # An area may lie a rounding error outside, and no change is always allowed.
-    low = np.minimum(np.maximum(least, 0) * unit - area, -ROUNDING)
+    low = np.minimum(LEAST[levels] * unit - area, -ROUNDING)
     high = np.maximum(most * unit - area, ROUNDING)
     return ((changes >= low) & (changes <= high)).all((1, 2))
 

@@ -18,6 +18,7 @@ coded with the counts of the groups before it, so small groups come first.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +29,15 @@ PRIOR = 2.0  # pixels that the opinion of the nearer neighbours counts for
 WORD = 16  # bits: of a chance, and of what a state gives to the stream or takes from it
 ONE = 1 << WORD  # a state is at least this, and below its square
 
-_NEIGHBOURS = sorted(
-    ((y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)),
-    key=lambda place: place[0] ** 2 + place[1] ** 2,
-)[:NUM_NEIGHBOURS]
-_ABOVE = [(bit, y, x) for bit, (y, x) in enumerate(_NEIGHBOURS) if y < 0]
-_LEFT = [(bit, y, x) for bit, (y, x) in enumerate(_NEIGHBOURS) if y == 0]
+_BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)]
+NEIGHBOURS = sorted(_BEFORE, key=lambda at: at[0] ** 2 + at[1] ** 2)[:NUM_NEIGHBOURS]
+_ALL = [(bit, y, x) for bit, (y, x) in enumerate(NEIGHBOURS)]
+_ABOVE, _LEFT = [place for place in _ALL if place[1]], [place for place in _ALL if not place[1]]
 # The bits that the last few pixels of the row, the newest lowest, have in the context.
 _LEFT_BITS = np.array(
     [
         sum((last >> (-x - 1) & 1) << bit for bit, _, x in _LEFT)
-        for last in range(1 << -_NEIGHBOURS[_LEFT[-1][0]][1])
+        for last in range(1 << -_LEFT[-1][2])
     ],
     np.uint32,
 )
@@ -52,22 +51,20 @@ def encode(groups: Sequence[Pictures]) -> bytes:
     # A state gives its bits back in reverse, so all is coded from the end to the start.
     counts = np.zeros((2, 1 << NUM_NEIGHBOURS), np.int64)
     for group in groups:
-        counts += _count(group)
+        counts += count(group)
     states = np.full(max(map(len, groups), default=0), ONE, np.uint32)
-    words = [np.zeros(0, np.uint32)]
+    words: list[NDArray[Any]] = [np.zeros(0, np.uint32)]
     for group in reversed(groups):
-        counts -= _count(group)
-        chances, paper = _chances(counts), _with_paper(group)
+        counts -= count(group)
+        chances, contexts = _chances(counts), _contexts(_with_paper(group), _ALL)
         state = states[: len(group)]
-        for y in reversed(range(group.shape[1])):
-            contexts = _contexts(paper, y, _ABOVE + _LEFT)
-            for x in reversed(range(group.shape[2])):
-                ink, chance = group[:, y, x], chances[contexts[x]]
-                share = np.where(ink, chance, ONE - chance)
-                full = state >= share << WORD
-                words.append(state[full][::-1] & (ONE - 1))
-                state[full] >>= WORD
-                state[:] = (state // share << WORD) + state % share + chance * (1 - ink)
+        for y, x in reversed(list(np.ndindex(group.shape[1:]))):
+            ink, chance = group[:, y, x], chances[contexts[y, x]]
+            share = np.where(ink, chance, ONE - chance)
+            full = state >= share << WORD
+            words.append(state[full][::-1] & (ONE - 1))
+            state[full] >>= WORD
+            state[:] = (state // share << WORD) + state % share + chance * (1 - ink)
     stream = np.concatenate(words)[::-1]
     return states.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
@@ -83,7 +80,7 @@ def decode(code: bytes, shapes: Sequence[tuple[int, int, int]]) -> Iterator[Pict
         chances, paper = _chances(counts), _with_paper(np.zeros(shape, np.uint8))
         state = states[: shape[0]]
         for y in range(shape[1]):
-            above = _contexts(paper, y, _ABOVE)
+            (above,) = _contexts(paper[y : y + REACH + 1], _ABOVE)
             last = np.zeros(shape[0], np.uint32)
             for x in range(shape[2]):
                 chance = chances[above[x] | _LEFT_BITS[last]]
@@ -96,7 +93,7 @@ def decode(code: bytes, shapes: Sequence[tuple[int, int, int]]) -> Iterator[Pict
                 last = (last << 1 | ink) & (len(_LEFT_BITS) - 1)
                 paper[REACH + y, REACH + x] = ink
         group = paper[REACH:, REACH:-REACH].transpose(2, 0, 1)
-        counts += _count(group)
+        counts += count(group)
         yield group
 
 
@@ -105,28 +102,21 @@ def _with_paper(group: Pictures) -> Pictures:
     return np.pad(group, ((0, 0), (REACH, 0), (REACH, REACH))).transpose(1, 2, 0).copy()
 
 
-def _contexts(
-    paper: Pictures, y: int, neighbours: Sequence[tuple[int, int, int]]
-) -> NDArray[np.uint32]:
-    """The bits that these neighbours set in the contexts of a row of pixels (W, N)."""
-    width = paper.shape[1] - 2 * REACH
-    contexts = np.zeros((width, paper.shape[2]), np.uint32)
+def _contexts(paper: Pictures, neighbours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint32]:
+    """The bits that these neighbours set in the contexts of pixels (H, W, N) with paper around."""
+    height, width = paper.shape[0] - REACH, paper.shape[1] - 2 * REACH
+    contexts = np.zeros((height, width, paper.shape[2]), np.uint32)
     for bit, up, left in neighbours:
-        row = paper[REACH + y + up, REACH + left : REACH + left + width]
-        contexts |= row.astype(np.uint32) << np.uint32(bit)
+        rows, columns = slice(REACH + up, None), slice(REACH + left, REACH + left + width)
+        contexts |= paper[rows, columns][:height].astype(np.uint32) << np.uint32(bit)
     return contexts
 
 
-def _count(group: Pictures) -> Counts:
+def count(group: Pictures) -> Counts:
     """How often each context has paper and ink in these pictures."""
-    counts = np.zeros(2 << NUM_NEIGHBOURS, np.int64)
-    paper = _with_paper(group)
-    for y in range(group.shape[1]):
-        ink = group[:, y].T.astype(np.uint32)
-        kinds = _contexts(paper, y, _ABOVE + _LEFT) | ink << np.uint32(NUM_NEIGHBOURS)
-        kinds, times = np.unique(kinds, return_counts=True)
-        counts[kinds] += times
-    return counts.reshape(2, -1)
+    kinds = _contexts(_with_paper(group), _ALL)
+    kinds |= group.transpose(1, 2, 0).astype(np.uint32) << np.uint32(NUM_NEIGHBOURS)
+    return np.bincount(kinds.ravel(), minlength=2 << NUM_NEIGHBOURS).reshape(2, -1)
 
 
 def _chances(counts: Counts) -> NDArray[np.uint32]:

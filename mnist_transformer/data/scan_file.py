@@ -6,7 +6,7 @@ kept as they are. The order is MNIST's: 60,000 training images, then 10,000 test
 The file, little-endian:
 
     bytes 0-13    the magic, which ends with the version
-    bytes 14-45   SHA-256 of all that follows
+    bytes 14-45   SHA-256 of all that follows but L
     bytes 46-53   two uint32: the number of images N, and the length L of the next part
     then L bytes  lzma: N sides (0: no scan), N labels, 28 x 28 levels of each image without a scan
     then the end  the scans in the code of ``scan_coder``, the rarest side first
@@ -16,9 +16,11 @@ import functools
 import hashlib
 import lzma
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
@@ -33,7 +35,7 @@ from mnist_transformer.utils.terminal import stages
 
 PACKAGED = Path(__file__).with_name("mnist.scans")
 MAGIC = b"MNIST scans 1\n"
-HEAD = struct.Struct(f"<{len(MAGIC)}s32sII")
+HEAD = 54  # bytes before the parts
 BATCH = 1000  # images that the program makes at a time
 
 
@@ -54,14 +56,11 @@ class Scans:
         """Where each image's bits end in ``ink`` (N,)."""
         return ((self.sides.numpy() ** 2 + 7) // 8).cumsum()
 
-    def bits(self, image: int) -> NDArray[np.uint8]:
-        """The packed bits of one image's scan, none if it has no scan."""
-        return self.ink[self.ends[image - 1] if image else 0 : self.ends[image]]
-
     def square(self, image: int) -> NDArray[np.uint8]:
         """One image's scan, (m, m) of 0 and 1; (0, 0) if it has none."""
         side = int(self.sides[image])
-        return np.unpackbits(self.bits(image), count=side * side).reshape(side, side)
+        bits = self.ink[self.ends[image - 1] if image else 0 : self.ends[image]]
+        return np.unpackbits(bits, count=side * side).reshape(side, side)
 
     def canvas(self, index: Tensor, size: int) -> Tensor:
         """The scans of these images (B,) in the middle of paper: uint8 (B, size, size) of 0 and 1.
@@ -69,24 +68,26 @@ class Scans:
         An image without a scan gives paper. Raises ValueError if a scan is larger than the canvas.
         """
         canvas = np.zeros((len(index), size, size), np.uint8)
-        for scan, image, side in zip(
-            canvas, index.tolist(), self.sides[index].tolist(), strict=True
-        ):
-            if side > size:
-                raise ValueError(f"size is {size}, expected the side of scan {image}, {side}")
-            place = square(side, size)
-            scan[place, place] = self.square(image)
+        for scan, image in zip(canvas, index.tolist(), strict=True):
+            ink = self.square(image)
+            if len(ink) > size:
+                raise ValueError(f"size is {size}, expected the side of scan {image}, {len(ink)}")
+            place = square(len(ink), size)
+            scan[place, place] = ink
         return torch.from_numpy(canvas)
+
+    def squares(self, index: Tensor) -> Tensor:
+        """The scans of these images (B,), which are of one side: uint8 (B, m, m) of 0 and 1."""
+        return self.canvas(index, int(self.sides[index[0]]))
 
     @functools.cached_property
     def images(self) -> Tensor:
         """All images, uint8 (N, 1, 28, 28), as MNIST's program makes them."""
         images = torch.zeros(len(self), 1, IMAGE, IMAGE, dtype=torch.uint8)
         images[self.sides == 0] = self.leftovers
-        for group in _groups(self.sides):
+        for group in groups(self.sides):
             for index in group.split(BATCH):
-                side = int(self.sides[index[0]])
-                images[index] = to_images(self.canvas(index, side), self.sides[index])
+                images[index] = to_images(self.squares(index), self.sides[index])
         return images
 
     def find(self, images: Tensor) -> Tensor:
@@ -94,8 +95,7 @@ class Scans:
 
         -1 stands for an image that is not among those with a scan.
         """
-        known = self._known
-        index = [known.get(_digest(image), -1) for image in images.numpy()]
+        index = [self._known.get(_digest(image), -1) for image in images.numpy()]
         return torch.tensor(index, dtype=torch.int64)
 
     @functools.cached_property
@@ -109,11 +109,16 @@ def _digest(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def _groups(sides: Tensor) -> list[Tensor]:
+def groups(sides: Tensor) -> list[Tensor]:
     """The images of each side that occurs, the rarest side first."""
     counts = sides.bincount().tolist()
     occurring = [side for side in range(1, len(counts)) if counts[side]]
     return [(sides == side).nonzero()[:, 0] for side in sorted(occurring, key=counts.__getitem__)]
+
+
+def packed(scans: Iterable[Any]) -> NDArray[np.uint8]:
+    """The ``ink`` of these scans (m, m), arrays or tensors, as ``Scans`` has it."""
+    return np.concatenate([np.zeros(0, np.uint8), *map(np.packbits, scans)])
 
 
 def reproducing(images: Tensor, labels: Tensor, sides: Tensor, ink: NDArray[np.uint8]) -> Scans:
@@ -124,20 +129,18 @@ def reproducing(images: Tensor, labels: Tensor, sides: Tensor, ink: NDArray[np.u
         sides, ink: as in ``Scans``.
     """
     given = Scans(sides, labels, images[sides == 0], ink)
-    right = (given.images == images).flatten(1).all(1)
-    sides = torch.where(right, sides, 0)
-    bits = [given.bits(image) for image in sides.nonzero()[:, 0].tolist()]
-    return Scans(sides, labels, images[sides == 0], np.concatenate([np.zeros(0, np.uint8), *bits]))
+    sides = torch.where((given.images == images).flatten(1).all(1), sides, 0)
+    right = map(given.square, sides.nonzero()[:, 0].tolist())
+    return Scans(sides, labels, images[sides == 0], packed(right))
 
 
 def pack(scans: Scans) -> bytes:
     """The content of a file of these scans; a minute for all of MNIST."""
     fixed = (scans.sides, scans.labels, scans.leftovers)
     part = lzma.compress(b"".join(x.byte().numpy().tobytes() for x in fixed))
-    groups = _groups(scans.sides)
-    canvases = [scans.canvas(index, int(scans.sides[index[0]])).numpy() for index in groups]
-    rest = part + scan_coder.encode(canvases)
-    return HEAD.pack(MAGIC, _sha256(len(scans), rest), len(scans), len(part)) + rest
+    rest = part + scan_coder.encode([scans.squares(x).numpy() for x in groups(scans.sides)])
+    count, length = (struct.pack("<I", x) for x in (len(scans), len(part)))
+    return MAGIC + hashlib.sha256(count + rest).digest() + count + length + rest
 
 
 def read(path: Path) -> Scans:
@@ -149,20 +152,19 @@ def read(path: Path) -> Scans:
     content = path.read_bytes()
     if not content.startswith(MAGIC):
         raise ValueError(f"{path} begins with {content[:14]!r}, expected {MAGIC!r}")
-    fault = ValueError(f"{path} is truncated or altered: its SHA-256 differs from the one it names")
-    if len(content) < HEAD.size:
-        raise fault
-    _, sha256, num_images, length = HEAD.unpack_from(content)
-    rest = content[HEAD.size :]
-    if _sha256(num_images, rest) != sha256:
-        raise fault
-    fixed = torch.frombuffer(bytearray(lzma.decompress(rest[:length])), dtype=torch.uint8)
+    sha256, count, rest = content[14:46], content[46:50], content[HEAD:]
+    if hashlib.sha256(count + rest).digest() != sha256:
+        fault = "its SHA-256 differs from the one it names"
+        raise ValueError(f"{path} is truncated or altered: {fault}")
+    unpacker = lzma.LZMADecompressor()
+    fixed = torch.frombuffer(bytearray(unpacker.decompress(rest)), dtype=torch.uint8)
+    num_images = int.from_bytes(count, "little")
     sides, labels, leftovers = fixed.split([num_images, num_images, len(fixed) - 2 * num_images])
     cache = pooch.os_cache("mnist-transformer") / f"scans-{sha256.hex()[:16]}.safetensors"
     try:
         ink = trees.load_state(cache)["ink"].numpy()
     except (OSError, ValueError):  # there is none, or a damaged one
-        ink = _decode(rest[length:], sides.long())
+        ink = _decode(unpacker.unused_data, sides.long())
         with suppress(OSError):  # without a cache, the next process decodes too
             trees.save_state(cache, {"ink": torch.from_numpy(ink)})
     return Scans(sides.long(), labels.long(), leftovers.view(-1, 1, IMAGE, IMAGE), ink)
@@ -174,22 +176,16 @@ def load_scans() -> Scans:
     return read(PACKAGED)
 
 
-def _sha256(num_images: int, rest: bytes) -> bytes:
-    return hashlib.sha256(struct.pack("<I", num_images) + rest).digest()
-
-
 def _decode(code: bytes, sides: Tensor) -> NDArray[np.uint8]:
     """The packed bits of all scans."""
-    sizes = (sides.numpy() ** 2 + 7) // 8
-    starts = sizes.cumsum() - sizes
-    ink = np.zeros(sizes.sum(), np.uint8)
-    groups = _groups(sides)
-    shapes = [(len(index), *2 * (int(sides[index[0]]),)) for index in groups]
+    index = groups(sides)
+    shapes = [(len(images), *2 * (int(sides[images[0]]),)) for images in index]
+    scans: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)] * len(sides)
     done, total = 0, int((sides > 0).sum())
     with stages() as report:
-        for index, scans in zip(groups, scan_coder.decode(code, shapes), strict=True):
-            bits = np.packbits(scans.reshape(len(index), -1), axis=1)
-            ink[starts[index.numpy(), None] + np.arange(bits.shape[1])] = bits
-            done += len(index)
+        for images, found in zip(index, scan_coder.decode(code, shapes), strict=True):
+            for image, scan in zip(images.tolist(), found, strict=True):
+                scans[image] = np.packbits(scan)
+            done += len(images)
             report("decoding MNIST's scans", done, total)
-    return ink
+    return np.concatenate(scans)

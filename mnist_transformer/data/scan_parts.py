@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_transformer.data import scan_choice
-from mnist_transformer.data.scan_file import Scans
+from mnist_transformer.data.scan_file import Scans, groups, packed
 from mnist_transformer.data.scan_search import to_scan
 from mnist_transformer.utils import trees
 
@@ -40,19 +40,12 @@ def recover(images: Tensor, folder: Path, report: Report) -> tuple[Tensor, Bytes
     Raises:
         ValueError: a part is damaged, or OR-Tools is missing.
     """
-    tasks = [
-        (folder / f"part-{number:03}.safetensors", batch.numpy())
-        for number, batch in enumerate(images[:, 0].split(PART))
-    ]
-    known = {path: _read(path, len(batch)) for path, batch in tasks if path.exists()}
-    left = [task for task in tasks if task[0] not in known]
-    if left:
-        if importlib.util.find_spec("ortools") is None:
-            raise ValueError("no OR-Tools to find scans: pip install 'mnist-transformer[scans]'")
-        found = _in_parts(_search, left, "recovering scans", len(images), report)
-        known |= dict(zip([path for path, _ in left], found, strict=True))
-    sides, inks = zip(*(known[path] for path, _ in tasks), strict=True)
-    return torch.from_numpy(np.concatenate(sides)).long(), np.concatenate(inks)
+    tasks = _tasks(folder, "part", [batch.numpy() for batch in images[:, 0].split(PART)])
+    missing = importlib.util.find_spec("ortools") is None
+    if missing and not all(path.exists() for path, _ in tasks):
+        raise ValueError("no OR-Tools to find scans: pip install 'mnist-transformer[scans]'")
+    sides, inks = zip(*_in_parts(_search, tasks, "recovering scans", report), strict=True)
+    return torch.cat(sides).long(), np.concatenate(inks)
 
 
 def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Bytes:
@@ -61,32 +54,33 @@ def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Byte
     Contexts are counted in the first ``num_counted`` images. Parts that the folder holds are
     used, and it is given the others.
     """
-    nats = scan_choice.count(scan for i in range(num_counted) if len(scan := scans.square(i)))
-    tasks = []
-    for number, images in enumerate(torch.arange(len(scans)).split(PART)):
-        ink = np.concatenate([scans.bits(image) for image in images.tolist()])
-        sides = scans.sides[images].numpy().astype(np.uint8)
-        tasks.append((folder / f"chosen-{number:03}.safetensors", sides, ink))
-    return np.concatenate(_in_parts(_choose, tasks, "choosing scans", len(scans), report, nats))
+    counted = groups(scans.sides[:num_counted])
+    nats = scan_choice.count(scans.squares(index).numpy() for index in counted)
+    parts = torch.arange(len(scans)).split(PART)
+    tasks = _tasks(folder, "chosen", [list(map(scans.square, x.tolist())) for x in parts])
+    return np.concatenate(_in_parts(_choose, tasks, "choosing scans", report, nats))
+
+
+def _tasks(folder: Path, name: str, parts: Sequence[Any]) -> list[tuple[Path, Any]]:
+    return [(folder / f"{name}-{i:03}.safetensors", part) for i, part in enumerate(parts)]
 
 
 def _in_parts(
-    work: Callable[[Any], Any],
-    tasks: Sequence[tuple[Any, ...]],
+    work: Callable[[tuple[Path, Any]], Any],
+    tasks: Sequence[tuple[Path, Any]],
     stage: str,
-    num_images: int,
     report: Report,
     *of_all: NDArray[np.float64],
 ) -> list[Any]:
-    """``work`` of all tasks, each a path and one entry per image; ``of_all`` is for ``_start``."""
-    found, done = [], num_images - sum(len(task[1]) for task in tasks)
+    """``work`` of all tasks, each a path and an entry per image; ``of_all`` is for ``_start``."""
+    found, done, total = [], 0, sum(len(images) for _, images in tasks)
     # Leaving the pool ends its processes, after Ctrl-C too.
     with multiprocessing.get_context("spawn").Pool(initializer=_start, initargs=of_all) as pool:
-        report(stage, done, num_images)
-        for part, task in zip(pool.imap(work, tasks), tasks, strict=True):
+        report(stage, done, total)
+        for part, (_, images) in zip(pool.imap(work, tasks), tasks, strict=True):
             found.append(part)
-            done += len(task[1])
-            report(stage, done, num_images)
+            done += len(images)
+            report(stage, done, total)
     return found
 
 
@@ -97,40 +91,30 @@ def _start(*nats: NDArray[np.float64]) -> None:
     _NATS.extend(nats)
 
 
-def _search(task: tuple[Path, Bytes]) -> tuple[Bytes, Bytes]:
-    """The sides and ink of a part, which is written."""
+def _search(task: tuple[Path, Bytes]) -> tuple[Tensor, Bytes]:
+    """The sides and ink of a part, which is written if it is not there."""
     path, images = task
-    scans = [to_scan(image) for image in images]
-    sides = np.array([0 if scan is None else len(scan) for scan in scans], np.uint8)
-    packed = [np.packbits(scan) for scan in scans if scan is not None]
-    ink = np.concatenate([np.zeros(0, np.uint8), *packed])
-    trees.save_state(path, {"sides": torch.from_numpy(sides), "ink": torch.from_numpy(ink)})
+    if path.exists():
+        with suppress(ValueError, LookupError):
+            part = trees.load_state(path)
+            if len(part["sides"]) == len(images):
+                return part["sides"], part["ink"].numpy()
+        hint = "delete it to have it searched again"
+        raise ValueError(f"{path} is damaged, or a part of other images; {hint}")
+    scans = [np.zeros((0, 0)) if scan is None else scan for scan in map(to_scan, images)]
+    sides, ink = torch.tensor(list(map(len, scans)), dtype=torch.uint8), packed(scans)
+    trees.save_state(path, {"sides": sides, "ink": torch.from_numpy(ink)})
     return sides, ink
 
 
-def _choose(task: tuple[Path, Bytes, Bytes]) -> Bytes:
+def _choose(task: tuple[Path, list[Bytes]]) -> Bytes:
     """The chosen ink of a part, which is written if it is not there."""
-    path, sides, before = task
+    path, scans = task
+    before = packed(scans)
     with suppress(ValueError, LookupError):
         known = trees.load_state(path)
         if np.array_equal(known["before"], before):
             return np.asarray(known["ink"])
-    inks = [np.zeros(0, np.uint8)]
-    parts = np.split(before, ((sides.astype(int) ** 2 + 7) // 8).cumsum()[:-1])
-    for side, bits in zip(sides.tolist(), parts, strict=True):
-        if side:
-            ink = np.unpackbits(bits, count=side * side).reshape(side, side)
-            inks.append(np.packbits(scan_choice.likelier(ink, _NATS[0])))
-    ink = np.concatenate(inks)
+    ink = packed(scan_choice.likelier(scan, _NATS[0]) if len(scan) else scan for scan in scans)
     trees.save_state(path, {"before": torch.from_numpy(before), "ink": torch.from_numpy(ink)})
     return ink
-
-
-def _read(path: Path, num_images: int) -> tuple[Bytes, Bytes]:
-    """The sides and ink of so many images; ValueError if the part is damaged or another one."""
-    with suppress(ValueError, LookupError):
-        part = trees.load_state(path)
-        if len(part["sides"]) == num_images:
-            return part["sides"].numpy(), part["ink"].numpy()
-    hint = "delete it to have it searched again"
-    raise ValueError(f"{path} is damaged, or a part of other images; {hint}")

@@ -15,13 +15,12 @@ word: a scan is returned only if it gives the image back.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from mnist_transformer.data.scans import BOX, IMAGE, SIDES, to_boxes, weights
+from mnist_transformer.data.scans import BOX, IMAGE, LEAST, MOST, SIDES, to_boxes, weights
 
 GRID = 1 << 16  # area is searched in steps of 1 / GRID,
 TOLERANCE = 14  # steps; a sum of 36 rounded shares errs by less
@@ -34,65 +33,51 @@ NONE = -(1 << 30)  # a scanned pixel that is paper, and so has no variable
 ATTEMPTS = 12  # solutions per side whose bytes differ, before the side is given up
 
 
-class Candidate(NamedTuple):
-    """A side, a place of the box in the image, and the area of the brightest pixel."""
-
-    side: int
-    row: int
-    column: int
-    most: float
-
-
 def to_scan(image: np.ndarray) -> np.ndarray | None:
     """A scan, bool (m, m), that MNIST's program turns into exactly this image uint8 (28, 28).
 
     None if none is found. Raises ModuleNotFoundError without OR-Tools (extra ``scans``).
     """
-    for side, row, column, most in candidates(image):
-        box = image[row : row + BOX, column : column + BOX]
-        ink = solve(box, side, most)
-        if ink is not None:
-            return ink
-    return None
+    found = itertools.starmap(solve, candidates(image))
+    return next((ink for ink in found if ink is not None), None)
 
 
 # --- the side --------------------------------------------------------------------------------
 
 
-def candidates(image: np.ndarray) -> Iterator[Candidate]:
-    """Sides and places for which every level of an image (28, 28) is possible, small m first."""
+def candidates(image: np.ndarray) -> Iterator[tuple[np.ndarray, int, float]]:
+    """Boxes (20, 20), sides and the brightest pixel's area for which every level is possible.
+
+    Small sides come first.
+    """
     if not image.any() or not _is_centred(image):
         return
-    # The program centres a scan in its square: of places alike, the most even one first.
-    for side, (row, column) in itertools.product(SIDES, sorted(_places(image), key=_uneven(image))):
+    for side, (row, column) in itertools.product(SIDES, _places(image)):
         box = image[row : row + BOX, column : column + BOX]
         rows, columns = box.nonzero()
-        levels, top = box[rows, columns], int(box.max())
-        full = weights(side).sum(1)
-        tops = levels == top
+        levels, full = box[rows, columns], weights(side).sum(1)
+        tops = levels == box.max()
         inked = np.unique((full[rows[tops]] * full[columns[tops]]).round(5))
         # Pixels of level 255 all have the area of the brightest; those of 254 need not.
-        for most in inked[:1] if top == 255 else inked[::-1]:
-            kinds, can = possible(side, float(most), top)
+        for most in inked[:1] if box.max() == 255 else inked[::-1]:
+            kinds, can = possible(side, float(most))
             if can[kinds[rows, columns], levels].all():
-                yield Candidate(side, row, column, float(most))
+                yield box, side, float(most)
 
 
-def _uneven(image: np.ndarray) -> Callable[[tuple[int, int]], int]:
-    """By how much the paper around the ink of a box differs from side to side."""
-    ends = [np.flatnonzero(image.any(axis))[[0, -1]].sum() for axis in (1, 0)]
-    return lambda corner: sum(
-        abs(int(end) - 2 * start - BOX + 1) for end, start in zip(ends, corner, strict=True)
-    )
+def _places(image: np.ndarray) -> list[tuple[int, ...]]:
+    """The corners of all boxes that hold the whole ink, the most even paper around it first.
 
+    The program centres a scan in its square.
+    """
+    ends = [np.flatnonzero(image.any(axis))[[0, -1]].tolist() for axis in (1, 0)]
 
-def _places(image: np.ndarray) -> list[tuple[int, int]]:
-    """The corners of all boxes that hold the whole ink."""
-    spans = []
-    for axis in (1, 0):
-        ink = np.flatnonzero(image.any(axis))
-        spans.append(range(max(0, ink[-1] - BOX + 1), min(IMAGE - BOX, ink[0]) + 1))
-    return [(row, column) for row in spans[0] for column in spans[1]]
+    def uneven(corner: tuple[int, ...]) -> int:
+        pairs = zip(ends, corner, strict=True)
+        return sum(abs(sum(end) - 2 * start - BOX + 1) for end, start in pairs)
+
+    spans = [range(max(0, end - BOX + 1), min(IMAGE - BOX, start) + 1) for start, end in ends]
+    return sorted(itertools.product(*spans), key=uneven)
 
 
 def _is_centred(image: np.ndarray) -> bool:
@@ -103,18 +88,15 @@ def _is_centred(image: np.ndarray) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)  # 54 kB each
-def possible(side: int, most: float, top: int) -> tuple[np.ndarray, np.ndarray]:
+def possible(side: int, most: float) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each box pixel (BOX, BOX), and the levels that each kind can have (kinds, 256).
 
-    ``most`` is the brightest pixel's area and ``top`` its level, 255, or 254 where float32
-    rounds below 255.
+    ``most`` is the brightest pixel's area.
     """
     kinds, sums = _sums(side)
-    low, high = (bound * most / 255 for bound in bounds_of(top))
-    low, high = low * GRID - TOLERANCE, high * GRID + TOLERANCE
-    below = [np.searchsorted(values, low, "left") for values in sums]
-    until = [np.searchsorted(values, high, "right") for values in sums]
-    return kinds, np.stack(until) > np.stack(below)
+    low, high = LEAST * most / 255 * GRID - TOLERANCE, MOST * most / 255 * GRID + TOLERANCE
+    ends = [(np.searchsorted(x, low), np.searchsorted(x, high, "right")) for x in sums]
+    return kinds, np.stack([below < until for below, until in ends])
 
 
 @functools.cache
@@ -139,20 +121,6 @@ def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
     return kinds, sums
 
 
-@functools.cache
-def bounds_of(top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest area (256,) of each level, where the brightest one's is 255.
-
-    Levels round up below 128 and down from 128 on; the top level is the brightest pixel's.
-    """
-    level = np.arange(256.0)
-    low = np.where(level < 128, level - 1, level)
-    high = np.where(level < 128, level, level + 1)
-    low[0], low[128], high[128] = 0, 127, 129
-    low[255] = high[255] = 255
-    return low, high
-
-
 # --- the ink ---------------------------------------------------------------------------------
 
 
@@ -173,7 +141,6 @@ class _Puzzle:
     def __init__(self, box: np.ndarray, side: int, most: float) -> None:
         from ortools.sat.python import cp_model
 
-        self.unknown = cp_model.UNKNOWN
         self.model, self.solver = cp_model.CpModel(), cp_model.CpSolver()
         # Written without the wrapper: its checks take longer than most solutions.
         self.proto = self.model.proto
@@ -201,12 +168,12 @@ class _Puzzle:
 
     def _solve(self) -> list[int]:
         """The values of all variables, none if there are none or none were found in time."""
-        self.status = self.solver.solve(self.model)
+        self.solver.solve(self.model)
         return list(self.solver.response_proto.solution)
 
     def _solve_from_any(self) -> list[int]:
         """Find any ink first, which is quick, and shorten its outline from there."""
-        if self.status != self.unknown:
+        if self.solver.status_name() != "UNKNOWN":
             return []
         objective = type(self.proto.objective)()
         objective.CopyFrom(self.proto.objective)
@@ -238,7 +205,6 @@ class _Puzzle:
 
     def _demand_levels(self, box: np.ndarray, most: float) -> None:
         """Each area is at least, and at most, its level / 255 of the brightest one."""
-        bounds = bounds_of(int(box.max()))
         brightest = self._variable(*(int((most + sign * LEEWAY) * SCALE) for sign in (-1, 1)))
         slack = -int(255 * SLACK * SCALE)
         for row, column in np.argwhere(box > 0):
@@ -249,7 +215,7 @@ class _Puzzle:
             products = self.shares[row][window[0]] * self.shares[column][window[1]]
             variables = [*self.variable[window][free].tolist(), brightest]
             whole = np.rint(products.astype(float) * SCALE).astype(int)[free]
-            for bound, sign in zip(bounds, (1, -1), strict=True):
+            for bound, sign in ((LEAST, 1), (MOST, -1)):
                 linear = self.proto.constraints.add().linear
                 linear.vars.extend(variables)
                 level = int(bound[box[row, column]])

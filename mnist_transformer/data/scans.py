@@ -30,6 +30,10 @@ SIDES = range(20, 129)  # the sides m that a scan may have
 BOX = 20  # the side of the grey box
 IMAGE = 28  # the side of an image
 USUAL_SIDE = 46  # the median side of MNIST's scans
+# The least and the largest area of each level, where the brightest box pixel's is 255: levels
+# round up below 128, and down from 128 on.
+_LEVEL = np.arange(256.0)
+LEAST, MOST = (_LEVEL - (_LEVEL <= 128)).clip(0), (_LEVEL + (_LEVEL >= 128)).clip(max=255)
 
 
 def square(side: int, canvas: int) -> slice:
@@ -49,15 +53,10 @@ def weights(side: int, dtype: type = np.float64) -> np.ndarray:
     start = np.float32(BOX / 2) + scale * (rows - np.float32(side) / np.float32(2))
     end = (start + dtype(0.99) * scale.astype(dtype)).astype(np.float32)
     # Rounding takes the first row of some sides below 0 (m = 39).
-    first = np.maximum(np.floor(start), 0).astype(int)
-    last = np.minimum(np.floor(end), BOX - 1).astype(int)
-    shares = np.zeros((BOX, side), np.float32)
-    for row in range(side):
-        if first[row] >= last[row]:
-            shares[first[row], row] = scale
-        else:
-            shares[first[row], row] = np.float32(first[row] + 1) - start[row]
-            shares[last[row], row] = end[row] - np.float32(last[row])
+    first, last = np.floor([start, end]).clip(0, BOX - 1).astype(int)
+    shares, row = np.zeros((BOX, side), np.float32), np.arange(side)
+    shares[last, row] = end - last
+    shares[first, row] = np.where(first < last, first + 1 - start, scale)
     return shares
 
 
@@ -67,15 +66,10 @@ def _tables() -> tuple[Tensor, Tensor]:
 
     Rows are in ascending order; a box row with fewer than k has shares of 0 at the end.
     """
-    most = max(int((weights(side) > 0).sum(1).max()) for side in SIDES)
-    rows = np.zeros((len(SIDES), BOX, most), np.int64)
-    shares = np.zeros((len(SIDES), BOX, most), np.float32)
-    for index, side in enumerate(SIDES):
-        for row, share in enumerate(weights(side)):
-            found = np.flatnonzero(share)
-            rows[index, row, : len(found)] = found
-            shares[index, row, : len(found)] = share[found]
-    return torch.from_numpy(rows), torch.from_numpy(shares)
+    every = (torch.from_numpy(weights(side)) for side in SIDES)
+    shares = torch.stack([F.pad(x, (0, SIDES[-1] - x.shape[1])) for x in every])
+    rows = (shares == 0).int().sort(stable=True).indices[..., : int((shares > 0).sum(2).max())]
+    return rows, shares.gather(2, rows)
 
 
 def to_boxes(scans: Tensor, sides: Tensor) -> Tensor:
@@ -122,23 +116,27 @@ def to_images(scans: Tensor, sides: Tensor) -> Tensor:
 
 def place(boxes: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Images uint8 (B, 1, 28, 28) with boxes (B, 20, 20) at these rows and columns (B,)."""
-    images = boxes.new_zeros(len(boxes), 1, IMAGE, IMAGE)
-    index = torch.arange(BOX, device=boxes.device)
-    image = torch.arange(len(boxes), device=boxes.device)[:, None, None]
-    images[image, 0, row[:, None, None] + index[:, None], column[:, None, None] + index] = boxes
-    return images
+    images = boxes.new_zeros(len(boxes), IMAGE, IMAGE)
+    images[_at(row, column)] = boxes
+    return images[:, None]
+
+
+def _at(row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The index of boxes with these corners (B,) in images (B, 28, 28)."""
+    image, box = (torch.arange(num, device=row.device) for num in (len(row), BOX))
+    image, row, column = (x[:, None, None] for x in (image, row, column))
+    return image, row + box[:, None], column + box
 
 
 def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """The row and column (B,) of a box's corner, which bring its centre of mass to 14, 14."""
     ink, index = boxes.long(), torch.arange(BOX, device=boxes.device)
     total = ink.sum((1, 2)).clamp(min=1)
-    row, column = ((ink.sum(axis) * index).sum(1) for axis in (2, 1))
+    masses = ((ink.sum(axis) * index).sum(1) - IMAGE // 2 * total for axis in (2, 1))
     # round(14 - mean) in integers: the centre of mass is a quotient of them. Halves round down,
     # as all three that MNIST has do: images 23,831, 33,691 and 68,688.
-    half = IMAGE // 2
-    corners = [-((2 * (mass - half * total) + total) // (2 * total)) for mass in (row, column)]
-    return corners[0].clamp(0, IMAGE - BOX), corners[1].clamp(0, IMAGE - BOX)
+    row, column = (-((2 * mass + total) // (2 * total)) for mass in masses)
+    return row.clamp(0, IMAGE - BOX), column.clamp(0, IMAGE - BOX)
 
 
 # --- approximations, for what is not one of MNIST's images ------------------------------------
@@ -147,7 +145,7 @@ def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
 def shares_on(canvas: int, sides: Tensor) -> Tensor:
     """The shares of canvas rows in box rows, float32 (B, 20, S), for scans of sides (B,)."""
     rows, shares = (table.to(sides.device)[sides - SIDES.start] for table in _tables())
-    rows = (rows + ((canvas - sides) // 2)[:, None, None]).clamp(max=canvas - 1)
+    rows = rows + ((canvas - sides) // 2)[:, None, None]
     return shares.new_zeros(len(sides), BOX, canvas).scatter_add(2, rows, shares)
 
 
@@ -166,17 +164,15 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
         Scans uint8 (B, S, S), their sides, and the rows and columns of their boxes, all (B,).
     """
     index = torch.arange(IMAGE, device=images.device)
-    ends = []
+    corners = []
     for axis in (2, 1):
         ink = images.amax(axis) > 0
+        # Without ink these are 28 and -1, whose middle is the image's.
         first = torch.where(ink, index, IMAGE).amin(1)
         last = torch.where(ink, index, -1).amax(1)
-        middle = torch.where(last < 0, IMAGE - 1, first + last)  # paper: the middle of the image
-        ends.append(((middle - BOX + 2) // 2).clamp(0, IMAGE - BOX))
-    place_B, box = torch.arange(len(images), device=images.device), torch.arange(BOX)
-    rows = ends[0][:, None, None] + box.to(images.device)[:, None]
-    columns = ends[1][:, None, None] + box.to(images.device)
-    levels = images[place_B[:, None, None], rows, columns].float()[:, None]
+        corners.append(((first + last - BOX + 2) // 2).clamp(0, IMAGE - BOX))
+    row, column = corners
+    levels = images[_at(row, column)].float()[:, None]
     side = min(USUAL_SIDE, canvas)
     large = F.interpolate(levels, (side, side), mode="bilinear")
     # Half of the brightest level nearby is the edge of a stroke, of a pale one too.
@@ -185,13 +181,10 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     scans = images.new_zeros(len(images), canvas, canvas)
     inside = square(side, canvas)
     scans[:, inside, inside] = ((large > near / 2) & (large > 16))[:, 0].byte()
-    return scans, torch.full_like(ends[0], side), ends[0], ends[1]
+    return scans, torch.full_like(row, side), row, column
 
 
 def kept(mask: Tensor, sides: Tensor, row: Tensor, column: Tensor, canvas: int) -> Tensor:
     """Scanned pixels with no share in a hidden pixel, bool (B, S, S), given a mask (B, 28, 28)."""
-    index = torch.arange(BOX, device=mask.device)
-    image = torch.arange(len(mask), device=mask.device)[:, None, None]
-    hidden = ~mask[image, row[:, None, None] + index[:, None], column[:, None, None] + index]
     touches = (shares_on(canvas, sides) > 0).float()
-    return touches.mT @ hidden.float() @ touches == 0
+    return touches.mT @ (~mask[_at(row, column)]).float() @ touches == 0

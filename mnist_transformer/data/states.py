@@ -52,7 +52,7 @@ def encode_prompts(
     *,
     num_prompts: int = NUM_PROMPTS,
     seed: int = 0,
-    report: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+    report: Callable[[str, int, int | None], None],
 ) -> None:
     """Write train.safetensors and val.safetensors into the folder; raises OSError if it cannot.
 

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mnist_transformer.data import idx
-from mnist_transformer.data.scan_file import Scans
+from mnist_transformer.data.scan_file import Scans, packed
 from mnist_transformer.evaluation.metrics import nearest_distances
 from mnist_transformer.evaluation.protocol import load_data, load_judge
 from mnist_transformer.models.base import GenerativeModel, in_batches
@@ -43,10 +42,10 @@ def drawing(
         found = {"label": labels, "seed": torch.tensor(seeds)}
         if model.archive is not None:
             scans = model.scans(labels.tolist(), seeds, how)
-            sides, ink = torch.tensor([len(x) for x in scans]), [np.packbits(x) for x in scans]
-            model.archive = Scans(sides, labels, train[:0].cpu(), np.concatenate(ink))
+            sides, ink = torch.tensor(list(map(len, scans))), packed(scans)
+            model.archive = Scans(sides, labels, train[:0].cpu(), ink)
             images = model.archive.images
-            found |= {"sides": sides, "ink": torch.from_numpy(model.archive.ink)}
+            found |= {"sides": sides, "ink": torch.from_numpy(ink)}
         else:
             images = model.sample(labels, seeds, how)
         if judge is not None:

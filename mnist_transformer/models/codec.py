@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import starmap
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path, PurePath
@@ -44,7 +43,8 @@ USUAL = b'{"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"AVX512","axes":[1,28
 MAX_PROCESSES = 8  # each takes the memory of drawing a block
 
 Progress = Callable[[str, int, int | None], None]
-Job = tuple[Path, int, tuple[Any, ...], bytes | None]  # the arguments of ``_code``
+Job = tuple[Path, int, tuple[Any, ...], bytes | None]
+"""A block: a model's file, the number of images, and their ``source`` or their code."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     with torch.no_grad():
         is_coded, *source = drawer.source(images)
     index = is_coded.nonzero()[:, 0]
-    jobs: list[Job] = []
-    for start in range(0, len(index), BLOCK):
-        part = tuple(column[start : start + BLOCK].numpy() for column in source)
-        jobs.append((path, len(part[0]), part, None))
+    parts = zip(*(column.split(BLOCK) for column in source), strict=True)
+    jobs: list[Job] = [
+        (path, len(part[0]), tuple(x.numpy() for x in part), None) for part in parts if len(index)
+    ]
     blocks = []
     for block, (code, _) in zip(index.split(BLOCK), _each(jobs, "encoding", report), strict=False):
         pixels = images[block].numpy().tobytes()
@@ -92,16 +92,16 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
         else:
             is_coded[block] = False
     others = images[~is_coded].numpy().tobytes()
-    parts = [_deflate(others) if others else b"", *blocks]
+    body = [_deflate(others) if others else b"", *blocks]
     header = Header(
         PurePath(model).name,
         *_here(),
         axes=() if names else values.shape,
         names=names,
-        lengths=tuple(map(len, parts[:-1])),
+        lengths=tuple(map(len, body[:-1])),
         not_coded=tuple((~is_coded).nonzero()[:, 0].tolist()),
     )
-    content = _deflate(_json(header)) + _crc(path.read_bytes()) + b"".join(parts)
+    content = _deflate(_json(header)) + _crc(path.read_bytes()) + b"".join(body)
     if not names:
         as_it_is = _deflate(_json(Header(axes=values.shape))) + values.tobytes()
         content = min(content, as_it_is, key=len)
@@ -155,18 +155,15 @@ def _each(jobs: list[Job], stage: str, report: Progress) -> Iterator[tuple[bytes
     num_processes = max(1, min(len(jobs), torch.get_num_threads(), MAX_PROCESSES))
     leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, and it the others
     with ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, leave) as pool:
-        results: Iterator[tuple[bytes, Values]] = starmap(_code, jobs)
-        if num_processes > 1:
-            results = pool.map(_code, *zip(*jobs, strict=True))
+        results = pool.map(_code, jobs) if num_processes > 1 else map(_code, jobs)
         for done, result in enumerate(results, start=1):
             report(stage, done, len(jobs))
             yield result
 
 
-def _code(
-    path: Path, num_images: int, source: tuple[Any, ...], code: bytes | None
-) -> tuple[bytes, Values]:
-    """A block's code, and its images: of the source if no code is given, else of that."""
+def _code(job: Job) -> tuple[bytes, Values]:
+    """A block's code, and its images."""
+    path, num_images, source, code = job
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

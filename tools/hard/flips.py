@@ -61,7 +61,7 @@ def make_files(folder: Path) -> Iterator[Kind]:
     yield Kind("IDX, gzipped", packed, idx.read, parts)
     scans = folder / "mnist.scans"
     scans.write_bytes(scan_file.PACKAGED.read_bytes())
-    magic, digest, size = len(scan_file.MAGIC), scan_file.HEAD.size, scans.stat().st_size
+    magic, digest, size = len(scan_file.MAGIC), scan_file.HEAD, scans.stat().st_size
     parts = {"magic": magic, "digest and sizes": digest, "compressed": size}
     yield Kind("scans", scans, _scans, parts, SLOW)
 
