@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import WeakFileLock
 
+from mnist_transformer import cli
 from mnist_transformer.models import hub, loading
 
 
@@ -177,48 +178,54 @@ def loopback():
         server.shutdown()
 
 
-def run(*arguments, **env):
-    return subprocess.run(
-        [sys.executable, "-m", "mnist_transformer", *map(str, arguments)],
-        env={**os.environ, "HF_TOKEN": "hf_x", **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_what_is_pushed_is_pulled_and_draws(loopback, monkeypatch, tiny_checkpoint, tmp_path):
+@pytest.fixture
+def run(loopback, monkeypatch, tmp_path, capsys):
+    """A command's exit code and its words, with the hub at an address, the loopback's if none."""
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Hub, "files", {})
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     monkeypatch.chdir(tmp_path)
-    env = {"HF_ENDPOINT": loopback, "HF_HOME": str(tmp_path / "cache")}
-    done = run("hub", "push", tiny_checkpoint, "someone/digits", **env)
-    assert (done.returncode, done.stdout) == (
-        0,
-        "published https://huggingface.co/someone/digits/commit/1\n",
-    ), done.stderr
+
+    def run(*arguments, endpoint=loopback):
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        code = cli.main(["hub", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.err if code else captured.out
+
+    return run
+
+
+def test_what_is_pushed_is_pulled_and_draws(run, tiny_checkpoint):
+    commit = "https://huggingface.co/someone/digits/commit/1"
+    assert run("push", tiny_checkpoint, "someone/digits") == (0, f"published {commit}\n")
     card = Hub.files["README.md"].decode()
     assert card.startswith("---\n")
     assert "draw 0 --model hf://someone/digits" in card
-    done = run("hub", "pull", "someone/digits", **env)
-    assert (done.returncode, done.stdout) == (0, "saved digits.safetensors\n"), done.stderr
+    assert run("pull", "someone/digits") == (0, "saved digits.safetensors\n")
     assert Path("digits.safetensors").read_bytes() == tiny_checkpoint.read_bytes()
-    again = run("hub", "pull", "someone/digits", **env)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert run("pull", "someone/digits")[0] == 2
+    own = Path("card.md")
+    own.write_text("# Mine\n")
+    assert run("push", tiny_checkpoint, "someone/digits", "--card", own)[0] == 0
+    assert Hub.files["README.md"] == b"# Mine\n"
 
 
-def test_a_push_that_fails_is_one_sentence(loopback, monkeypatch, tiny_checkpoint, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+def test_a_push_that_fails_is_one_sentence(run, monkeypatch, tiny_checkpoint, tmp_path):
     foreign = tmp_path / "x.safetensors"
     foreign.write_bytes(b"not a checkpoint")
     monkeypatch.setattr(Hub, "refuses", True)
-    for file, repo, hub_at, message in (
-        (tiny_checkpoint, "someone/digits", loopback, "the hub refuses someone/digits (status 401"),
-        (tiny_checkpoint, "a/b/c", loopback, "repository is 'a/b/c', expected owner/name"),
-        (tiny_checkpoint, "a/b", "http://127.0.0.1:9", "a/b is not published and the hub at"),
-        (foreign, "someone/digits", loopback, "x.safetensors"),
-        (tmp_path / "none", "someone/digits", loopback, "none does not exist"),
+    for arguments, message in (
+        ((tiny_checkpoint, "someone/digits"), "the hub refuses someone/digits (status 401)"),
+        ((tiny_checkpoint, "a/b/c"), "repository is 'a/b/c', expected owner/name"),
+        ((foreign, "someone/digits"), "x.safetensors"),
+        ((tmp_path / "none", "someone/digits"), "none does not exist"),
+        ((tiny_checkpoint, "a/b", "--card", "none.md"), "card none.md is not a file"),
     ):
-        done = run("hub", "push", file, repo, HF_ENDPOINT=hub_at, HF_HOME=str(tmp_path / "cache"))
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert message in done.stderr
+        code, words = run("push", *arguments)
+        assert (code, words.count("\n")) == (2, 1)
+        assert message in words
+    code, words = run("push", tiny_checkpoint, "a/b", endpoint="http://127.0.0.1:9")
+    assert (code, words.count("\n")) == (2, 1)
+    assert "a/b is not published and the hub at http://127.0.0.1:9 cannot be reached" in words
