@@ -95,8 +95,7 @@ def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
     path = _find(folder, file.name) if folder else fetch(name, file.md5_gz, MIRRORS)
     try:
         values = idx.read(path, file.shape)
-        md5 = hashlib.md5(idx.header(file.shape), usedforsecurity=False)
-        md5.update(values.data)
+        md5 = hashlib.md5(idx.header(file.shape) + values.tobytes(), usedforsecurity=False)
         # Fashion-MNIST and others have the same names and shapes: only the content tells.
         if (found := md5.hexdigest()) != file.md5:
             fault = f"is not MNIST's file: the md5 of its content is {found}, expected {file.md5}"

@@ -107,8 +107,9 @@ def _contexts(paper: Pictures, neighbours: Sequence[tuple[int, int, int]]) -> ND
     height, width = paper.shape[0] - REACH, paper.shape[1] - 2 * REACH
     contexts = np.zeros((height, width, paper.shape[2]), np.uint32)
     for bit, up, left in neighbours:
-        rows, columns = slice(REACH + up, None), slice(REACH + left, REACH + left + width)
-        contexts |= paper[rows, columns][:height].astype(np.uint32) << np.uint32(bit)
+        row, column = REACH + up, REACH + left
+        found = paper[row : row + height, column : column + width]
+        contexts |= found.astype(np.uint32) << np.uint32(bit)
     return contexts
 
 

@@ -41,11 +41,14 @@ def recover(images: Tensor, folder: Path, report: Report) -> tuple[Tensor, Bytes
         ValueError: a part is damaged, or OR-Tools is missing.
     """
     tasks = _tasks(folder, "part", [batch.numpy() for batch in images[:, 0].split(PART)])
-    missing = importlib.util.find_spec("ortools") is None
-    if missing and not all(path.exists() for path, _ in tasks):
-        raise ValueError("no OR-Tools to find scans: pip install 'mnist-transformer[scans]'")
-    sides, inks = zip(*_in_parts(_search, tasks, "recovering scans", report), strict=True)
-    return torch.cat(sides).long(), np.concatenate(inks)
+    known = {path: _read(path, len(batch)) for path, batch in tasks if path.exists()}
+    if left := [task for task in tasks if task[0] not in known]:
+        if importlib.util.find_spec("ortools") is None:
+            raise ValueError("no OR-Tools to find scans: pip install 'mnist-transformer[scans]'")
+        found = _in_parts(_search, left, "recovering scans", len(images), report)
+        known |= zip([path for path, _ in left], found, strict=True)
+    sides, inks = zip(*(known[path] for path, _ in tasks), strict=True)
+    return torch.from_numpy(np.concatenate(sides)).long(), np.concatenate(inks)
 
 
 def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Bytes:
@@ -58,7 +61,7 @@ def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Byte
     nats = scan_choice.count(scans.squares(index).numpy() for index in counted)
     parts = torch.arange(len(scans)).split(PART)
     tasks = _tasks(folder, "chosen", [list(map(scans.square, x.tolist())) for x in parts])
-    return np.concatenate(_in_parts(_choose, tasks, "choosing scans", report, nats))
+    return np.concatenate(_in_parts(_choose, tasks, "choosing scans", len(scans), report, nats))
 
 
 def _tasks(folder: Path, name: str, parts: Sequence[Any]) -> list[tuple[Path, Any]]:
@@ -69,18 +72,19 @@ def _in_parts(
     work: Callable[[tuple[Path, Any]], Any],
     tasks: Sequence[tuple[Path, Any]],
     stage: str,
+    num_images: int,
     report: Report,
     *of_all: NDArray[np.float64],
 ) -> list[Any]:
     """``work`` of all tasks, each a path and an entry per image; ``of_all`` is for ``_start``."""
-    found, done, total = [], 0, sum(len(images) for _, images in tasks)
+    found, done = [], num_images - sum(len(images) for _, images in tasks)
     # Leaving the pool ends its processes, after Ctrl-C too.
     with multiprocessing.get_context("spawn").Pool(initializer=_start, initargs=of_all) as pool:
-        report(stage, done, total)
+        report(stage, done, num_images)
         for part, (_, images) in zip(pool.imap(work, tasks), tasks, strict=True):
             found.append(part)
             done += len(images)
-            report(stage, done, total)
+            report(stage, done, num_images)
     return found
 
 
@@ -91,20 +95,23 @@ def _start(*nats: NDArray[np.float64]) -> None:
     _NATS.extend(nats)
 
 
-def _search(task: tuple[Path, Bytes]) -> tuple[Tensor, Bytes]:
-    """The sides and ink of a part, which is written if it is not there."""
+def _search(task: tuple[Path, Bytes]) -> tuple[Bytes, Bytes]:
+    """The sides and ink of a part, which is written."""
     path, images = task
-    if path.exists():
-        with suppress(ValueError, LookupError):
-            part = trees.load_state(path)
-            if len(part["sides"]) == len(images):
-                return part["sides"], part["ink"].numpy()
-        hint = "delete it to have it searched again"
-        raise ValueError(f"{path} is damaged, or a part of other images; {hint}")
-    scans = [np.zeros((0, 0)) if scan is None else scan for scan in map(to_scan, images)]
-    sides, ink = torch.tensor(list(map(len, scans)), dtype=torch.uint8), packed(scans)
-    trees.save_state(path, {"sides": sides, "ink": torch.from_numpy(ink)})
+    scans = [np.zeros((0, 0), bool) if x is None else x for x in map(to_scan, images)]
+    sides, ink = np.array(list(map(len, scans)), np.uint8), packed(scans)
+    trees.save_state(path, {"sides": torch.from_numpy(sides), "ink": torch.from_numpy(ink)})
     return sides, ink
+
+
+def _read(path: Path, num_images: int) -> tuple[Bytes, Bytes]:
+    """The sides and ink of so many images; ValueError if the part is damaged or another one."""
+    with suppress(ValueError, LookupError):
+        part = trees.load_state(path)
+        if len(part["sides"]) == num_images:
+            return part["sides"].numpy(), part["ink"].numpy()
+    hint = "delete it to have it searched again"
+    raise ValueError(f"{path} is damaged, or a part of other images; {hint}")
 
 
 def _choose(task: tuple[Path, list[Bytes]]) -> Bytes:

@@ -25,7 +25,7 @@ FOLDER = Path("runs") / "smollm2-states"
 WRITE = "write them with `mnist-transformer prompts encode`"
 MAX_DIGITS = 2
 BATCH_SIZE = 64  # prompts that are encoded at once
-NUM_PROMPTS, NUM_VAL = 60_000, 2_000
+NUM_VAL = 2_000
 SOURCE = f"{MODEL}, layer {LAYER}, answers with the ones first"
 
 
@@ -50,7 +50,7 @@ def encode_prompts(
     folder: Path,
     encoder: Callable[[Sequence[str]], list[Tensor]],
     *,
-    num_prompts: int = NUM_PROMPTS,
+    num_prompts: int,
     seed: int = 0,
     report: Callable[[str, int, int | None], None],
 ) -> None:
