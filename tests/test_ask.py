@@ -108,7 +108,7 @@ def test_digits_of_any_script_are_drawn_as_the_plain_ones_are(seven: str) -> Non
 def test_numbers_out_of_range_are_refused_whatever_was_read(
     seven: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for text in ("Draw 250", "what is 3.5 + 4", "a 100"):
+    for text in ("Draw 250", "what is 3.5 + 4", "a 100", "draw 7/2", "6 ÷ 2", "1 7", "seven two"):
         assert cli.main(["ask", text, "--model", seven]) == 2
         assert "a number from 0 to 99" in capsys.readouterr().err
 
