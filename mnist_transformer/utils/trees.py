@@ -44,7 +44,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     def put(leaf: Any) -> Any:
         is_tensor = isinstance(leaf, str) and leaf.startswith(_LEAF)
-        return tensors[leaf.removeprefix(_LEAF)] if is_tensor else leaf
+        # A copy: the file is mapped into memory, and would go on taking its room once deleted.
+        return tensors[leaf.removeprefix(_LEAF)].clone() if is_tensor else leaf
 
     return tree_map(put, header(metadata, "tree", Path(path)))
 
