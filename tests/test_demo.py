@@ -182,6 +182,8 @@ def test_red_on_the_pad_is_the_hole() -> None:
     assert not keep[0, 14:].any()
     with pytest.raises(ValueError, match="the pad is blank"):
         restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, MNIST)
+    with pytest.raises(ValueError, match="the pad has over 4,000,000 pixels"):
+        restore_tab.read_pad({"composite": Image.new("1", (9000, 9000))}, MNIST)
 
 
 def test_a_photograph_is_uploaded_in_colour_and_its_reds_are_kept(tmp_path: Path) -> None:
@@ -345,6 +347,10 @@ def test_pictures_alone_are_uploaded_and_few(guarded: Any, monkeypatch: pytest.M
     assert "Too many files" in said(form(*[picture] * 5))
     assert "over 10,000,000 bytes" in said(form(("a.png", bytes(10_000_000))))
     assert "more layers than the pad" in said(form(picture, index="999999999"))
+    for size, path in ((8000, "/gradio_api/upload"), (2001, "/gradio_api/component_server/")):
+        content = io.BytesIO()
+        Image.new("1", (size, size)).save(content, "PNG")
+        assert "pixels, expected fewer" in said(form(("a.png", content.getvalue())), path)
     monkeypatch.setattr(gate, "MAX_KEPT", 2 * len(good))
     assert "too many uploads, try again" in said(good)
     assert len(bodies) == 1
