@@ -386,6 +386,7 @@ def test_the_system_ends_the_lock_of_a_killed_process(tmp_path):
         pass
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("fate", ["deleted", "renamed", "a file"])
 def test_a_folder_that_goes_away_costs_no_weights(whole, tmp_path, monkeypatch, fate):
     forward, out = training._Run.forward, tmp_path / "run"

@@ -152,6 +152,25 @@ def claim(folder: Path) -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def quiet_writer() -> Iterator[None]:
+    """A context in which TensorBoard's thread fails without a traceback, as on a full disk.
+
+    ``Records`` tell of it: the thread hands its error on.
+    """
+    hook = threading.excepthook
+
+    def unless_writer(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            hook(failed)
+
+    threading.excepthook = unless_writer
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+
+
+@contextmanager
 def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
     """Collect SIGINT, SIGTERM and SIGHUP, so that the step is finished.
 
