@@ -294,6 +294,14 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_output_that_cannot_be_written_is_one_sentence() -> None:
+    command = f"{sys.executable} -m mnist_transformer --version > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "mnist-transformer: No space left on device\n"
+
+
 # --- the other verbs ---
 
 ROOT = Path(__file__).parent.parent
