@@ -80,6 +80,14 @@ def test_a_line_that_is_no_text_costs_no_other_line(
         assert said.err.count("the prompt has ") == said.err.count("\n") == 2
 
 
+def test_closed_input_is_one_sentence(
+    seven: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["ask", "--model", seven]) == 2
+    assert "standard input is closed, expected it open or a prompt" in capsys.readouterr().err
+
+
 def test_characters_that_no_model_has_read_are_refused(
     seven: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
