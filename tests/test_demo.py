@@ -380,11 +380,11 @@ def test_the_pads_pictures_are_read_twice() -> None:
     assert list(blobs) == ["b", "c"]
 
 
-def asked(address: str, data: Sequence[object]) -> tuple[int, str]:
-    """The answer to joining the queue of the first tab with these values."""
+def asked(address: str, data: Sequence[object], path: str = "queue/join") -> tuple[int, str]:
+    """The answer to joining the queue of the first tab with these values, or to another path."""
     body = {"data": data, "fn_index": 0, "session_hash": "x"}
     call = urllib.request.Request(
-        f"{address}/gradio_api/queue/join",
+        f"{address}/gradio_api/{path}",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
@@ -423,6 +423,9 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
         assert len(list(tmp_path.glob("gradio-*"))) == 1
         address, others = said.split()[4], values()
         assert asked(address, ["7", 1, 0, *others])[0] == 200
+        status, answer = asked(address, ["7", 1, 0, *others], "run/predict")
+        assert status == 404  # it would pass all who wait
+        assert "Please join the queue" in answer
         for wrong, sentence in [
             (["x", 1, 0, *others], "digits are &#x27;x&#x27;, expected one or more of 0 to 9"),
             (["7", 10, 0, *others], "Value 10 is greater than maximum value 9."),
