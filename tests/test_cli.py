@@ -292,6 +292,12 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("usage: mnist-transformer draw")
     assert done.stderr == ""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "mnist_transformer", "--version"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")

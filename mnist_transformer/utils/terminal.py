@@ -32,9 +32,15 @@ if TYPE_CHECKING:
 SHADES = " .:-=+*#%@"  # from black to white
 LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
 
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # to ``exit_code``: rich would exit with 1
+
+
 if not os.environ.get("COLUMNS", "").strip("0"):  # into no columns rich would print nothing
     os.environ.pop("COLUMNS", None)
-screen, errors = Console(emoji=False), Console(stderr=True, emoji=False)
+screen, errors = _Console(emoji=False), _Console(stderr=True, emoji=False)
 _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 say = partial(screen.print, **_AS_IT_IS)  # a line of result
 complain = partial(errors.print, **_AS_IT_IS)
