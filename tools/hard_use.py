@@ -1,6 +1,6 @@
 """Hard use: everything that docs/reliability.md claims, tried again.
 
-    python -m tools.hard_use                    # all of it, about 15 minutes on two cores
+    python -m tools.hard_use                    # all of it, about 20 minutes on two cores
     python -m tools.hard_use --parts flips pictures --no-record
 
 Each line of a part's table becomes a row of the ledger; ``python -m tools.report`` renders them.
