@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if " ".join(arguments[:2]) in VERBS:  # a verb of two words
         arguments = [" ".join(arguments[:2]), *arguments[2:]]
     if list(arguments) == ["--version"]:
-        say(f"{PROG} {mnist_transformer.__version__}")
-        return 0
+        return exit_code(PROG, lambda: say(f"{PROG} {mnist_transformer.__version__}"))
     parse = tyro.extras.subcommand_cli_from_dict
     with REGISTRY:
         return exit_code(PROG, lambda: parse(VERBS, prog=PROG, description=__doc__, args=arguments))

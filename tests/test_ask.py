@@ -80,6 +80,14 @@ def test_a_line_that_is_no_text_costs_no_other_line(
         assert said.err.count("the prompt has ") == said.err.count("\n") == 2
 
 
+def test_closed_input_is_one_sentence(
+    seven: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["ask", "--model", seven]) == 2
+    assert "standard input is closed, expected it open or a prompt" in capsys.readouterr().err
+
+
 def test_characters_that_no_model_has_read_are_refused(
     seven: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +116,7 @@ def test_digits_of_any_script_are_drawn_as_the_plain_ones_are(seven: str) -> Non
 def test_numbers_out_of_range_are_refused_whatever_was_read(
     seven: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for text in ("Draw 250", "what is 3.5 + 4", "a 100"):
+    for text in ("Draw 250", "what is 3.5 + 4", "a 100", "draw 7/2", "6 ÷ 2", "1 7", "seven two"):
         assert cli.main(["ask", text, "--model", seven]) == 2
         assert "a number from 0 to 99" in capsys.readouterr().err
 

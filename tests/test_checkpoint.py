@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +87,14 @@ def test_state_is_bit_exact(tmp_path):
     assert loaded["optimizer"]["0"]["step"].shape == ()
     assert loaded["empty"].shape == (0, 4)
     assert loaded["empty"].dtype == torch.int64
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_a_state_that_is_read_leaves_its_room_once_deleted(tmp_path):
+    trees.save_state(tmp_path / "state", {"x": torch.zeros(1000)})
+    tree = trees.load_state(tmp_path / "state")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert not tree["x"].any()
 
 
 def test_missing_file(tmp_path):

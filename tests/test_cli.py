@@ -294,6 +294,20 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("usage: mnist-transformer draw")
     assert done.stderr == ""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "mnist_transformer", "--version"]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_output_that_cannot_be_written_is_one_sentence() -> None:
+    command = f"{sys.executable} -m mnist_transformer --version > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "mnist-transformer: No space left on device\n"
 
 
 # --- the other verbs ---

@@ -144,19 +144,34 @@ def test_any_byte_flipped_or_cut_is_one_sentence(paths):
 
 
 def test_a_header_of_something_else_is_refused():
-    for header in (b"[]", b'{"axes":[1000000,1000000]}', b"{}", b'{"model":3}', b'{"who":1}'):
+    nest = b"[" * 100_000
+    for header in (nest, b"[]", b'{"axes":[1000000,1000000]}', b"{}", b'{"model":3}', b'{"who":1}'):
         content = codec._deflate(header) + bytes(4)
         with pytest.raises(ValueError, match="FILE has a header that is not compress's"):
             decode(codec.MAGIC + codec._crc(content) + content, "FILE", note=quiet, model=None)
 
 
-def test_a_header_that_does_not_fit_the_model_is_refused(paths):
+def test_a_header_that_does_not_fit_the_model_is_refused(paths, monkeypatch):
+    monkeypatch.setattr(codec, "MAX_BYTES", 1_000)  # also of the header itself
     crc = codec._crc(Path(paths["patch"]).read_bytes())
-    for change in ({"axes": (9, 8, 9)}, {"axes": (3, 8, 8), "not_coded": (3,)}):
+    for change in (
+        {"axes": (9, 8, 9)},
+        {"axes": (5,)},
+        {"names": tuple("abcdefghijklmnop")},  # more bytes of images than are allowed
+        {"axes": (3, 8, 8), "not_coded": (3,)},
+    ):
         header = codec.Header("patch", *codec._here(), **change)
         content = codec._deflate(codec._json(header)) + crc
         with pytest.raises(ValueError, match="FILE has a header that does not fit"):
             decode(codec.MAGIC + codec._crc(content) + content, "FILE", paths["patch"], note=quiet)
+
+
+def test_a_content_that_is_not_compress_s_is_refused(paths):
+    header = codec.Header("patch", *codec._here(), axes=(3, 8, 8), lengths=(4,))
+    crc = codec._crc(Path(paths["patch"]).read_bytes())
+    content = codec._deflate(codec._json(header)) + crc + b"\xff" * 9
+    with pytest.raises(ValueError, match="FILE has a content that is not compress's"):
+        decode(codec.MAGIC + codec._crc(content) + content, "FILE", paths["patch"], note=quiet)
 
 
 def test_other_numbers_are_an_error_and_never_other_pixels(paths, monkeypatch):

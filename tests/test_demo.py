@@ -182,6 +182,8 @@ def test_red_on_the_pad_is_the_hole() -> None:
     assert not keep[0, 14:].any()
     with pytest.raises(ValueError, match="the pad is blank"):
         restore_tab.read_pad({"composite": Image.new("RGB", (280, 280), "white")}, MNIST)
+    with pytest.raises(ValueError, match="the pad has over 4,000,000 pixels"):
+        restore_tab.read_pad({"composite": Image.new("1", (9000, 9000))}, MNIST)
 
 
 def test_a_photograph_is_uploaded_in_colour_and_its_reds_are_kept(tmp_path: Path) -> None:
@@ -345,6 +347,10 @@ def test_pictures_alone_are_uploaded_and_few(guarded: Any, monkeypatch: pytest.M
     assert "Too many files" in said(form(*[picture] * 5))
     assert "over 10,000,000 bytes" in said(form(("a.png", bytes(10_000_000))))
     assert "more layers than the pad" in said(form(picture, index="999999999"))
+    for size, path in ((8000, "/gradio_api/upload"), (2001, "/gradio_api/component_server/")):
+        content = io.BytesIO()
+        Image.new("1", (size, size)).save(content, "PNG")
+        assert "pixels, expected fewer" in said(form(("a.png", content.getvalue())), path)
     monkeypatch.setattr(gate, "MAX_KEPT", 2 * len(good))
     assert "too many uploads, try again" in said(good)
     assert len(bodies) == 1
@@ -374,11 +380,11 @@ def test_the_pads_pictures_are_read_twice() -> None:
     assert list(blobs) == ["b", "c"]
 
 
-def asked(address: str, data: Sequence[object]) -> tuple[int, str]:
-    """The answer to joining the queue of the first tab with these values."""
+def asked(address: str, data: Sequence[object], path: str = "queue/join") -> tuple[int, str]:
+    """The answer to joining the queue of the first tab with these values, or to another path."""
     body = {"data": data, "fn_index": 0, "session_hash": "x"}
     call = urllib.request.Request(
-        f"{address}/gradio_api/queue/join",
+        f"{address}/gradio_api/{path}",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
@@ -417,6 +423,9 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
         assert len(list(tmp_path.glob("gradio-*"))) == 1
         address, others = said.split()[4], values()
         assert asked(address, ["7", 1, 0, *others])[0] == 200
+        status, answer = asked(address, ["7", 1, 0, *others], "run/predict")
+        assert status == 404  # it would pass all who wait
+        assert "Please join the queue" in answer
         for wrong, sentence in [
             (["x", 1, 0, *others], "digits are &#x27;x&#x27;, expected one or more of 0 to 9"),
             (["7", 10, 0, *others], "Value 10 is greater than maximum value 9."),

@@ -89,7 +89,9 @@ def test_the_cache_serves_where_the_hub_cannot_be_reached(monkeypatch, tiny_chec
     [
         ("ALL_PROXY", "socks5://127.0.0.1:9", "cannot be reached: "),
         ("HF_ENDPOINT", "hub.example", "the hub at hub.example cannot be reached: "),
-        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT is 'http://[::1', expected the hub's address"),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT, 'http://[::1', or another HF_ variable is"),
+        ("HF_ENDPOINT", "http://127.0.0.1:99999", "or another HF_ variable is wrong: Port out of"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "x", "or another HF_ variable is wrong: invalid literal"),
         ("HF_ENDPOINT", "http://127.0.0.1:9", "the hub at http://127.0.0.1:9 cannot be reached: "),
     ],
 )
@@ -105,6 +107,7 @@ def test_a_network_that_is_not_one_is_one_sentence_soon(tmp_path, variable, valu
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
 
 
 def test_a_lock_of_the_hub_is_waited_for_in_words(

@@ -113,6 +113,7 @@ ENDS_BRIGHT, BLOCK = "    @@@@\n" * 4, "\u2580"
         ({}, (24, 80, 0, 0), True, False),  # it does not say how large a column is
         ({}, (0, 0, 0, 0), True, True),
         ({}, (24, 80, 800, 480), False, True),  # there is nowhere to hear its answer from
+        ({"COLUMNS": "0"}, (24, 80, 800, 480), True, False),
         ({"NO_COLOR": "1"}, (24, 80, 800, 480), True, True),
         ({"TERM": "dumb"}, (24, 80, 800, 480), True, True),
         ({"PYTHONIOENCODING": "ascii"}, (24, 80, 800, 480), True, True),

@@ -384,6 +384,7 @@ def test_the_system_ends_the_lock_of_a_killed_process(tmp_path):
         pass
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("fate", ["deleted", "renamed", "a file"])
 def test_a_folder_that_goes_away_costs_no_weights(whole, tmp_path, monkeypatch, fate):
     forward, out = training._Run.forward, tmp_path / "run"
@@ -584,6 +585,9 @@ def test_labels_outside_the_classes_are_refused(tmp_path):
         ("USE_DEEPSPEED", "true"),
         ("USE_FSDP", "true"),
         ("USE_MEGATRON_LM", "true"),
+        ("USE_PARALLELISM_CONFIG", "true"),
+        ("USE_SAGEMAKER", "true"),
+        ("DYNAMO_BACKEND", "inductor"),
         ("MIXED_PRECISION", "fp16"),
     ],
 )
@@ -593,7 +597,14 @@ def test_what_a_launcher_left_behind_changes_nothing(tmp_path, monkeypatch, name
     found = runtime.make_accelerator(tmp_path, "cpu")
     for part in ("gradient_accumulation_steps", "distributed_type", "mixed_precision"):
         assert getattr(found, part) == getattr(plain, part)
+    assert found.state.dynamo_plugin == plain.state.dynamo_plugin
     assert os.environ[f"ACCELERATE_{name}"] == value
+
+
+def test_a_device_that_a_launcher_left_behind_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    with pytest.raises(ValueError, match="device is 'meta', expected one that is here"):
+        runtime.make_accelerator(tmp_path, None)
 
 
 def test_unusual_defaults_of_torch_are_refused(tmp_path, tiny_checkpoint):

@@ -1,6 +1,6 @@
 """Hard use: everything that docs/reliability.md claims, tried again.
 
-    python -m tools.hard_use                    # all of it, about 15 minutes on two cores
+    python -m tools.hard_use                    # all of it, about 20 minutes on two cores
     python -m tools.hard_use --parts flips pictures --no-record
 
 Each line of a part's table becomes a row of the ledger; ``python -m tools.report`` renders them.
@@ -36,6 +36,7 @@ def main(
     num_visitors: int = 20,
     visit_seconds: float = 120.0,
     models: tuple[str, ...] = (),
+    largest_batch: int = 257,
     seed: int = 0,
     record: bool = True,
 ) -> None:
@@ -51,6 +52,7 @@ def main(
         visit_seconds: How long they stay.
         models: Whose seeds are drawn in other batches, threads and kernels; otherwise all
             that are shipped and draw.
+        largest_batch: Of those in which the same seeds are drawn.
         seed: Decides what is killed, flipped and damaged.
         record: Append the counts to results/ledger.jsonl.
     """
@@ -69,7 +71,7 @@ def main(
                 "terminals": partial(terminals, terminal_share, folder),
                 "pictures": partial(many_pictures, num_pictures, folder, seed),
                 "visitors": partial(_visitors, num_visitors, visit_seconds, folder, seed),
-                "seeds": partial(seeds, models, folder),
+                "seeds": partial(seeds, models, largest_batch, folder),
             }[part]
             for settings, figures in lines():
                 values = (f"{key} {value}" for key, value in figures.items() if value is not None)

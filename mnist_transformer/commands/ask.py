@@ -30,6 +30,8 @@ def ask(
     """
     check_seed(seed)
     common.check_picture(out)
+    if prompt is None and sys.stdin is None:
+        raise ValueError("standard input is closed, expected it open or a prompt")
     from mnist_transformer.prompting import asking
     from mnist_transformer.prompting.prompts import SCOPE
     from mnist_transformer.utils import images

@@ -126,7 +126,7 @@ def rows(path: Path | None = None) -> list[Row]:
         return rows(_PACKAGE / "ledger.jsonl") + rows(results_folder() / "ledger.jsonl")
     if not path.is_file():
         return []
-    found, text = [], path.read_text(encoding="utf-8")
+    found, text = [], path.read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
             row = {"dataset": FIRST_DATASET, **json.loads(line)}

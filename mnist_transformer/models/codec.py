@@ -35,6 +35,7 @@ from mnist_transformer.data.raw import Names, Values, to_images, to_values
 from mnist_transformer.models.base import GenerativeModel, evaluating
 from mnist_transformer.models.loading import find_weights, load
 from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import from_json
 
 MAGIC = b"mt\x01"
@@ -119,22 +120,43 @@ def decode(
         note: called with a sentence where another torch or processor wrote the file.
     """
     header, body = _open(content, name)
-    if not header.model:
+    path = None
+    if header.model:
+        Coder()  # raises, as the next lines do, what is no fault of the file
+        path = find_weights(model or PurePath(header.model).name)
+        open_model(path)
+    try:
+        return _decode(header, body, name, path, report, note)
+    except (zlib.error, ValueError, LookupError, RuntimeError, MemoryError) as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{name} has a content that is not compress's ({error})") from error
+
+
+def _decode(
+    header: Header,
+    body: io.BytesIO,
+    name: str,
+    path: Path | None,
+    report: Progress,
+    note: Callable[[str], None],
+) -> tuple[Values, Names]:
+    """The images, by the model of that path; none decodes values that are not coded."""
+    if path is None:
         return np.frombuffer(body.read(), np.uint8).reshape(header.axes), ()
-    Coder()
     wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
     if wrote != here:
         note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
-    path = find_weights(model or PurePath(header.model).name)
     if _crc(path.read_bytes()) != body.read(4):
         expected = f"expected those of {header.model} that wrote it: name them with --model"
         raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
     shape = open_model(path).image_shape
     num_images, not_coded = len(header.names) or header.axes[0], np.array(header.not_coded, int)
-    if prod(header.axes[1:] or shape) != prod(shape) or (not_coded >= num_images).any():
+    fits = bool(header.names) or prod(header.axes[1:]) == prod(shape)
+    if not fits or num_images * prod(shape) > MAX_BYTES or (not_coded >= num_images).any():
         raise ValueError(f"{name} has a header that does not fit {path}: {header.axes}")
     images = np.zeros((num_images, *shape), np.uint8)
-    others, *blocks = (body.read(length) for length in (*header.lengths, len(content)))
+    others, *blocks = (body.read(length) for length in (*header.lengths, -1))
     images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *shape)
     index = np.delete(np.arange(len(images)), not_coded)
     indices = [index[start : start + BLOCK] for start in range(0, len(index), BLOCK)]
@@ -187,7 +209,7 @@ def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
         raise ValueError(f"{name} is truncated or damaged: its content has another checksum")
     try:
         head, body = _inflate(content[7:])
-        header: Header = from_json(Header, json.loads(head))
+        header: Header = from_json(Header, trees.parse(head.decode(errors="replace")))
         if not (header.names or header.axes) or prod(header.axes) > MAX_BYTES:
             raise ValueError(f"it has {header.axes} values")
     except (zlib.error, ValueError, TypeError, AttributeError) as error:

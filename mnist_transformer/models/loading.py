@@ -1,6 +1,7 @@
 """Models by name: shipped weights, a checkpoint, a training run's folder, or the Hub."""
 
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     if name not in names:
         if name.startswith("hf://"):
             try:
-                from mnist_transformer.models import hub
+                with redirect_stdout(None):  # of a wrong variable it prints a line of its own
+                    from mnist_transformer.models import hub
             except ValueError as error:
-                wrong = f"HF_ENDPOINT is {os.environ.get('HF_ENDPOINT')!r}"
-                raise ValueError(f"{wrong}, expected the hub's address ({error})") from error
+                place = f"HF_ENDPOINT, {os.environ.get('HF_ENDPOINT')!r},"
+                raise ValueError(f"{place} or another HF_ variable is wrong: {error}") from error
             return hub.download(name)
         path = Path(name, "model.safetensors") if os.path.isdir(name) else Path(name)
         if path.is_file():

@@ -71,6 +71,7 @@ _UNLEARNT = re.compile(rf"[^A-Za-z0-9 {re.escape(LEARNT)}]")
 # It may also be a product, with 0.
 HEXADECIMAL = re.compile("(?<![0-9])0x[0-9a-f]", re.IGNORECASE)
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
+_UNRELATED = re.compile(r"# (?:[/÷] )?#")  # "7/2", "1 7": a model would guess
 # A negative number: its sign is written against it, and no other number stands before that.
 _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
 
@@ -135,10 +136,13 @@ def find_numbers(text: str) -> tuple[str, list[int]]:
 
 
 def is_out_of_range(text: str) -> bool:
-    """Whether the text has a number, or clearly asks for a result, that is not from 0 to 99."""
+    """Whether the text has a number, or clearly asks for a result, that is not from 0 to 99.
+
+    So is what two numbers without a sum, difference or product ask for.
+    """
     marked, numbers = find_numbers(text)
     below_zero = _MINUS.search(text) and _NO_OPERAND.search(f" {marked}")
-    if -1 in numbers or below_zero or _LARGE.search(marked):
+    if -1 in numbers or below_zero or _LARGE.search(marked) or _UNRELATED.search(marked):
         return True
     # "The difference between" does not say which of the two is the larger one.
     return "difference" not in marked and results_of(marked, numbers) == {None}

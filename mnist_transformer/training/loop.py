@@ -96,7 +96,7 @@ def train(
         # A copy that differs, as JPEG does: checkpoints and the ledger have its name.
         recipe = replace(recipe, model=replace(recipe.model, data=dataset.spec))
     claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
-    with claimed, fork_rng(accelerator.device):
+    with claimed, fork_rng(accelerator.device), runtime.quiet_writer():
         run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)
         if run.is_finished:
             run.records.tell(f"this run is finished: {run.weights_path}")

@@ -24,8 +24,9 @@ from mnist_transformer.recipes import Recipe
 from mnist_transformer.utils.devices import check_defaults, fast_dtype, find_device
 
 # In an environment that was made for others these would change a recipe unseen.
-OVERRULED = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": 1, "ACCELERATE_USE_DEEPSPEED": False}
-OVERRULED |= {"ACCELERATE_USE_FSDP": False, "ACCELERATE_USE_MEGATRON_LM": False}
+OVERRULED = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_DYNAMO_BACKEND": "no"}
+for _name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER"):
+    OVERRULED[f"ACCELERATE_USE_{_name}"] = "false"
 
 
 class Clock:
@@ -96,14 +97,15 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     check_defaults()
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # there is no argument for it
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    variables: dict[str, object] = dict(OVERRULED)
+    variables = dict(OVERRULED)
     if device is not None:
         if device != "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             expected = "expected none: the launcher gives each process its own"
             raise ValueError(f"device is {device!r}, {expected}")
         find_device(device)
-        variables["ACCELERATE_TORCH_DEVICE"] = device  # there is no argument for it
+        variables["ACCELERATE_TORCH_DEVICE"] = device
     with patch_environment(**variables):
         place = PartialState(cpu=cpu).device
         return Accelerator(
@@ -121,6 +123,25 @@ def claim(folder: Path) -> AbstractContextManager[Any]:
         return FileLock(folder / ".lock", blocking=False).acquire()
     except Timeout as error:
         raise ValueError(f"{folder} is in use by another run, expected another folder") from error
+
+
+@contextmanager
+def quiet_writer() -> Iterator[None]:
+    """A context in which TensorBoard's thread fails without a traceback, as on a full disk.
+
+    ``Records`` tell of it: the thread hands its error on.
+    """
+    hook = threading.excepthook
+
+    def unless_writer(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            hook(failed)
+
+    threading.excepthook = unless_writer
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 @contextmanager

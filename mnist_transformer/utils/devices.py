@@ -31,7 +31,7 @@ def find_device(name: str | None = None) -> torch.device:
         found.tolist()  # which "meta", a device without numbers, refuses
         return found.device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # the rest can be 3,000 characters
         raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
 
 

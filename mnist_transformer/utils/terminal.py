@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 SHADES = " .:-=+*#%@"  # from black to white
 LINE_SECONDS = 30.0  # long work without a terminal writes a line this often
 
-screen, errors = Console(emoji=False), Console(stderr=True, emoji=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # to ``exit_code``: rich would exit with 1
+
+
+if not os.environ.get("COLUMNS", "").strip("0"):  # into no columns rich would print nothing
+    os.environ.pop("COLUMNS", None)
+screen, errors = _Console(emoji=False), _Console(stderr=True, emoji=False)
 _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 say = partial(screen.print, **_AS_IT_IS)  # a line of result
 complain = partial(errors.print, **_AS_IT_IS)
@@ -35,10 +43,19 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
     for stream, way in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # whatever its encoding cannot hold
             stream.reconfigure(errors=way)
+    code = _exit_code(program, run)
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:  # nothing may be flushed at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _exit_code(program: str, run: Callable[[], object]) -> int:
     try:
         run()
-    except BrokenPipeError:  # `| head` has read enough; nothing may be flushed at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has read enough
         return 141
     except KeyboardInterrupt:
         return 130

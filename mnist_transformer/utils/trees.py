@@ -43,7 +43,8 @@ def load_state(path: Path) -> dict[str, Any]:
 
     def put(leaf: Any) -> Any:
         is_tensor = isinstance(leaf, str) and leaf.startswith(_LEAF)
-        return tensors[leaf.removeprefix(_LEAF)] if is_tensor else leaf
+        # A copy: the file is mapped into memory, and would go on taking its room once deleted.
+        return tensors[leaf.removeprefix(_LEAF)].clone() if is_tensor else leaf
 
     return tree_map(put, header(metadata, "tree", path))
 

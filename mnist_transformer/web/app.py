@@ -33,7 +33,7 @@ def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
                 side_by_side.build_ask(filled.asked)
         with gr.Tab("Models"):
             models_tab.build(filled)
-    page.queue(max_size=NUM_WAITING).launch(
+    page.queue(max_size=NUM_WAITING, api_open=False).launch(
         server_name=host,
         server_port=port,
         share=False,

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mnist_transformer.utils.images import FORMATS
+from mnist_transformer.utils.images import FORMATS, MAX_PIXELS
 from mnist_transformer.utils.terminal import complain
 
 ROUTES = re.compile(
@@ -27,6 +27,7 @@ ROUTES = re.compile(
     "|heartbeat/.*|startup-events)"
 )
 MAX_FILES, MAX_BYTES = 4, 10_000_000  # of one request
+MAX_PAD_PIXELS = 4_000_000  # a browser may have several for one of the pad's
 KEEP_SECONDS, MAX_KEPT = 300, 500_000_000  # how long uploads are kept, and bytes of them all
 SILENT_SECONDS = 5  # who does not listen by then has left
 
@@ -81,13 +82,16 @@ class Gate:
         form = await request.form(max_files=MAX_FILES)
         if not re.fullmatch(r"\d?|null", str(form.get("index", ""))):
             raise ValueError("it has more layers than the pad")
+        limit = MAX_PIXELS if request.url.path.endswith("/upload") else MAX_PAD_PIXELS
         for _, file in form.multi_items():
             if isinstance(file, UploadFile):
                 try:
-                    Image.open(BytesIO(await file.read()), formats=FORMATS)
+                    width, height = Image.open(BytesIO(await file.read()), formats=FORMATS).size
                 except Exception as error:  # of which Pillow has many kinds
                     expected = "expected a PNG or JPEG file"
                     raise ValueError(f"{file.filename} is not a picture, {expected}") from error
+                if width * height > limit:
+                    raise ValueError(f"{file.filename} has over {limit:,} pixels, expected fewer")
 
     async def _watch(self, session: str) -> None:
         """Drop the jobs of a visitor who joined the queue and does not listen."""

@@ -3,6 +3,7 @@
 On the pad black is ink and red is the hole.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
 from mnist_transformer.web.dials import dials, for_model, read, refit
+from mnist_transformer.web.gate import MAX_PAD_PIXELS
 from mnist_transformer.web.shelf import QUIET, Drawing, buttons, picture, together, visited, wire
 
 PAD = 280  # pixels, its height and width
@@ -104,6 +106,8 @@ def read_pad(pad: dict | None, data: DataSpec) -> tuple[Tensor, Tensor]:
     """The pad's picture uint8 (C, H, W), and bool (1, H, W): where it is not painted red."""
     if pad is None or pad["composite"] is None:
         raise ValueError("the pad is blank, expected a picture")
+    if math.prod(pad["composite"].size) > MAX_PAD_PIXELS:  # which no page of ours sends
+        raise ValueError(f"the pad has over {MAX_PAD_PIXELS:,} pixels, expected fewer")
     levels = np.array(pictures.laid_on("white", pad["composite"])).astype(int)
     if data.is_ink:
         red = (levels[..., 0] - levels[..., 1:].max(-1)) > 60

@@ -5,7 +5,6 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,7 @@ def flips(number: int, folder: Path, seed: int = 0) -> Lines:
     """Flip so many bits in each part of each kind of file, one at a time."""
     rng = random.Random(seed)
     for kind in make_files(folder):
-        content, start = kind.path.read_bytes(), 0
-        whole = deepcopy(kind.read(kind.path))  # tensors may be the file itself, mapped into memory
+        content, whole, start = kind.path.read_bytes(), kind.read(kind.path), 0
         for part, end in kind.parts.items():
             found = Counter[str]()
             tries = max(1, number // kind.times_fewer)

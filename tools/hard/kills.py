@@ -46,6 +46,7 @@ MODEL = replace(
 RECIPE = Recipe("hard-use", MODEL, dataset="hard-use", batch_size=8, epochs=4, ema=0.2)
 STEP, SAVING, FINISHING = "a step", "saving", "finishing"
 MOMENTS = (STEP, SAVING, FINISHING)
+SAVING_SECONDS = 0.005  # about as long as a state takes
 
 
 def make_data(num_train: int = 80) -> Dataset:
@@ -109,6 +110,12 @@ class Life:
             time.sleep(0.01)
         return False
 
+    def reach_saving(self) -> None:
+        """Wait until its steps are over or it saves."""
+        until = time.monotonic() + SECONDS
+        while self.moment == STEP and time.monotonic() < until:
+            time.sleep(0.0005)
+
     def kill(self) -> None:
         """End it now, if it has not ended."""
         if self.process:
@@ -121,7 +128,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def kills(number: int, folder: Path, seed: int = 0) -> Lines:
-    """Kill so many runs, each at a moment drawn evenly from the duration of an undisturbed one."""
+    """Kill so many runs, each at a moment drawn evenly from the duration of an undisturbed one.
+
+    Every second of them goes on from there to its next saving, which takes milliseconds.
+    """
     rng, log = random.Random(seed), folder / "log.txt"
     begun = time.monotonic()
     whole = Life(folder / "whole", log)
@@ -135,6 +145,9 @@ def kills(number: int, folder: Path, seed: int = 0) -> Lines:
         life = Life(place, log)
         if life.end(rng.uniform(0, duration)):
             continue  # it was done before
+        if sum(killed.values()) % 2:
+            life.reach_saving()
+            time.sleep(rng.uniform(0, SAVING_SECONDS))
         moment = life.moment
         life.kill()
         killed[moment] += 1

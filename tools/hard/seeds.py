@@ -1,9 +1,9 @@
 """The same seeds in batches of several sizes, with other threads and other kernels.
 
-    python -m tools.hard.seeds MODEL PATH
+    python -m tools.hard.seeds MODEL PATH MOST
 
 draws in this process, whose kernels ATEN_CPU_CAPABILITY has chosen as it started, and writes the
-images of each setting.
+images of each setting: batches of up to MOST, or without it the base alone.
 """
 
 import subprocess
@@ -20,9 +20,9 @@ from tools.hard import Figures, Lines, python
 
 NATIVE = ""
 KERNELS = (NATIVE, "avx2", "default")
-THREADS = (1, 2, 8)
-FEW, BATCH, MANY = 6, 16, 257  # images of the smallest batches, of the base, of the largest
-BATCHES = {1: FEW, 2: FEW, 3: FEW, BATCH: BATCH, MANY: MANY}  # batch size: images drawn
+THREADS = (2, 8)  # beside the base's one
+BATCH, FEW = 16, 6  # images of the base, and in batches of the sizes below
+SMALL = (1, 2, 3)
 
 
 def draw(model: GenerativeModel, batch_size: int, num_images: int) -> np.ndarray:
@@ -34,13 +34,16 @@ def draw(model: GenerativeModel, batch_size: int, num_images: int) -> np.ndarray
     return torch.cat(parts).numpy()
 
 
-def main(name: str, path: str, *, all_batches: bool) -> None:
-    model, found = load(name, "cpu"), {}
-    for threads in THREADS:
-        torch.set_num_threads(threads)
-        for batch_size, num_images in BATCHES.items():
-            if batch_size == BATCH or (all_batches and threads == 1):
-                found[f"{threads} {batch_size}"] = draw(model, batch_size, num_images)
+def main(name: str, path: str, most: int = 0) -> None:
+    model = load(name, "cpu")
+    torch.set_num_threads(1)
+    found = {"base": draw(model, BATCH, BATCH)}
+    if most:
+        found |= {f"batch {size}": draw(model, size, FEW) for size in SMALL}
+        found[f"batch {most}"] = draw(model, most, most)
+        for number in THREADS:
+            torch.set_num_threads(number)
+            found[f"threads {number}"] = draw(model, BATCH, BATCH)
     np.savez(path, allow_pickle=False, **found)
 
 
@@ -60,40 +63,33 @@ def compare(base: np.ndarray, others: Iterable[np.ndarray], varied: str) -> Figu
     }
 
 
-def seeds(names: Sequence[str], folder: Path) -> Lines:
+def seeds(names: Sequence[str], most: int, folder: Path) -> Lines:
     """Draw with models, by default all shipped ones that draw, in every setting.
 
-    The base is a batch of 16 on one thread with this machine's own kernels. Batches of other sizes
-    are drawn like it; other threads and kernels draw the same batch in all combinations.
+    The base is a batch of 16 on one thread with this machine's own kernels. The others differ
+    from it in one thing: batches of 1, 2, 3 and ``most``, 2 and 8 threads, or other kernels.
     """
     everything = (x for x in shipped() if isinstance(load_model(x), GenerativeModel))
     for name in names or everything:
-        drawn: dict[tuple[str, str], np.ndarray] = {}
+        drawn: dict[str, np.ndarray] = {}
         for kernels in KERNELS:
             path = folder / f"{name}-{kernels}.npz"
-            arguments = ("-m", "tools.hard.seeds", name, str(path), kernels)
-            command, environment = python(*arguments)
+            command, environment = python("-m", "tools.hard.seeds", name, str(path))
             environment.pop("ATEN_CPU_CAPABILITY", None)
-            if kernels != NATIVE:
+            if kernels == NATIVE:
+                command.append(str(most))
+            else:
                 environment["ATEN_CPU_CAPABILITY"] = kernels
             subprocess.run(command, env=environment, check=True)
             with np.load(path) as found:
-                drawn |= {(kernels, key): found[key] for key in found.files}
-        base = drawn[NATIVE, f"1 {BATCH}"]
-        batches = [x for (kind, key), x in drawn.items() if key.split()[1] != str(BATCH)]
-        threads = [drawn[NATIVE, f"{number} {BATCH}"] for number in THREADS[1:]]
-        others = [
-            x for (kind, key), x in drawn.items() if kind != NATIVE and key.split()[1] == str(BATCH)
-        ]
-        # Of a batch of 257 only those that the base has are compared.
-        yield (
-            {"model": name},
-            compare(base, batches, "batch")
-            | compare(base, threads, "threads")
-            | compare(base, others, "kernels"),
-        )
+                other = {f"kernels {kernels}": found["base"]}
+                drawn |= dict(found) if kernels == NATIVE else other
+        figures: Figures = {}
+        for varied in ("batch", "threads", "kernels"):
+            others = (images for setting, images in drawn.items() if setting.startswith(varied))
+            figures |= compare(drawn["base"], others, varied)
+        yield {"model": name}, figures
 
 
 if __name__ == "__main__":
-    name, path, *rest = sys.argv[1:]
-    main(name, path, all_batches=rest == [NATIVE])
+    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
