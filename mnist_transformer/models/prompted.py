@@ -144,9 +144,7 @@ class Prompted(Scan):
     or (B, R, 1 + T), where the image belongs to the first row."""
 
     patch: PromptedPatch
-
-    def build_patch(self) -> PromptedPatch:
-        return PromptedPatch(self.config)
+    patch_class = PromptedPatch
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of scan and side, and ``answer_weight`` times those of answers to prompts."""
