@@ -8,10 +8,9 @@ from helpers import TINY, make_spec, moved
 from torch import Tensor
 
 from mnist_transformer.models.patch import draw
-from mnist_transformer.models.patch.draw import Drawing, LogitsOf
-from mnist_transformer.models.patch.head import value_features
+from mnist_transformer.models.patch.decoder import value_features
+from mnist_transformer.models.patch.draw import Drawing
 from mnist_transformer.networks.conditioning import guidance_free
-from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
 
 WIDE_COLOUR = replace(make_spec(8, 3, levels=4), shape=(3, 4, 12))
@@ -57,33 +56,24 @@ def test_likelihood_of_an_image_does_not_depend_on_its_batch(any_model):
 
 @dataclass(eq=False)
 class Forced(Drawing):
-    """A drawing that is told its images; it keeps the logits that it would have drawn from."""
+    """A drawing given its symbols; it keeps the logits that it would have drawn from."""
 
-    images: Tensor
+    few = 0
+
     ink: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    values: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-    def own(self, rows_N: Tensor, patch_N: Tensor) -> Tensor:
-        index = self.around.slot_index[patch_N % self.num_patches, self.around.num_before :]
-        flat = self.around.pad(self.images)[self.place_R[rows_N]]
-        return flat.gather(1, index.flatten(1)).view(index.shape)
+    values: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         for row, logits, patches in zip(rows_N, logits_NC, patch_NC, strict=True):
             for patch, logit in zip(patches.tolist(), logits, strict=True):
                 self.ink[int(self.place_R[row]), patch] = logit  # one drawn again replaces it
-        assert self.decoder.gate is not None
-        return (self.own(rows_N, patch_NC) != self.decoder.gate.background).any(-1)
+        return super().draw_gates(logits_NC, rows_N, patch_NC)
 
-    def draw_values(self, logits_of: LogitsOf, rows_N: Tensor, patch_N: Tensor) -> Tensor:
-        own_NI = self.own(rows_N, patch_N)
-        seen_NI = torch.zeros_like(own_NI)  # what has not been drawn yet is not there to see
-        for i in range(own_NI.shape[1]):
-            logits_NV = logits_of(seen_NI, i, i + 1)[:, 0]
-            seen_NI[:, i] = own_NI[:, i]
-            for row, patch, logits in zip(rows_N, patch_N.tolist(), logits_NV, strict=True):
-                self.values[int(self.place_R[row]), patch, i] = logits
-        return own_NI
+    def draw(self, logits: Tensor, rows: Tensor, patch: Tensor, symbol: int) -> Tensor:
+        if symbol > 0:
+            for row, number, x in zip(rows, patch.tolist(), logits, strict=True):
+                self.values[int(self.place_R[row]), number, symbol - 1] = x
+        return self.given_RPU[self.place_R[rows], patch, symbol]
 
 
 @torch.no_grad()
@@ -93,15 +83,11 @@ def test_training_sees_what_the_steps_of_drawing_see(any_model):
     labels = torch.arange(9) % 3
     packed = decoder.lay_out(images)
     ink_BP, value_NIV = any_model.logits(packed, labels)
-    own_NI = packed.values_BPS[packed.inked_BP][:, decoder.around.num_before :]
+    own_NI = packed.own_BPI[packed.inked_BP]
     value_NIV = decoder.not_blank(value_NIV, own_NI)
 
-    class_BGD = any_model.classes(labels)[:, None]
-    uniform = torch.zeros(9, decoder.around.num_patches, 1 + decoder.around.num_own)
-    cache = KVCache(any_model.transformer, 9, device="cpu")
-    text = torch.ones(9, 1, 0, dtype=torch.bool)
-    parts = decoder, any_model.transformer, cache, text, class_BGD, uniform, Sampling()
-    drawing = Forced(*parts, images)
+    symbols = draw.symbols_of(decoder.around, images)
+    drawing = Forced(*any_model.begin(labels[:, None]), symbols, Sampling())
     *_, drawn = drawing.steps()
     assert torch.equal(drawn(), images)
     if decoder.gate is not None:
@@ -160,15 +146,15 @@ def test_drawing_with_images_dropped_from_the_cache_is_drawing_them_alone(model,
 def test_values_drawn_from_guesses_are_those_drawn_one_by_one(any_model, how, monkeypatch):
     seeds, labels = range(40), [seed % 3 for seed in range(40)]
     one_by_one = any_model.sample(labels, seeds, how)
-    monkeypatch.setattr(draw, "FEW", 100)
+    monkeypatch.setattr(Drawing, "few", 100)
     assert torch.equal(any_model.sample(labels, seeds, how), one_by_one)
 
 
 def test_few_images_are_drawn_in_fewer_passes(model, monkeypatch):
     passes = []
-    model.decoder.head.register_forward_hook(lambda *_: passes.append(draw.FEW))
+    model.decoder.head.register_forward_hook(lambda *_: passes.append(Drawing.few))
     for few in (0, 2):
-        monkeypatch.setattr(draw, "FEW", few)
+        monkeypatch.setattr(Drawing, "few", few)
         for seed in range(10):
             model.sample([1], [seed])
     assert passes.count(2) < 0.9 * passes.count(0)

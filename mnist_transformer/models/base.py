@@ -7,6 +7,7 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompting/tokens.py).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -182,7 +183,14 @@ class GenerativeModel(Model):
         Takes one class and one seed per image; None draws without a class. The same seed gives the
         same image in any batch, but for rounding. A request that does not fit raises ValueError.
         """
-        return _shown(*self._start(cond, seeds, how, keep))
+        drawing = self._start(cond, seeds, how, keep)
+
+        def shown() -> Iterator[Tensor]:
+            with closing(drawing):
+                for images in drawing:
+                    yield images()
+
+        return shown()
 
     def sample(
         self,
@@ -192,11 +200,10 @@ class GenerativeModel(Model):
         keep: Keep | None = None,
     ) -> Tensor:
         """Draw: uint8 (B, C, H, W) on the CPU. Arguments and errors as in ``steps``."""
-        drawing, show = self._start(cond, seeds, how, keep)
-        canvas: Canvas = torch.empty(0, *self.image_shape, dtype=torch.uint8)
-        for canvas in drawing:
+        images = partial(torch.empty, 0, *self.image_shape, dtype=torch.uint8)
+        for images in self._start(cond, seeds, how, keep):
             pass
-        return show(canvas)
+        return images()
 
     def _start(
         self,
@@ -204,8 +211,8 @@ class GenerativeModel(Model):
         seeds: Iterable[int],
         how: Sampling | None,
         keep: Keep | None,
-    ) -> tuple[Generator[Canvas, None, None], Callable[[Canvas], Tensor]]:
-        """A checked drawing, and a function that makes images of its canvases."""
+    ) -> Generator[partial[Tensor], None, None]:
+        """A checked drawing: for each canvas a function that makes its images."""
         how = how or Sampling()
         noise = Noise(seeds, self.device)
         if cond is None and how.guidance != 1:
@@ -220,16 +227,12 @@ class GenerativeModel(Model):
         if how.num_steps is not None and how.num_steps > self.max_steps:
             raise ValueError(f"num_steps is {how.num_steps}, expected 1 to {self.max_steps}")
         if keep is not None:
-            keep = self._check_keep(keep, len(noise))
-
-        @torch.inference_mode()
-        def show(canvas: Canvas) -> Tensor:
-            images = canvas if isinstance(canvas, Tensor) else canvas()
-            if keep is not None:
-                images = torch.where(keep.mask, keep.images, images)
-            return images.cpu().clone()
-
-        return self._run(cond, noise, how, keep), show
+            keep = Keep(keep.images.to(self.device), keep.mask.to(self.device))
+            channels, *size = self.image_shape
+            check_tensor("images to keep", keep.images, torch.uint8, len(noise), channels, *size)
+            check_tensor("masks", keep.mask, torch.bool, len(noise), 1, *size)
+            self.check_images(keep.images.masked_fill(~keep.mask, 0))
+        return self._run(cond, noise, how, keep)
 
     def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> list[Tensor]:
         """The scans of which ``sample`` returns the images: uint8 (m, m) of 0 and 1 each.
@@ -249,33 +252,22 @@ class GenerativeModel(Model):
         expected = "expected one of pixels, patches or scans with a likelihood"
         raise ValueError(f"a model of the kind {type(self).__name__} codes no images, {expected}")
 
-    def _check_keep(self, keep: Keep, num_images: int) -> Keep:
-        channels, *size = self.image_shape
-        images, mask = keep.images.to(self.device), keep.mask.to(self.device)
-        check_tensor("images to keep", images, torch.uint8, num_images, channels, *size)
-        check_tensor("masks", mask, torch.bool, num_images, 1, *size)
-        self.check_images(images.masked_fill(~mask, 0))
-        return Keep(images, mask)
-
     def _run(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
-    ) -> Generator[Canvas, None, None]:
+    ) -> Generator[partial[Tensor], None, None]:
+        @torch.inference_mode()
+        def show(canvas: Canvas) -> Tensor:
+            images = canvas if isinstance(canvas, Tensor) else canvas()
+            if keep is not None:
+                images = torch.where(keep.mask, keep.images, images)
+            return images.cpu().clone()
+
+        # Inference mode is on within a step of the generator, not while the caller has a canvas.
+        steps = torch.inference_mode()(self.sample_steps)
         if len(noise):
             with evaluating(self):
-                yield from torch.inference_mode()(_each)(self.sample_steps(cond, noise, how, keep))
-
-
-def _shown(
-    drawing: Generator[Canvas, None, None], show: Callable[[Canvas], Tensor]
-) -> Iterator[Tensor]:
-    with closing(drawing):
-        for canvas in drawing:
-            yield show(canvas)
-
-
-def _each(steps: Iterator[Canvas]) -> Iterator[Canvas]:
-    # As a generator of its own: inference mode is on within a step, not while the caller has one.
-    yield from steps
+                for canvas in steps(cond, noise, how, keep):
+                    yield partial(show, canvas)
 
 
 @runtime_checkable

@@ -97,11 +97,8 @@ class Classifier(Judge):
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__(config)
-        if config.image_size < 8 or config.width < 1:
-            raise ValueError(
-                f"image_size is {config.image_size} and width {config.width}, "
-                "expected 8 or more and 1 or more"
-            )
+        if config.image_size < 8:
+            raise ValueError(f"image_size is {config.image_size}, expected 8 or more")
         width = config.width
         if config.residual:
             self.stages = nn.Sequential(

@@ -144,9 +144,7 @@ class Prompted(Scan):
     or (B, R, 1 + T), where the image belongs to the first row."""
 
     patch: PromptedPatch
-
-    def build_patch(self) -> PromptedPatch:
-        return PromptedPatch(self.config)
+    patch_class = PromptedPatch
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of scan and side, and ``answer_weight`` times those of answers to prompts."""
@@ -158,8 +156,7 @@ class Prompted(Scan):
         scan_B, cond = self.turn(scan_B, self.sided(row_BT, side_B))
         packed = self.patch.decoder.lay_out(scan_B)
         state_MD, state_UD = self.patch.states_of_all(packed, cond, text_QT)
-        logits = self.patch.decoder.logits(packed, state_MD)
-        nats_B = self.side_nats(label_B, side_B) + self.patch.fit(packed, logits, cond)
+        nats_B = self.side_nats(label_B, side_B) + self.patch.fit(packed, state_MD, cond)
         answer_Q = tokens.answer_nats(self.patch.answers(text_QT, state_UD), self._targets(text_QT))
         answer_B = answer_Q.unflatten(0, (-1, len(images))).mean(0)
         return nats_B.where(has_B, 0) + self.config.answer_weight * answer_B

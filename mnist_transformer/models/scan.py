@@ -104,6 +104,7 @@ class SidedPatch(Patch):
 class Scan(GenerativeModel):
     """See the module's docstring. Images are MNIST's, uint8 (B, 1, 28, 28)."""
 
+    patch_class: ClassVar[type[SidedPatch]] = SidedPatch
     likelihood = "bound"
     loss_sums_dims = True
     archive = ()
@@ -115,13 +116,10 @@ class Scan(GenerativeModel):
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)
         self.built_in_guidance = config.scan.built_in_guidance
-        self.patch = self.build_patch()
+        self.patch = self.patch_class(config)
         # Logits of m.
         self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
         nn.init.zeros_(self.side.weight)
-
-    def build_patch(self) -> SidedPatch:
-        return SidedPatch(self.config)
 
     @cached_property
     def escape(self) -> GenerativeModel:

@@ -35,11 +35,10 @@ def attend(
     # With dropout the fused kernel writes out the definition too, with a slower dropout.
     if q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout):
         return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
-    causal = causal and mask is None and num_queries > 1
-    if causal and num_queries < num_keys:
+    if causal and mask is None and 1 < num_queries < num_keys:
         mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
-    qkv = q_BNTK, k_BNSK, v_BNSK
-    return F.scaled_dot_product_attention(*qkv, mask, dropout, is_causal=causal and mask is None)
+    causal = causal and mask is None and num_queries > 1
+    return F.scaled_dot_product_attention(q_BNTK, k_BNSK, v_BNSK, mask, dropout, causal)
 
 
 def plain_attention(

@@ -1,68 +1,68 @@
 """How a patch model draws: all images at once, each from one patch with ink to its next.
 
 ``find_ink`` draws gates until a patch has ink; ``step`` reads that patch's token and draws its
-values. One uniform number of the image's own decides each, so no image depends on its batch.
+values. Gate and values are a patch's *symbols*. A uniform number of the image's own decides each,
+so no image depends on its batch; or a coder does (entropy.py); or what a pixel must be, where the
+particles of an image compete (particles.py).
 
-Shapes: R rows, one per image (more in keep.py), N of them that draw, G passes (with guidance
-class and null class), P patches, I values of a patch, V levels, C gates drawn ahead.
+Shapes: as in decoder.py, and: K particles, R rows, one per image or particle, N rows that draw, G
+passes (with guidance class and null class), T tokens in the cache, U = 1 + I, C gates drawn ahead.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.models.patch.decoder import PatchDecoder
+from mnist_transformer.models.patch.decoder import Neighbourhood, PatchDecoder
 from mnist_transformer.networks.conditioning import guide
-from mnist_transformer.networks.drawing import draw_categorical, draw_from_guesses
+from mnist_transformer.networks.drawing import draw_categorical, draw_from_guesses, log_prob
+from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.transformer import KVCache, Transformer
 from mnist_transformer.options import Sampling
 
 GATES = 512  # drawn at once in a search for ink
-FEW = 2  # rows that are drawn faster from guesses than value by value
-
-LogitsOf = Callable[..., Tensor]
-"""Logits (N, ., V) of the values ``start`` to ``stop`` of patches, given the patches (N, I).
-
-Arguments: the patches, start, stop, and if not all patches are given, which ones int64 (N,) are.
-"""
+FREE = -1  # stands for a symbol that is to be drawn
 
 
-class Rows(NamedTuple):
-    """All that is known of unfinished drawings, beside the cache."""
-
-    seen_RGT: Tensor  # which of the T tokens in the cache a row attends to
-    canvas_R: Tensor  # see ``Neighbourhood.pad``
-    class_RGD: Tensor  # added to every token
-    state_RGD: Tensor  # of the last token
-    next_R: Tensor  # the patch with ink that is drawn next, P if there is none
+def symbols_of(around: Neighbourhood, images: Tensor) -> Tensor:
+    """The symbols int64 (B, P, U) of images (B, C, H, W), which may be free in part."""
+    own_BPI = around.pad(images)[:, around.slot_index[:, around.num_before :]]
+    blank_BPI = own_BPI == around.background
+    inked_BP = (~blank_BPI & (own_BPI != FREE)).any(-1)
+    gate_BP = torch.where(inked_BP | blank_BPI.all(-1), inked_BP.long(), FREE)
+    return torch.cat([gate_BP[..., None], own_BPI], -1)
 
 
 @dataclass(eq=False)
 class Drawing:
     """The rows of one drawing, and the steps that change them."""
 
+    few: ClassVar[int] = 2  # rows whose values are drawn faster from guesses than one by one
+
     decoder: PatchDecoder
     transformer: Transformer
     cache: KVCache  # of R * G rows; holds the text before the images
-    text_RGT: Tensor  # bool, where there is some
-    class_RGD: Tensor  # class vectors, and with guidance those of the null class
-    draws_RPU: Tensor  # (R, P, 1 + I) in [0, 1), for the gate and the values of each patch
+    seen_RGT: Tensor  # bool, which tokens in the cache a row attends to
+    class_RGD: Tensor  # added to every token; with guidance, those of the null class too
+    given_RPU: Tensor  # what decides each symbol: here a number in [0, 1)
     how: Sampling
 
     def __post_init__(self) -> None:
         self.around, self.num_patches = self.decoder.around, self.decoder.around.num_patches
         (num_rows, self.num_passes, _), device = self.class_RGD.shape, self.class_RGD.device
         self.table = (self.around.features @ self.decoder.head.window.weight).flatten(0, 1)
-        fill = 0 if self.decoder.gate is None else self.decoder.gate.background
-        self.drawn = torch.full((num_rows, *self.around.image_shape), fill, device=device)
+        shape = num_rows, *self.around.image_shape
+        self.drawn = torch.full(shape, self.around.background, device=device)
         self.place_R = torch.arange(num_rows, device=device)  # where in ``drawn`` a row belongs
-        canvas_R, start_R = self.around.pad(self.drawn), torch.full_like(self.place_R, -1)
-        self.rows = Rows(self.text_RGT, canvas_R, self.class_RGD, self.class_RGD, start_R)
-        self.read(torch.zeros_like(self.class_RGD[:, 0]), start_R + 1 + self.num_patches)
+        self.canvas_R = self.around.pad(self.drawn)
+        self.next_R = torch.full_like(self.place_R, -1)  # with ink, P if there is none
+        self.read(torch.zeros_like(self.class_RGD[:, 0]), self.next_R + 1 + self.num_patches)
 
     def steps(self) -> Iterator[Callable[[], Tensor]]:
         """Functions that make uint8 (B, C, H, W), the last one finished."""
@@ -70,115 +70,175 @@ class Drawing:
         while True:
             self.find_ink(drawn_N)
             yield self.canvas
-            going_R = self.rows.next_R < self.num_patches
-            if not going_R.any():
+            drawn_N = (self.next_R < self.num_patches).nonzero().squeeze(1)
+            if not len(drawn_N):
                 return
-            if going_R.sum() < 0.8 * len(going_R):  # not in every step, as it copies the cache
+            if 5 * len(drawn_N) < 4 * len(self.place_R):  # seldom, as it copies the cache
                 self.canvas()  # for those that end here
-                self.place_R = self.place_R[going_R]
-                self.take(going_R.nonzero().squeeze(1))
-            drawn_N = (self.rows.next_R < self.num_patches).nonzero().squeeze(1)
+                self.place_R = self.place_R[drawn_N]
+                self.take(drawn_N)
+                drawn_N = torch.arange(len(drawn_N), device=drawn_N.device)
             self.step(drawn_N)
 
-    def canvas(self) -> Tensor:
-        """All images as they are now, uint8 (R, C, H, W)."""
-        self.drawn[self.place_R] = self.around.crop(self.rows.canvas_R)
-        return self.drawn.to(torch.uint8)
+    def canvas(self, rows_B: Tensor | slice = slice(None)) -> Tensor:
+        """Images as they are now, uint8 (B, C, H, W): those of all rows, or of some."""
+        self.drawn[self.place_R] = self.around.crop(self.canvas_R)
+        return self.drawn[rows_B].to(torch.uint8)
 
     def take(self, index: Tensor) -> None:
         """Go on with these rows."""
-        self.rows = Rows(*(x[index] for x in self.rows))
+        for name in ("seen_RGT", "class_RGD", "canvas_R", "next_R", "state_RGD"):
+            setattr(self, name, getattr(self, name)[index])
         pass_G = torch.arange(self.num_passes, device=index.device)
         self.cache.select((index[:, None] * self.num_passes + pass_G).flatten())
 
     def read(self, x_RD: Tensor, at_R: Tensor, reads_R: Tensor | None = None) -> None:
-        """One more token of each row at these positions.
+        """One more token of each row, at these positions.
 
-        ``reads_R``, bool: the rows that do; for the others it is a gap in the cache.
+        ``reads_R``, bool: the rows that read it; for the others it is a gap in the cache.
         """
-        x_RGD = x_RD[:, None] + self.rows.class_RGD
-        seen_RGT = F.pad(self.rows.seen_RGT, (0, 1), value=True)
+        x_RGD = x_RD[:, None] + self.class_RGD
+        self.seen_RGT = F.pad(self.seen_RGT, (0, 1), value=True)
         if reads_R is not None:
-            seen_RGT[..., -1] = reads_R[:, None]
-        mask = None if seen_RGT.all() else seen_RGT.flatten(0, 1)[:, None, None]
+            self.seen_RGT[..., -1] = reads_R[:, None]
+        mask = None if self.seen_RGT.all() else self.seen_RGT.flatten(0, 1)[:, None, None]
         at = at_R.repeat_interleave(self.num_passes)[:, None]
         state = self.transformer(x_RGD.flatten(0, 1)[:, None], self.cache, at=at, mask=mask)
-        self.rows = self.rows._replace(seen_RGT=seen_RGT, state_RGD=state.view_as(x_RGD))
+        self.state_RGD = state.view_as(x_RGD)  # of the last token
 
     def find_ink(self, rows_N: Tensor) -> None:
         """Move ``next`` of these rows to their next patch with ink.
 
-        Several gates are drawn at once. Those behind the first patch with ink are drawn again when
-        their turn comes, from the same uniform numbers.
+        Gates are drawn ahead. Those behind the ink are drawn again in turn, given the same numbers.
         """
-        gate = self.decoder.gate
-        next_N = self.rows.next_R[rows_N] + 1
+        gate, canvas_R = self.decoder.gate, self.canvas_R
+        next_N = self.next_R[rows_N] + 1
         search = torch.arange(len(rows_N), device=rows_N.device)
         while gate is not None and len(search):
             # A search costs its own while few rows take part, then what gates drawn in vain do.
             num_ahead = max(2, min(self.around.grid[1], GATES // len(search)))
             patch_NC = next_N[search, None] + torch.arange(num_ahead, device=rows_N.device)
             within = patch_NC % self.num_patches
-            slots = self.around.slot_index[within, : self.around.num_before]
-            around = self.around.embed(pick(self.rows.canvas_R, rows_N[search], slots))
-            state_NGW = gate.state(self.rows.state_RGD[rows_N[search]])
-            logits_NGC = gate(state_NGW[:, :, None], gate.look(around, within)[:, None])
+            index = self.around.slot_index[within, : self.around.num_before]
+            index = index + rows_N[search, None, None] * canvas_R.shape[1]
+            # By flat numbers: four times as fast on a CPU as by two.
+            around = canvas_R.flatten().index_select(0, index.flatten()).view_as(index)
+            seen = gate.look(self.around.embed(around), within)[:, None]
+            state_NGW = gate.state(self.state_RGD[rows_N[search]])
+            logits_NGC = gate(state_NGW[:, :, None], seen)
             logits_NC = guide(logits_NGC.transpose(0, 1), self.how.guidance)[0]
             inked_NC = self.draw_gates(logits_NC, rows_N[search], patch_NC)
             inked_NC |= patch_NC >= self.num_patches  # the search ends behind the last patch
-            found_N = inked_NC.any(1)
-            step_N = torch.where(found_N, inked_NC.int().argmax(1), num_ahead)
-            next_N[search] = (next_N[search] + step_N).clamp(max=self.num_patches)
-            search = search[~found_N]
-        self.rows.next_R[rows_N] = next_N
+            step_N = F.pad(inked_NC, (0, 1), value=True).int().argmax(1)
+            next_N[search] += step_N
+            search = search[step_N == num_ahead]
+        self.next_R[rows_N] = next_N
 
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         """Whether these patches have ink, bool (N, C)."""
-        index = self.place_R[rows_N, None], patch_NC % self.num_patches, 0
-        uniform = self.draws_RPU[index].flatten()
-        binary = torch.stack([torch.zeros_like(logits_NC), logits_NC], -1).flatten(0, 1)
-        return draw_categorical(binary, uniform, self.how).view_as(patch_NC) == 1
+        binary = F.pad(logits_NC[..., None], (1, 0))
+        return self.draw(binary, rows_N[:, None], patch_NC % self.num_patches, 0) == 1
+
+    def draw(self, logits: Tensor, rows: Tensor, patch: Tensor, symbol: int) -> Tensor:
+        """Symbols (...) of patches (...) in these rows, given their logits (..., V)."""
+        uniform = self.given_RPU[self.place_R[rows], patch, symbol]
+        return draw_categorical(logits.flatten(0, -2), uniform.flatten(), self.how).view_as(uniform)
 
     def step(self, rows_N: Tensor, reads_R: Tensor | None = None) -> None:
         """Let rows read the token of their next patch, see ``read``, and draw it in rows N."""
-        head, num_before = self.decoder.head, self.around.num_before
-        patch_R = self.rows.next_R.clamp(max=self.num_patches - 1)
-        values_RS = self.rows.canvas_R.gather(1, self.around.slot_index[patch_R])
-        self.read(
-            self.decoder.token(self.around.embed(values_RS[:, :num_before])), patch_R, reads_R
-        )
+        around, head = self.around, self.decoder.head
+        patch_R = self.next_R.clamp(max=self.num_patches - 1)
+        values_RS = self.canvas_R.gather(1, around.slot_index[patch_R])
+        x_RD = self.decoder.token(around.embed(values_RS[:, : around.num_before]))
+        self.read(x_RD, patch_R, reads_R)
         values_NS, patch_N = values_RS[rows_N], patch_R[rows_N]
-        state_NGIW = head.state(self.rows.state_RGD[rows_N]).unflatten(-1, (-1, head.width))
+        state_NGIW = head.state(self.state_RGD[rows_N]).unflatten(-1, (-1, head.width))
+        own_NI = values_NS[:, around.num_before :]
 
-        def logits_of(own_NI: Tensor, start: int, stop: int, of: Tensor | None = None) -> Tensor:
-            if of is None:
-                values_NS[:, num_before:] = own_NI
-                values, state = values_NS, state_NGIW
-            else:
-                values, state = torch.cat([values_NS[of, :num_before], own_NI], 1), state_NGIW[of]
-            seen_NIW = head.window.look(self.table, values, start, stop)
-            logits_NGIV = head(state[:, :, start:stop] + seen_NIW[:, None])
+        def logits(of: Tensor | slice, start: int, stop: int) -> Tensor:
+            seen_NIW = head.window.look(self.table, values_NS[of], start, stop)
+            logits_NGIV = head(state_NGIW[of, :, start:stop] + seen_NIW[:, None])
             logits_NIV = guide(logits_NGIV.transpose(0, 1), self.how.guidance)[0]
-            last = stop == own_NI.shape[1]
-            return self.decoder.not_blank(logits_NIV, own_NI) if last else logits_NIV
+            last = stop == around.num_own
+            return self.decoder.not_blank(logits_NIV, own_NI[of]) if last else logits_NIV
 
-        own_NI = self.draw_values(logits_of, rows_N, patch_N)
-        self.rows.canvas_R[rows_N[:, None], self.around.slot_index[patch_N, num_before:]] = own_NI
+        def after(guess_NI: Tensor, row_N: Tensor) -> Tensor:
+            own_NI[row_N] = guess_NI
+            return logits(row_N, 0, around.num_own)
 
-    def draw_values(self, logits_of: LogitsOf, rows_N: Tensor, patch_N: Tensor) -> Tensor:
-        """The values (N, I) of these patches, each drawn after those before it."""
-        uniform_NI = self.draws_RPU[self.place_R[rows_N], patch_N, 1:]
-        if len(rows_N) <= FEW:
-            last = uniform_NI.shape[1]
-            return draw_from_guesses(lambda x, of: logits_of(x, 0, last, of), uniform_NI, self.how)
-        own_NI = torch.zeros_like(uniform_NI, dtype=torch.long)
-        for i in range(own_NI.shape[1]):
-            logits_NV = logits_of(own_NI, i, i + 1)[:, 0]
-            own_NI[:, i] = draw_categorical(logits_NV, uniform_NI[:, i], self.how)
-        return own_NI
+        if len(rows_N) <= self.few:
+            uniform_NI = self.given_RPU[self.place_R[rows_N], patch_N, 1:]
+            own_NI[:] = draw_from_guesses(after, uniform_NI, self.how)
+        else:
+            for i in range(around.num_own):
+                logits_NV = logits(slice(None), i, i + 1)[:, 0]
+                own_NI[:, i] = self.draw(logits_NV, rows_N, patch_N, 1 + i)
+        self.canvas_R[rows_N[:, None], around.slot_index[patch_N, around.num_before :]] = own_NI
 
 
-def pick(canvas_R: Tensor, rows_N: Tensor, index: Tensor) -> Tensor:
-    """``canvas[rows[n], index[n]]`` (N, ...), by flat numbers: four times as fast on a CPU."""
-    flat = rows_N.view(-1, *[1] * (index.ndim - 1)) * canvas_R.shape[1] + index
-    return canvas_R.flatten().index_select(0, flat.flatten()).view(index.shape)
+@dataclass(eq=False)
+class CodedDrawing(Drawing):
+    """A drawing given its symbols, which a coder writes; one that reads does not look at them."""
+
+    few = 0
+    coder: Coder
+
+    def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
+        inked_NC = torch.zeros_like(patch_NC, dtype=torch.bool)
+        for ahead, patch_N in enumerate(patch_NC.T):  # none behind the first patch with ink
+            left = ((patch_N < self.num_patches) & ~inked_NC.any(1)).nonzero().squeeze(1)
+            binary = F.pad(logits_NC[left, ahead, None], (1, 0))
+            inked_NC[left, ahead] = self.draw(binary, rows_N[left], patch_N[left], 0) == 1
+        return inked_NC
+
+    def draw(self, logits: Tensor, rows: Tensor, patch: Tensor, symbol: int) -> Tensor:
+        return self.coder.code(logits, self.given_RPU[self.place_R[rows], patch, symbol])
+
+
+@dataclass(eq=False)
+class DrawingAround(Drawing):
+    """A drawing around kept pixels, by K particles per image.
+
+    A patch with kept ink has ink, one that is kept all blank is blank, and a kept value replaces a
+    drawn one. Each multiplies a particle's weight by the probability that the model gave it.
+    """
+
+    few = 0
+    kept_RPU: Tensor  # ``symbols_of`` what is kept
+    particles: Particles
+
+    def steps(self) -> Iterator[Callable[[], Tensor]]:
+        """Functions that make uint8 (B, C, H, W) of each image's heaviest particle; at last of one
+        drawn by weight."""
+        drawn_N = self.place_R
+        while len(drawn_N):
+            self.find_ink(drawn_N)
+            if (parent_R := self.particles.resample()) is not None:
+                self.take(parent_R)  # each goes on from its parent, with its own randomness
+            # Particles wait for those of their image whose next patch comes first: the weights
+            # that compete stand for the same kept values.
+            next_BK = self.next_R.view(-1, self.particles.num_particles)
+            first_B1 = next_BK.amin(1, keepdim=True)
+            draws_R = ((next_BK == first_B1) & (next_BK < self.num_patches)).flatten()
+            drawn_N = draws_R.nonzero().squeeze(1)
+            if len(drawn_N):
+                yield partial(self.canvas, self.particles.best())
+                self.step(drawn_N, draws_R)
+        yield partial(self.canvas, self.particles.choose())
+
+    def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
+        inked_NC = super().draw_gates(logits_NC, rows_N, patch_NC)
+        kept_NC = self.kept_RPU[rows_N[:, None], patch_NC % self.num_patches, 0]
+        # Gates behind the first patch with ink are drawn again, and weigh then.
+        weighs_NC = (patch_NC < self.num_patches) & (inked_NC.cumsum(1) - inked_NC.int() == 0)
+        weighs_NC &= kept_NC != FREE
+        logits_NC = torch.where(kept_NC == 1, logits_NC, -logits_NC) / self.how.temperature
+        self.particles.weigh(rows_N, (F.logsigmoid(logits_NC) * weighs_NC).sum(1))
+        return inked_NC
+
+    def draw(self, logits: Tensor, rows: Tensor, patch: Tensor, symbol: int) -> Tensor:
+        kept = self.kept_RPU[rows, patch, symbol]
+        if symbol != 0:
+            weight_N = log_prob(logits, kept.clamp(min=0), self.how)
+            self.particles.weigh(rows, weight_N.masked_fill(kept == FREE, 0))
+        return torch.where(kept == FREE, super().draw(logits, rows, patch, symbol), kept)

@@ -6,8 +6,8 @@ Patches that are all background are blank; only the others become tokens of a ca
 behind a start token. A patch's token carries what was drawn around the patch, not the patch
 itself; every token carries the class. From the last state and what was drawn nearby, a *gate*
 predicts for each further patch whether it is blank. If not, the *value head* draws its C*s*s
-values one after another. Nothing attends inside a patch, so a patch costs one transformer step,
-and a blank one none. Without a background there is no gate.
+values one after another. A patch costs one transformer step, and a blank one none. Without a
+background there is no gate.
 
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
@@ -21,11 +21,8 @@ from torch import Tensor
 
 from mnist_transformer.models.base import GenerativeModel, evaluating
 from mnist_transformer.models.config import BackboneConfig
-from mnist_transformer.models.patch.code import CodedDrawing, symbols_of
-from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
-from mnist_transformer.models.patch.draw import Drawing
-from mnist_transformer.models.patch.head import Gate, Neighbourhood, ValueHead, value_features
-from mnist_transformer.models.patch.keep import DrawingAround
+from mnist_transformer.models.patch import draw
+from mnist_transformer.models.patch.decoder import Neighbourhood, Packed, PatchDecoder
 from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
@@ -40,7 +37,6 @@ class PatchConfig(BackboneConfig):
     """Sizes of a patch model. Where the data set has a background, patches may be blank.
 
     Args:
-        gate_width: the gate's hidden width.
         head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
         margin: how many pixels around itself a patch, and a value, sees directly.
         built_in_guidance: the guidance that the model learns to draw with, see ``guidance_free``;
@@ -57,9 +53,8 @@ class PatchConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patch_size", "margin", "built_in_guidance"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.built_in_guidance < 1:
+            raise ValueError(f"built_in_guidance is {self.built_in_guidance}, expected 1 or more")
         if self.margin > 16:
             raise ValueError(f"margin is {self.margin}, expected 1 to 16")
         for size in self.image_shape[1:]:
@@ -81,15 +76,9 @@ class Patch(GenerativeModel):
         """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
         self.built_in_guidance = config.built_in_guidance
-        background, dim = config.data.background, config.dim
-        features = value_features(config.num_levels, background)
-        around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
-        gate = None
-        if background is not None:
-            gate = Gate(around, background, dim, config.gate_width)
-        sizes = config.head_width, config.head_depth, config.head_mlp_dim
-        head = ValueHead(around, config.num_levels, dim, *sizes)
-        self.decoder = PatchDecoder(around, gate, head, dim)
+        around = Neighbourhood(config.data, config.patch_size, config.margin)
+        head_sizes = config.head_width, config.head_depth, config.head_mlp_dim
+        self.decoder = PatchDecoder(around, config.dim, config.gate_width, *head_sizes)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
         num_tokens = around.num_patches + 1 + num_text_tokens
         self.transformer = config.transformer(num_tokens, around.grid[1])
@@ -117,14 +106,14 @@ class Patch(GenerativeModel):
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         packed = self.decoder.lay_out(images)
-        return self.fit(packed, self.logits(packed, cond), cond)
+        return self.fit(packed, self.states(packed, cond), cond)
 
     fitted_nats = loss
 
-    def fit(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
+    def fit(self, packed: Packed, state_MD: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
-        scale = self.built_in_guidance
-        if scale != 1:
+        logits: tuple[Tensor, ...] = self.decoder.logits(packed, state_MD)
+        if (scale := self.built_in_guidance) != 1:
             with evaluating(self), torch.no_grad():
                 null = self.logits(packed, self.without_class(cond))
             logits = tuple(map(guidance_free, logits, null, [scale] * 2))
@@ -142,29 +131,30 @@ class Patch(GenerativeModel):
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Callable[[], Tensor]]:
         """A blank canvas, then one a step, in which every image draws its next patch with ink."""
-        num_particles = how.num_particles if keep is not None else 1
+        around, num_particles = self.decoder.around, 1 if keep is None else how.num_particles
         passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
         cond_RG = torch.stack(passes, 1).repeat_interleave(num_particles, 0)
-        num_patches, num_own = self.decoder.around.num_patches, self.decoder.around.num_own
-        uniform_RPU = noise.uniform(num_particles, num_patches, 1 + num_own).flatten(0, 1)
-        parts = *self.begin(cond_RG), uniform_RPU, how
+        uniform = noise.uniform(num_particles, around.num_patches, 1 + around.num_own)
+        parts = *self.begin(cond_RG), uniform.flatten(0, 1), how
         if keep is None:
-            yield from Drawing(*parts).steps()
+            yield from draw.Drawing(*parts).steps()
         else:
-            particles = Particles(noise, num_particles, num_patches + 1)
-            yield from DrawingAround(*parts, keep, particles).steps()
+            kept = torch.where(keep.mask, keep.images.long(), draw.FREE)
+            kept_RPU = draw.symbols_of(around, kept).repeat_interleave(num_particles, 0)
+            particles = Particles(noise, num_particles, around.num_patches + 1)
+            yield from draw.DrawingAround(*parts, kept_RPU, particles).steps()
 
     def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
-        blank = torch.zeros(len(cond), *self.image_shape, dtype=torch.uint8)
-        symbols = symbols_of(self.decoder, source[0] if source else blank)
-        for canvas in CodedDrawing(*self.begin(cond[:, None]), symbols, PLAIN, coder).steps():
-            pass
+        images = source[0] if source else torch.zeros(len(cond), *self.image_shape)
+        symbols = draw.symbols_of(self.decoder.around, images)
+        drawing = draw.CodedDrawing(*self.begin(cond[:, None]), symbols, PLAIN, coder)
+        *_, canvas = drawing.steps()
         return canvas()
 
     def begin(self, cond_RG: Tensor) -> tuple[PatchDecoder, Transformer, KVCache, Tensor, Tensor]:
         """What a ``Drawing`` of rows and passes under these conditions begins with."""
         cond_X = cond_RG.flatten(0, 1)
         cache = KVCache(self.transformer, len(cond_X), device=self.device)
-        text_RGT = self.read_text(cond_X, cache).unflatten(0, cond_RG.shape[:2])
-        class_RGD = self.embed(cond_X).unflatten(0, cond_RG.shape[:2])
-        return self.decoder, self.transformer, cache, text_RGT, class_RGD
+        text, classes = self.read_text(cond_X, cache), self.embed(cond_X)
+        rows = (x.unflatten(0, cond_RG.shape[:2]) for x in (text, classes))
+        return self.decoder, self.transformer, cache, *rows
