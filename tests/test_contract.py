@@ -93,6 +93,39 @@ def test_gradient_reaches_every_parameter(model, batch):
     assert not untouched
 
 
+def with_guidance(config, scale):
+    """The config with guidance built in, and no class dropped."""
+    if hasattr(config, "scan"):
+        return replace(config, scan=with_guidance(config.scan, scale))
+    return replace(config, built_in_guidance=scale, class_drop=0.0)
+
+
+def test_no_built_in_guidance_reads_no_null_class(model, batch, monkeypatch):
+    plain = moved(with_guidance(model.config, 1.0))
+    expected = loss(plain, batch)
+    monkeypatch.setattr(GenerativeModel, "without_class", None)
+    assert torch.equal(loss(plain, batch), expected)
+
+
+def test_built_in_guidance_is_learned_by_the_conditional_branch(model, batch):
+    """The null class is held fixed; it learns from images without their class, as they are."""
+    images, labels = batch
+    plain, guided = (moved(with_guidance(model.config, scale)) for scale in (1.0, 2.0))
+    assert guided.built_in_guidance == 2
+    assert not torch.equal(loss(plain, batch), loss(guided, batch))
+    if not isinstance(model, Scan):  # of a scan's side too
+        null = torch.full_like(labels, model.num_classes)
+        assert torch.equal(loss(plain, (images, null)), loss(guided, (images, null)))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss(guided, batch).sum().backward()
+    untouched = [n for n, p in guided.named_parameters() if p.requires_grad and p.grad is None]
+    assert not untouched
+    classes = guided.patch.classes if isinstance(model, Scan) else guided.classes
+    gradient = classes.table.weight.grad
+    assert not gradient[model.num_classes].any()
+    assert gradient[: model.num_classes].any(1).all()
+
+
 def test_eval_is_deterministic(model, batch):
     model.eval()
     assert torch.equal(loss(model, batch), loss(model, batch))

@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.networks.diffusion import NUM_LEVELS, time_features, to_signed, to_uint8
+from mnist_transformer.networks.diffusion import (
+    NUM_LEVELS,
+    Denoise,
+    time_features,
+    to_signed,
+    to_uint8,
+)
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
@@ -75,18 +81,35 @@ class DDPM(GenerativeModel):
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Squared error summed over the pixels (B,)."""
-        denoise = partial(self._denoise, self.classes(cond))
         x0 = to_signed(images)
-        return self.diffusion.loss(denoise, x0) * x0[0].numel()
+        return self.diffusion.loss(self._fitted(cond), x0) * x0[0].numel()
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
 
         The estimate's random numbers follow from the image, so an image always gets one figure.
         """
+        return self._bound(partial(self._denoise, self.classes(cond)), images)
+
+    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self._bound(self._fitted(cond), images)
+
+    def _bound(self, denoise: Denoise, images: Tensor) -> Tensor:
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
-        denoise = partial(self._denoise, self.classes(cond))
         return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
+
+    def _fitted(self, cond: Tensor) -> Denoise:
+        """The denoiser that is fitted to the images."""
+        class_BD = self.classes(cond)
+
+        def without_class(x_t: Tensor, t: Tensor) -> Tensor:
+            return self._denoise(self.classes(self.without_class(cond)), x_t, t)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            own = self._denoise(class_BD, x_t, t)
+            return self.fitted([own], lambda: [without_class(x_t, t)])[0]
+
+        return denoise
 
     def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""

@@ -19,14 +19,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mnist_transformer.models.base import GenerativeModel, evaluating
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.patch.code import CodedDrawing, symbols_of
 from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
 from mnist_transformer.models.patch.draw import Drawing
 from mnist_transformer.models.patch.head import Gate, Neighbourhood, ValueHead, value_features
 from mnist_transformer.models.patch.keep import DrawingAround
-from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free
+from mnist_transformer.networks.conditioning import ClassEmbedding
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.particles import Particles
@@ -43,8 +43,6 @@ class PatchConfig(BackboneConfig):
         gate_width: the gate's hidden width.
         head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
         margin: how many pixels around itself a patch, and a value, sees directly.
-        built_in_guidance: the guidance that the model learns to draw with, see ``guidance_free``;
-            1 learns the images as they are.
     """
 
     patch_size: int = 4
@@ -53,11 +51,10 @@ class PatchConfig(BackboneConfig):
     head_depth: int = 3
     head_mlp_dim: int = 192
     margin: int = 4
-    built_in_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patch_size", "margin", "built_in_guidance"):
+        for name in ("patch_size", "margin"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.margin > 16:
@@ -80,7 +77,6 @@ class Patch(GenerativeModel):
     def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
         """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
-        self.built_in_guidance = config.built_in_guidance
         background, dim = config.data.background, config.dim
         features = value_features(config.num_levels, background)
         around = Neighbourhood(config.data.shape, config.patch_size, config.margin, features)
@@ -107,10 +103,6 @@ class Patch(GenerativeModel):
         """The vector (B, D) added to every token of an image; training drops some classes."""
         return self.classes(cond)
 
-    def without_class(self, cond: Tensor) -> Tensor:
-        """The conditions with the null class."""
-        return torch.full_like(cond, self.classes.null_class)
-
     def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
         """Put the text before each image into the cache: bool (B, T), true where there is some."""
         return cond.new_ones(len(cond), 0, dtype=torch.bool)
@@ -122,13 +114,9 @@ class Patch(GenerativeModel):
     fitted_nats = loss
 
     def fit(self, packed: Packed, logits: tuple[Tensor, ...], cond: Tensor) -> Tensor:
-        """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
-        scale = self.built_in_guidance
-        if scale != 1:
-            with evaluating(self), torch.no_grad():
-                null = self.logits(packed, self.without_class(cond))
-            logits = tuple(map(guidance_free, logits, null, [scale] * 2))
-        return self.decoder.nats(packed, *logits).flatten(1).sum(-1)
+        """Nats (B,) of the fitted logits."""
+        fitted = self.fitted(logits, lambda: self.logits(packed, self.without_class(cond)))
+        return self.decoder.nats(packed, *fitted).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), summed over channels, by the model that draws."""
