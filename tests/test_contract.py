@@ -46,7 +46,7 @@ CASES = TINY | {
 def model(request, monkeypatch) -> GenerativeModel:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     config = CASES[request.param]
-    teacher = moved(replace(TINY["ddpm"], data=config.data)).requires_grad_(False)
+    teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
     monkeypatch.setattr(Flash, "teacher", teacher)
     return moved(config)
 

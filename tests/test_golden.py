@@ -36,7 +36,7 @@ def test_losses_of_the_first_steps(family, monkeypatch):
     # Muon orthogonalises in bfloat16 where the machine has it, which shows in the fourth digit.
     monkeypatch.setattr(optim, "fast_dtype", lambda device: torch.float32)
     config = (TINY | OTHERS)[family]
-    monkeypatch.setattr(Flash, "teacher", moved(TINY["ddpm"]).requires_grad_(False))
+    monkeypatch.setattr(Flash, "teacher", moved(TINY["ddpm"]).eval().requires_grad_(False))
     recipe = replace(RECIPES["mnist-patch"], model=config)
     torch.manual_seed(0)
     model = config.build().train()

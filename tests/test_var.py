@@ -152,7 +152,9 @@ def test_a_scale_is_drawn_in_passes_as_in_training(monkeypatch):
 
 def test_training_knows_as_many_codes_as_a_pass():
     model = make(replace(TINY, passes=2))
-    numbers = {tuple(x.tolist()) for _ in range(9) for x in model._known(slice(5, 14), 8).sum(1, True)}
+    numbers = {
+        tuple(x.tolist()) for _ in range(9) for x in model._known(slice(5, 14), 8).sum(1, True)
+    }
     assert numbers == {(0,), (4,)}
     assert not model._known(slice(0, 1), 8).any()
 

@@ -1,6 +1,6 @@
 """How a model's row of the ledger came about: its commands, their time and the machine.
 
-    make reproduce MODEL=mnist-var
+make reproduce MODEL=mnist-var
 """
 
 import sys
