@@ -113,11 +113,11 @@ class Flash(Denoiser):
         few = self.config.num_steps if keep is None else self.config.num_links
         times = self.diffusion.times(how.num_steps or few)[:-1, None].to(self.device)
         class_BD = self.classes(cond)
-        x_t = noise.normal(*self.image_shape)
-        yield to_uint8(x_t)
-        for step, t in enumerate(times):
-            if step:
-                x_t = x0.lerp(noise.normal(*self.image_shape), t)
+        x0 = torch.zeros(len(noise), *self.image_shape, device=self.device)
+        for t in times:
+            x_t = x0.lerp(noise.normal(*self.image_shape), t)
+            if t == 1:
+                yield to_uint8(x_t)
             with fast_autocast(self.device):  # as in training
                 x0 = self.denoise(class_BD, x_t, t).clamp(-1, 1)
             if keep is not None:
