@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 DIGITS ?= 0123456789
+MODEL  ?= mnist-scan
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help draw test check prose format report site ship clean
+.PHONY: help draw test check prose format report reproduce site ship clean
 
 help:
 	@echo "make draw     draw digits (DIGITS=2026 chooses them) and show them"
@@ -16,6 +17,7 @@ help:
 	@echo "make prose    find unidiomatic English in README.md and docs/"
 	@echo "make format   put the formatting right"
 	@echo "make report   render the tables of README.md and docs/ from the ledger"
+	@echo "make reproduce how a model was trained and measured (MODEL=mnist-scan)"
 	@echo "make site     build the pages of docs/ and the API into build/site, and check them"
 	@echo "make ship     put a finished run's weights into the package (RECIPE=mnist-patch)"
 	@echo "make clean    remove $(VENV) and everything that was built"
@@ -42,6 +44,9 @@ format: $(VENV)/installed-test
 
 report: $(VENV)/installed
 	$(BIN)/python -m tools.report
+
+reproduce: $(VENV)/installed
+	@$(BIN)/python -m tools.reproduce --model $(MODEL)
 
 site: $(VENV)/installed-docs
 	$(BIN)/python -m tools.pages

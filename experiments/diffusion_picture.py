@@ -57,7 +57,7 @@ def diffusion_figure(model: Any, image: Tensor, digit: int, seed: int) -> Figure
         with torch.inference_mode():
             class_BD = model.classes(label)
             estimate, _ = diffusion.estimate(
-                lambda x_t, s, class_BD=class_BD: model._denoise(class_BD, x_t, s),
+                lambda x_t, s, class_BD=class_BD: model.denoise(class_BD, x_t, s),
                 noisy[-1],
                 t.view(1),
             )

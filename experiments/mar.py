@@ -17,7 +17,6 @@ from experiments.common import Figures, Quality, dots, results, run_cell, save_p
 from mnist_transformer.data import load_dataset
 from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.options import Sampling
 from mnist_transformer.recipes import RECIPES
 from tools import trials
@@ -83,7 +82,7 @@ def main(
 
 
 def settings_of(
-    config: MARConfig, change: dict[str, Any], seconds: float
+    config: Any, change: dict[str, Any], seconds: float
 ) -> dict[str, str | int | float]:
     """The changes of a cell in words, with the values that it changes from."""
     before = asdict(config)

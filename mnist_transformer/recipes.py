@@ -11,6 +11,7 @@ from mnist_transformer.data.mnist_kin import FASHION
 from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.ddpm import DDPMConfig
+from mnist_transformer.models.flash import FlashConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
@@ -114,6 +115,9 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
                       time_mean=None, num_steps=50),
            adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
            about="the objective of the DDPM paper: its noise, its betas"),
+    Recipe("mnist-flash", FlashConfig(MNIST, built_in_guidance=1.5),
+           batch_size=128, adamw_lr=1e-3, max_seconds=150 * 60, ema=0.1,
+           about="one pass from noise to a digit, distilled from mnist-ddpm"),
     Recipe("mnist-prompt-scratch",
            PromptedConfig(MNIST, replace(_scan, positions="learned_rope", dropout=0.1)),
            dataset="mnist-prompts", batch_size=32, max_seconds=60 * 60,

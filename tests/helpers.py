@@ -20,6 +20,7 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.data.scan_file import Scans
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.ddpm import DDPMConfig
+from mnist_transformer.models.flash import FlashConfig
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.models.patch.model import PatchConfig
 from mnist_transformer.models.pixel import PixelConfig
@@ -106,6 +107,7 @@ TINY = {
         num_steps=4,
     ),
     "ddpm": DDPMConfig(**SMALL, num_steps=4, bound_samples=4),
+    "flash": FlashConfig(**SMALL, patch_size=4, num_links=3),
 }
 # 28 x 28: MNIST's program makes no other images. The scans are those of ``make_scans``.
 TINY["scan"] = ScanConfig(

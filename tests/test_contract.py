@@ -9,6 +9,7 @@ from helpers import TINY, make_scans, make_spec, moved
 from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.ddpm import DDPM
+from mnist_transformer.models.flash import Flash
 from mnist_transformer.models.mar import MAR
 from mnist_transformer.models.scan import Scan
 from mnist_transformer.options import Keep, Sampling
@@ -32,6 +33,7 @@ CASES = TINY | {
     "pixel in colour": replace(TINY["pixel"], data=IN_COLOUR),
     "mar in colour": replace(TINY["mar"], data=PHOTOGRAPHS),
     "ddpm in colour": replace(TINY["ddpm"], data=PHOTOGRAPHS),
+    "flash in colour": replace(TINY["flash"], data=PHOTOGRAPHS),
     "var in colour": replace(
         TINY["var"],
         data=PHOTOGRAPHS,
@@ -43,7 +45,10 @@ CASES = TINY | {
 @pytest.fixture(params=CASES, ids=str)
 def model(request, monkeypatch) -> GenerativeModel:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
-    return moved(CASES[request.param])
+    config = CASES[request.param]
+    teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
+    monkeypatch.setattr(Flash, "teacher", teacher)
+    return moved(config)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def assert_same_images(model, drawn, expected):
     The rounding error of a matrix product depends on how many rows it has, so a number between
     two grey levels may be rounded to either. Symbols of a finite set do not show it.
     """
-    levels = 1 if isinstance(model, DDPM | MAR) else 0
+    levels = 1 if isinstance(model, DDPM | Flash | MAR) else 0
     assert (drawn.int() - expected.int()).abs().max() <= levels
 
 
@@ -91,6 +96,39 @@ def test_gradient_reaches_every_parameter(model, batch):
     learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     untouched = [n for n, p in learning if p.grad is None or not p.grad.any()]
     assert not untouched
+
+
+def with_guidance(config, scale):
+    """The config with guidance built in, and no class dropped."""
+    if hasattr(config, "scan"):
+        return replace(config, scan=with_guidance(config.scan, scale))
+    return replace(config, built_in_guidance=scale, class_drop=0.0)
+
+
+def test_no_built_in_guidance_reads_no_null_class(model, batch, monkeypatch):
+    plain = moved(with_guidance(model.config, 1.0))
+    expected = loss(plain, batch)
+    monkeypatch.setattr(GenerativeModel, "without_class", None)
+    assert torch.equal(loss(plain, batch), expected)
+
+
+def test_built_in_guidance_is_learned_by_the_conditional_branch(model, batch):
+    """The null class is held fixed; it learns from images without their class, as they are."""
+    images, labels = batch
+    plain, guided = (moved(with_guidance(model.config, scale)) for scale in (1.0, 2.0))
+    assert guided.built_in_guidance == 2
+    assert not torch.equal(loss(plain, batch), loss(guided, batch))
+    if not isinstance(model, Scan):  # of a scan's side too
+        null = torch.full_like(labels, model.num_classes)
+        assert torch.equal(loss(plain, (images, null)), loss(guided, (images, null)))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss(guided, batch).sum().backward()
+    untouched = [n for n, p in guided.named_parameters() if p.requires_grad and p.grad is None]
+    assert not untouched
+    classes = guided.patch.classes if isinstance(model, Scan) else guided.classes
+    gradient = classes.table.weight.grad
+    assert not gradient[model.num_classes].any()
+    assert gradient[: model.num_classes].any(1).all()
 
 
 def test_eval_is_deterministic(model, batch):
@@ -146,7 +184,7 @@ def test_an_option_is_honoured_or_refused(model, option):
         plain = model.sample([0] * 8, range(8), keep=keep)
         assert not torch.equal(plain, model.sample([0] * 8, range(8), OPTIONS[option], keep))
     else:
-        with pytest.raises(ValueError, match=f"does not use {option}"):
+        with pytest.raises(ValueError, match=rf"does not use .*\b{option}\b"):
             model.sample([0] * 8, range(8), OPTIONS[option], keep)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from experiments import (
     attention,
+    changes,
     codecs,
     common,
     compress,
@@ -63,11 +64,11 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(codecs, compress, diffusion, diffusion_steps, inpainting, mar),
+        *(changes, codecs, compress, diffusion, diffusion_steps, inpainting, mar),
         *(patch_general, pixel_sizes, positions, prompting),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
-    for module in (mar, common):
+    for module in (changes, common, mar):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size, repeats=3: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
 
@@ -211,6 +212,19 @@ def test_mar(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = [r["metrics"]["settings"]["change"] for r in rows]
     assert changes == ["none", "blank_gate False (from True)"]
     assert all("guided: fd_cnn" in r["metrics"]["figures"] for r in rows)
+
+
+def test_changes_of_a_recipe(small_world: Path) -> None:
+    def script() -> None:
+        cells = "{}", '{"built_in_guidance": 1.5}'
+        changes.main("mnist-mar", cells, max_seconds=0.2, num_samples=20)
+
+    rows = run_twice(script, small_world)
+    found = [r["metrics"]["settings"]["change"] for r in rows]
+    assert found == ["none", "built_in_guidance 1.5 (from 1.0)"]
+    assert rows[0]["metrics"]["experiment"] == "changes-mnist-mar"
+    with pytest.raises(ValueError, match="depht unknown"):
+        changes.main("mnist-mar", ('{"depht": 1}',), num_samples=20)
 
 
 def test_steps_of_diffusion(small_world: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_ids_come_back():
     fine.copy_(torch.randn(6, 4))
     fine[0] = 0
     codes = torch.tensor([[3, 1, 2, 4, 5], [0, 0, 0, 0, 0], [5, 5, 4, 3, 3]])
-    found, totals = model._quantize(model.totals(codes)[-1], learn=False)
+    found, totals = model.quantize(model.totals(codes)[-1])
     assert torch.equal(found, codes)
     for total, wanted in zip(totals, model.totals(codes), strict=True):
         torch.testing.assert_close(total, wanted)
@@ -60,7 +60,7 @@ def test_each_scale_codes_what_is_left():
     model = make(replace(TINY, data=make_spec(), scales=(1, 2, 3, 4, 5, 7)))
     features = model.features(random_images(3, 28))
     torch.testing.assert_close(features.square().mean(-1), torch.ones(3, 49), rtol=1e-3, atol=0)
-    codes, totals = model._quantize(features, learn=False)
+    codes, totals = model.quantize(features)
     assert codes.shape == (3, 104)
     left = features
     for level, ids in enumerate(model.by_scale(codes)):
@@ -100,7 +100,7 @@ def test_truncated_images_are_decoded_from_coarse_scales():
     model, images = make(replace(TINY, truncate=1.0, commitment=0.0)).train(), random_images()
     losses = model.loss(images, torch.zeros(6))
     model.eval()
-    _, totals = model._quantize(model.features(images), learn=False)
+    _, totals = model.quantize(model.features(images))
     coarse = (model._decoded(totals[0]) - images / 255).square().mean((1, 2, 3))
     fine = model.loss(images, torch.zeros(6))
     torch.testing.assert_close(losses, coarse)

@@ -2,6 +2,7 @@
 
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
 from mnist_transformer.models.ddpm import DDPM, DDPMConfig
+from mnist_transformer.models.flash import Flash, FlashConfig
 from mnist_transformer.models.mar import MAR, MARConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.models.pixel import Pixel, PixelConfig
@@ -19,6 +20,7 @@ FAMILIES = {
     "var": (VarConfig, Var),
     "mar": (MARConfig, MAR),
     "ddpm": (DDPMConfig, DDPM),
+    "flash": (FlashConfig, Flash),
     "prompted": (PromptedConfig, Prompted),
     "reader": (ReaderConfig, Reader),
     "classifier": (ClassifierConfig, Classifier),

@@ -87,9 +87,21 @@ class TransformerConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class BackboneConfig(TransformerConfig):
-    """``class_drop``: share of training images that are shown without their class."""
+    """A transformer that knows classes.
+
+    Args:
+        class_drop: share of training images that are shown without their class.
+        built_in_guidance: the guidance that the model learns to draw with, see
+            ``guidance_free``; 1 learns the images as they are.
+    """
 
     class_drop: float = 0.1
+    built_in_guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.built_in_guidance < 1:
+            raise ValueError(f"built_in_guidance is {self.built_in_guidance}, expected 1 or more")
 
 
 @dataclass(frozen=True)

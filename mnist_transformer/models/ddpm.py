@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.networks.diffusion import NUM_LEVELS, time_features, to_signed, to_uint8
+from mnist_transformer.networks.diffusion import (
+    NUM_LEVELS,
+    Denoise,
+    time_features,
+    to_signed,
+    to_uint8,
+)
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
@@ -46,18 +52,14 @@ class DDPMConfig(DiffusionConfig):
         return DDPM(self)
 
 
-class DDPM(GenerativeModel):
-    """See the module's docstring. Images uint8 (B, C, H, W)."""
+class Denoiser(GenerativeModel):
+    """The network, which flash.py has too."""
 
-    likelihood = "bound"
-    loss_sums_dims = True
-
-    honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
     draws_in_fast_dtype = True
     max_steps = NUM_LEVELS
     adamw_modules = ("embed", "time", "output")
 
-    def __init__(self, config: DDPMConfig) -> None:
+    def __init__(self, config: DiffusionConfig) -> None:
         super().__init__(config)
         self.diffusion = config.diffusion
         self.embed = nn.Linear(config.num_patch_pixels, config.dim)
@@ -73,27 +75,53 @@ class DDPM(GenerativeModel):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
+    def denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Noisy images (B, C, H, W) at times t, (B,) or (1,), to the network's prediction."""
+        x_BPD = self.embed(cut(x_t, self.config.patch_size))
+        time_BD = self.time(time_features(t, NUM_TIME_FEATURES))
+        x_BPI = self.output(self.transformer(x_BPD, cond=class_BD + time_BD)).float()
+        return join(x_BPI, self.config.patch_size)
+
+
+class DDPM(Denoiser):
+    """See the module's docstring. Images uint8 (B, C, H, W)."""
+
+    config: DDPMConfig
+    likelihood = "bound"
+    loss_sums_dims = True
+    honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
+
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Squared error summed over the pixels (B,)."""
-        denoise = partial(self._denoise, self.classes(cond))
         x0 = to_signed(images)
-        return self.diffusion.loss(denoise, x0) * x0[0].numel()
+        return self.diffusion.loss(self._fitted(cond), x0) * x0[0].numel()
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
 
         The estimate's random numbers follow from the image, so an image always gets one figure.
         """
+        return self._bound(partial(self.denoise, self.classes(cond)), images)
+
+    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self._bound(self._fitted(cond), images)
+
+    def _bound(self, denoise: Denoise, images: Tensor) -> Tensor:
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
-        denoise = partial(self._denoise, self.classes(cond))
         return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
 
-    def _denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network: noisy images (B, C, H, W) at times t, (B,) or (1,), to its prediction."""
-        x_BPD = self.embed(cut(x_t, self.config.patch_size))
-        time_BD = self.time(time_features(t, NUM_TIME_FEATURES))
-        x_BPI = self.output(self.transformer(x_BPD, cond=class_BD + time_BD)).float()
-        return join(x_BPI, self.config.patch_size)
+    def _fitted(self, cond: Tensor) -> Denoise:
+        """The denoiser that is fitted to the images."""
+        class_BD = self.classes(cond)
+
+        def without_class(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.denoise(self.classes(self.without_class(cond)), x_t, t)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            own = self.denoise(class_BD, x_t, t)
+            return self.fitted([own], lambda: [without_class(x_t, t)])[0]
+
+        return denoise
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -106,7 +134,7 @@ class DDPM(GenerativeModel):
             class_GD = self.classes(with_null(cond, self.classes.null_class, guidance))
             x_t = x_t.repeat(len(class_GD) // len(x_t), 1, 1, 1)
             with fast_autocast(self.device):  # as in training
-                return guide(self._denoise(class_GD, x_t, t), guidance)
+                return guide(self.denoise(class_GD, x_t, t), guidance)
 
         normal = partial(noise.normal, *self.image_shape)
         kept = None if keep is None else (to_signed(keep.images), keep.mask)

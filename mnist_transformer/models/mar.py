@@ -15,9 +15,9 @@ Shapes: B images, P patches, L patches of one step, N patches to draw, K noise d
 pixels of a patch, G readings (with guidance 2: class, null class; else 1), D dim, W head width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
@@ -143,26 +143,38 @@ class MAR(GenerativeModel):
         least = self.config.min_mask_ratio
         masked_BP = self.unmasking.masks(len(images), self.num_patches, least).to(images.device)
         order_BP = torch.arange(self.num_patches, device=images.device).expand_as(masked_BP)
-        states_BPD = self._states(patches_BPI, order_BP, ~masked_BP, cond)
-        z_ND, x0_NI = states_BPD[masked_BP], patches_BPI[masked_BP]
+
+        def read(cond: Tensor) -> Tensor:
+            return self._states(patches_BPI, order_BP, ~masked_BP, cond)[masked_BP]
+
+        z_ND, x0_NI = read(cond), patches_BPI[masked_BP]
+        null_ND = cache(lambda: read(self.without_class(cond)))
         if self.gate is None:
-            losses_N = self._head_loss(z_ND, x0_NI)
+            losses_N = self._head_loss(z_ND, null_ND, x0_NI)
         else:
-            inked_N = (x0_NI != self.blank).any(-1)
-            gate_N = self.gate(z_ND).squeeze(-1).float()
+            inked_N, gate = (x0_NI != self.blank).any(-1), self.gate
+            gate_N = self.fitted([gate(z_ND)], lambda: [gate(null_ND())])[0].squeeze(-1).float()
             losses_N = F.binary_cross_entropy_with_logits(gate_N, inked_N.float(), reduction="none")
-            errors = self._head_loss(z_ND[inked_N], x0_NI[inked_N])
+            inked = z_ND[inked_N], lambda: null_ND()[inked_N], x0_NI[inked_N]
+            errors = self._head_loss(*inked)
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)
         return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / self.num_patches
 
-    def _head_loss(self, z_ND: Tensor, x0_NI: Tensor) -> Tensor:
-        """(N,), mean over ``num_draws`` times and noises per patch."""
-        modulation, num_draws = self.head.modulation(z_ND), self.config.num_draws
+    def _head_loss(self, z_ND: Tensor, null_ND: Callable[[], Tensor], x0_NI: Tensor) -> Tensor:
+        """(N,), mean over ``num_draws`` times and noises per patch.
+
+        ``null_ND`` makes the states without a class.
+        """
+        num_draws = self.config.num_draws
+
+        def head(x_t: Tensor, t: Tensor, z_ND: Tensor) -> Tensor:
+            x_NKI, t_NK = x_t.unflatten(0, (-1, num_draws)), t.unflatten(0, (-1, num_draws))
+            return self.head(x_NKI, t_NK, self.head.modulation(z_ND)).flatten(0, 1)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            x_NKI, t_NK = x_t.unflatten(0, (-1, num_draws)), t.unflatten(0, (-1, num_draws))
-            return self.head(x_NKI, t_NK, modulation).flatten(0, 1)
+            own = head(x_t, t, z_ND)
+            return self.fitted([own], lambda: [head(x_t, t, null_ND())])[0]
 
         losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0))
         return losses.unflatten(0, (-1, num_draws)).mean(1)

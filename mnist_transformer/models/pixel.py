@@ -68,16 +68,19 @@ class Pixel(GenerativeModel):
         return self.output(self.transformer(x_BTD))
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+        values_BT = _values(images).long()
+        own = self.logits(values_BT, cond)
+        (fitted,) = self.fitted([own], lambda: [self.logits(values_BT, self.without_class(cond))])
+        return _nats(fitted, images).flatten(1).sum(-1)
 
-    nats = loss
+    fitted_nats = loss
+
+    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+        return self.pixel_nats(images, cond).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), summed over channels."""
-        values_BT = _values(images).long()
-        logits_NV = self.logits(values_BT, cond).float().flatten(0, 1)
-        nats_N = F.cross_entropy(logits_NV, values_BT.flatten(), reduction="none")
-        return nats_N.view(len(images), *images.shape[2:], -1).sum(-1)
+        return _nats(self.logits(_values(images).long(), cond), images)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -128,6 +131,13 @@ class Pixel(GenerativeModel):
             x_BD = self.levels(values_TB[t])
         images = values_TB.T.byte().unflatten(1, (height, width, channels))
         return images.permute(0, 3, 1, 2).contiguous()
+
+
+def _nats(logits_BTV: Tensor, images: Tensor) -> Tensor:
+    """Nats of each pixel (B, H, W), summed over channels."""
+    logits_NV, values_N = logits_BTV.float().flatten(0, 1), _values(images).long().flatten()
+    nats_N = F.cross_entropy(logits_NV, values_N, reduction="none")
+    return nats_N.view(len(images), *images.shape[2:], -1).sum(-1)
 
 
 def _values(images: Tensor) -> Tensor:

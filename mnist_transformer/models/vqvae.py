@@ -140,7 +140,7 @@ class VQVAE(Model):
         """
         x_BCHW = images.float() / 255
         f_BGC = self._features(x_BCHW)
-        _, totals = self._quantize(f_BGC.detach(), learn=self.training)
+        _, totals = self.quantize(f_BGC.detach(), learn=self.training)
         totals_KBGC = torch.stack(totals)
         last_B = torch.full((len(images),), len(totals) - 1)
         if self.training:
@@ -158,7 +158,7 @@ class VQVAE(Model):
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes int64 (B, T), each in [0, V), of uint8 images (B, C, H, W)."""
-        return self._quantize(self.features(images), learn=False)[0]
+        return self.quantize(self.features(images))[0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of codes (B, T); ValueError if they are invalid."""
@@ -197,10 +197,14 @@ class VQVAE(Model):
         assert isinstance(codebook, Codebook)
         return codebook
 
-    def add(self, total_BGC: Tensor, level: int, ids_BS: Tensor) -> Tensor:
-        """The total of the coarser scales plus this one's codes."""
-        up_GS = self.by_scale(self.up_TG[None])[level].mT
-        return total_BGC + up_GS @ self.codebook(level).codes[ids_BS]
+    def add(
+        self, total_BGC: Tensor, level: int, ids_BS: Tensor, known_BS1: Tensor | None = None
+    ) -> Tensor:
+        """The total of the coarser scales plus this one's codes, or those known (1, else 0)."""
+        codes_BSC = self.codebook(level).codes[ids_BS]
+        if known_BS1 is not None:
+            codes_BSC = codes_BSC * known_BS1
+        return total_BGC + self.by_scale(self.up_TG[None])[level].mT @ codes_BSC
 
     def totals(self, codes_BT: Tensor) -> list[Tensor]:
         """The total (B, G, C) after each scale."""
@@ -216,15 +220,28 @@ class VQVAE(Model):
         return (pixels * 255).round().to(torch.uint8)
 
     @torch.no_grad()
-    def _quantize(self, f_BGC: Tensor, *, learn: bool) -> tuple[Tensor, list[Tensor]]:
+    def quantize(
+        self, f_BGC: Tensor, *, learn: bool = False, wrong: float = 0.0
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Codes (B, T) of features, and the total (B, G, C) after each scale.
+
+        Random codes take the place of a share of each scale's, from none to ``wrong`` per image.
+        The finer codes are then those of what is left to be mended.
+        """
         codes, totals = [], [torch.zeros_like(f_BGC)]
         with torch.autocast(f_BGC.device.type, enabled=False):  # averages need their digits
             for level in range(len(self.codebooks)):
                 left_BSC = self.pool(f_BGC - totals[-1], level)
                 if learn:
                     self.codebook(level).learn(left_BSC.flatten(0, 1))
-                codes.append(self.codebook(level).nearest(left_BSC))
-                totals.append(self.add(totals[-1], level, codes[-1]))
+                seen_BS = self.codebook(level).nearest(left_BSC)
+                codes.append(seen_BS)
+                if wrong:  # drawn on the CPU, as all that is drawn for training is
+                    is_wrong_BS = torch.rand(seen_BS.shape) < wrong * torch.rand(len(seen_BS), 1)
+                    random_BS = torch.randint(self.config.codebook_size, seen_BS.shape)
+                    random_BS = random_BS.to(seen_BS.device)
+                    seen_BS = torch.where(is_wrong_BS.to(seen_BS.device), random_BS, seen_BS)
+                totals.append(self.add(totals[-1], level, seen_BS))
         return torch.cat(codes, dim=1), totals[1:]
 
     def _features(self, x_BCHW: Tensor) -> Tensor:

@@ -29,7 +29,12 @@ NUM_KEPT = 2
 # so a run may be made shorter or longer on its way, and compiled or not it is the same model.
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
 # Fields that identities of before lack, and the values that they stood for.
-EARLIER = {"muon_interval": 4}
+EARLIER = {
+    "muon_interval": 4,
+    "model.built_in_guidance": 1.0,
+    "model.passes": 1,
+    "model.correction": 0.0,
+}
 # Optimizers keep these for each weight, in its shape, beside its number of steps.
 ENTRIES = {Muon: ("momentum_buffer",), torch.optim.AdamW: ("exp_avg", "exp_avg_sq")}
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
@@ -175,7 +180,8 @@ def is_finished(state: RunState, weights: Path) -> bool:
 
 def other_run(state: RunState, theirs: Mapping[str, Any]) -> str:
     """The first difference of an identity from this run's; "" if it is the same run."""
-    ours, theirs = state.identity(), EARLIER | dict(theirs)
+    ours = state.identity()
+    theirs = {name: EARLIER[name] for name in EARLIER.keys() & ours.keys()} | dict(theirs)
     for name in sorted((ours | theirs).keys() - FREE_FIELDS):
         if ours.get(name) != theirs.get(name):
             return f"{name} {theirs.get(name)!r} and not {ours.get(name)!r}"

@@ -19,11 +19,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mnist_transformer.models.base import GenerativeModel, evaluating
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.patch import draw
 from mnist_transformer.models.patch.decoder import Neighbourhood, Packed, PatchDecoder
-from mnist_transformer.networks.conditioning import ClassEmbedding, guidance_free
+from mnist_transformer.networks.conditioning import ClassEmbedding
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.particles import Particles
@@ -39,8 +39,6 @@ class PatchConfig(BackboneConfig):
     Args:
         head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
         margin: how many pixels around itself a patch, and a value, sees directly.
-        built_in_guidance: the guidance that the model learns to draw with, see ``guidance_free``;
-            1 learns the images as they are.
     """
 
     patch_size: int = 4
@@ -49,12 +47,9 @@ class PatchConfig(BackboneConfig):
     head_depth: int = 3
     head_mlp_dim: int = 192
     margin: int = 4
-    built_in_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.built_in_guidance < 1:
-            raise ValueError(f"built_in_guidance is {self.built_in_guidance}, expected 1 or more")
         if self.margin > 16:
             raise ValueError(f"margin is {self.margin}, expected 1 to 16")
         for size in self.image_shape[1:]:
@@ -75,7 +70,6 @@ class Patch(GenerativeModel):
     def __init__(self, config: PatchConfig, num_text_tokens: int = 0) -> None:
         """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
-        self.built_in_guidance = config.built_in_guidance
         around = Neighbourhood(config.data, config.patch_size, config.margin)
         head_sizes = config.head_width, config.head_depth, config.head_mlp_dim
         self.decoder = PatchDecoder(around, config.dim, config.gate_width, *head_sizes)
@@ -96,10 +90,6 @@ class Patch(GenerativeModel):
         """The vector (B, D) added to every token of an image; training drops some classes."""
         return self.classes(cond)
 
-    def without_class(self, cond: Tensor) -> Tensor:
-        """The conditions with the null class."""
-        return torch.full_like(cond, self.classes.null_class)
-
     def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
         """Put the text before each image into the cache: bool (B, T), true where there is some."""
         return cond.new_ones(len(cond), 0, dtype=torch.bool)
@@ -111,13 +101,10 @@ class Patch(GenerativeModel):
     fitted_nats = loss
 
     def fit(self, packed: Packed, state_MD: Tensor, cond: Tensor) -> Tensor:
-        """Nats (B,) of the fitted logits, ``guidance_free`` ones if guidance is built in."""
-        logits: tuple[Tensor, ...] = self.decoder.logits(packed, state_MD)
-        if (scale := self.built_in_guidance) != 1:
-            with evaluating(self), torch.no_grad():
-                null = self.logits(packed, self.without_class(cond))
-            logits = tuple(map(guidance_free, logits, null, [scale] * 2))
-        return self.decoder.nats(packed, *logits).flatten(1).sum(-1)
+        """Nats (B,) of the fitted logits."""
+        logits = self.decoder.logits(packed, state_MD)
+        fitted = self.fitted(logits, lambda: self.logits(packed, self.without_class(cond)))
+        return self.decoder.nats(packed, *fitted).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), summed over channels, by the model that draws."""

@@ -1,0 +1,80 @@
+"""What does a change bring? A recipe with fields of its model changed, all equally long.
+
+    python -m experiments.changes mnist-ddpm --changes '{}' '{"built_in_guidance": 1.5}'
+
+A change is a JSON object of fields and values; {} is the recipe's own model. Digits are drawn
+plainly. A tokenizer is measured by what its codes leave of the test set.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.common import Figures, Quality, run_cell, start
+from experiments.mar import settings_of
+from experiments.var import coded_figures
+from mnist_transformer.data import load_dataset
+from mnist_transformer.evaluation.metrics import precision_recall
+from mnist_transformer.evaluation.speed import sampling_speed
+from mnist_transformer.models import checkpoint
+from mnist_transformer.models.base import GenerativeModel
+from mnist_transformer.models.loading import find_weights
+from mnist_transformer.recipes import find_recipe
+from mnist_transformer.utils.checks import from_json
+
+
+def main(
+    name: str,
+    changes: tuple[str, ...] = ("{}",),
+    tokenizer: str | None = None,
+    data: Path | None = None,
+    seeds: tuple[int, ...] = (0,),
+    max_seconds: float = 900.0,
+    num_samples: int = 2000,
+) -> None:
+    """Train and measure what the ledger does not have yet.
+
+    Args:
+        name: The recipe.
+        changes: JSON objects, a cell each.
+        tokenizer: Of a model over codes, in place of the recipe's; with a config of its own.
+        data: The folder with the data set's files; otherwise as for training.
+        max_seconds: How long each model is trained.
+        num_samples: Digits to draw from each.
+    """
+    recipe = find_recipe(name)
+    dataset = load_dataset(recipe.dataset, data)
+    quality = Quality(dataset, num_samples)
+    config, more = recipe.model, {}
+    if tokenizer is not None:
+        config = replace(config, tokenizer=checkpoint.load(find_weights(tokenizer)).config)
+        more = {"tokenizer": tokenizer}
+
+    def measure(model: Any, seed: int) -> Figures:
+        if not isinstance(model, GenerativeModel):
+            return coded_figures(model, quality)
+        images, labels = quality.draw(model, seed)
+        found = precision_recall(quality.reference, quality.features(images))
+        return {
+            **quality.judged(images, labels),
+            **{f"{name}, %": 100 * value for name, value in found.items()},
+            "drawn images/s": sampling_speed(model, 256, repeats=1),
+        }
+
+    for seed in seeds:
+        for change in map(json.loads, changes):
+            changed = replace(
+                recipe,
+                name="trial",
+                model=from_json(type(config), asdict(config) | change),
+                tokenizer=tokenizer or recipe.tokenizer,
+                max_seconds=max_seconds,
+                epochs=None,
+            )
+            settings = settings_of(config, change, max_seconds) | more
+            run_cell(f"changes-{name}", settings, changed, dataset, seed, measure, exact=None)
+
+
+if __name__ == "__main__":
+    start(main, __doc__)
