@@ -139,8 +139,9 @@ class Visit:
         page.wait_for_selector("#draw")
 
     def hear(self, said: Any) -> None:
-        # A request that is refused before it waits has the status 400.
-        if said.type == "error" and "400 (Bad Request)" not in said.text:
+        # A request that is refused before it waits has the status 422, and an upload 400.
+        refused = "status of 4" in said.text
+        if said.type == "error" and not refused:
             self.errors.append(said.text)
 
     def upload(self, path: Path) -> None:

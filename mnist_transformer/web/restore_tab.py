@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio.utils import LRUCache
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from mnist_transformer.data import DataSpec, pictures
@@ -20,7 +20,17 @@ from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
 from mnist_transformer.web.dials import dials, for_model, read, refit
-from mnist_transformer.web.shelf import QUIET, Drawing, buttons, picture, together, visited, wire
+from mnist_transformer.web.shelf import (
+    QUIET,
+    Drawing,
+    Example,
+    buttons,
+    first_class,
+    picture,
+    together,
+    visited,
+    wire,
+)
 
 PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -37,10 +47,10 @@ class Blobs(LRUCache):
         return self[key]
 
 
-def build(models: Mapping[str, GenerativeModel]) -> None:
+def build(models: Mapping[str, GenerativeModel]) -> Example:
     """Add the tab's parts to the page."""
     gr.Markdown(
-        "Draw a digit in black or upload a picture. Then choose the part to erase, or paint over "
+        "Draw in black or upload a picture. Then choose the part to erase, or paint over "
         "it in red: the palette at the left of the pad has both colours."
     )
     with gr.Row():
@@ -83,21 +93,42 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
         names = gr.update(choices=[UNKNOWN, *model.class_names], value=UNKNOWN)
         return [names, *refit([model], keeping=True)]
 
-    inputs = [chosen, pad, hole, label, *knobs]
-    wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet])
+    def example() -> Drawing:
+        opened = painted(model)
+        request = models, default, {"composite": opened}, PAINTED, UNKNOWN
+        for note, sheets in restore(*request, *(knob.value for knob in knobs)):
+            yield note, []
+        yield note, [*sheets, opened]  # once: the pad begins again with each picture
+
+    inputs, first = [chosen, pad, hole, label, *knobs], Example(example, [notes, sheet, pad])
+    wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet], first)
     # Shown progress would end, after a bad upload, as an error that covers the pad.
     upload.upload(show, [upload, chosen], pad, **QUIET)
     chosen.change(fit, chosen, [label, *knobs[1:]], **QUIET)
+    return first
+
+
+def painted(model: GenerativeModel) -> Image.Image:
+    """The pad's first picture: the model's, with its lower right painted over."""
+    first = class_of(first_class(model.class_names), model.class_names)
+    pad = on_pad(model.sample([first], [0])[0], model.config.data)
+    ImageDraw.Draw(pad).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
+    return pad
+
+
+def on_pad(image: Tensor, data: DataSpec) -> Image.Image:
+    """An image as the pad shows it, ink black on white."""
+    shown = images.grid((255 - image if data.is_ink else image)[None], columns=1)
+    return shown.convert("RGB").resize((PAD, PAD), Image.Resampling.NEAREST)
 
 
 def read_upload(path: Path, data: DataSpec) -> Image.Image:
-    """An uploaded picture as the pad shows it, ink black on white; ValueError for another file."""
+    """An uploaded picture as the pad shows it; ValueError for another file."""
     try:
         image, _ = pictures.to_image_of(data, pictures.open_picture(path)[0], str(path))
     except ValueError as error:  # the user knows the file by its name only
         raise ValueError(str(error).replace(str(path), path.name)) from error
-    shown = images.grid((255 - image if data.is_ink else image)[None], columns=1)
-    return shown.resize((PAD, PAD), Image.Resampling.NEAREST)
+    return on_pad(image, data)
 
 
 def read_pad(pad: dict | None, data: DataSpec) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,12 @@
 """The models that the demo draws with, loaded once, and the parts that its tabs share."""
 
+import asyncio
 import html
 import re
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -37,32 +39,30 @@ class Shelf:
 
 
 def fill(paths: Mapping[str, Path]) -> Shelf:
-    """Load the models now, so that the first picture need not wait; ValueError if none draws."""
-    models, asked, complaints = {}, {}, []
+    """Load the models, but no language model; ValueError if none draws."""
+    shelf = Shelf({}, {}, [])
     for name, path in paths.items():
         try:
             model = load_model(path)
             if isinstance(model, GenerativeModel):
-                models[name] = model
+                shelf.models[name] = model
             if asking.reads_prompts(model):
-                asked[name] = asking.Asked(model)
+                shelf.asked[name] = asking.Asked(model)
         except ValueError as error:
-            complaints.append(f"{name} is left out: {error}")
-    if not models:
-        why = "; ".join(complaints) or f"{', '.join(paths) or 'nothing'} draws no images"
+            shelf.complaints.append(f"{name} is left out: {error}")
+    if not shelf.models:
+        why = "; ".join(shelf.complaints) or f"{', '.join(paths) or 'nothing'} draws no images"
         raise ValueError(f"no model to draw with: {why}")
-    return Shelf(models, asked, complaints)
+    return shelf
 
 
 class Refused(gr.Error):
     """A mistake of a visitor, which is a sentence on the page."""
 
     def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
         # The page would show it as HTML, and load the files that it names.
         super().__init__(html.escape(sentence), print_exception=False)
-
-    def __str__(self) -> str:
-        return self.message
 
 
 @contextmanager
@@ -89,6 +89,57 @@ class Page(gr.Blocks):
             sentence = getattr(error, "message", "the request has a value of the wrong kind")
             raise Refused(sentence) from error
 
+    async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(block_fn, *args, **kwargs)
+        except Refused as error:
+            if not block_fn.is_validator_function:
+                raise
+            # At the first input, as text; an error would leave its mark on a picture.
+            return {"data": gr.validate(False, error.sentence)}
+
+
+class Example:
+    """A tab's first drawing, made once, in the background, for all who open the page.
+
+    What it yields without pictures is not shown.
+    """
+
+    def __init__(self, draw: Callable[[], Drawing], outputs: Sequence[gr.Component]) -> None:
+        self.draw, self.done = draw, False
+        self.latest: list[Any] | None = None
+        self.shown = gr.on(None, self._watch, None, outputs, concurrency_limit=None, **QUIET)
+
+    def run(self) -> None:
+        """Draw, as long as the program is to run."""
+        for note, pictures in self.draw():
+            if pictures:
+                self.latest = [note, *pictures]
+            if not threading.main_thread().is_alive():
+                return
+        self.done = True
+
+    async def _watch(self) -> AsyncIterator[list[Any]]:
+        done, sent = False, None
+        while not done:
+            done, latest = self.done, self.latest
+            if latest is not None and latest is not sent:
+                yield [_own(value) for value in latest]
+                sent = latest
+            await asyncio.sleep(FRAME_SECONDS)
+
+
+def _own(value: Any) -> Any:
+    """A visitor's copy of a picture, or another value.
+
+    gradio names a file by its content and writes it in place: two visitors with the same picture
+    would read a file that the other is writing.
+    """
+    if isinstance(value, Image.Image):
+        value = value.copy()
+        value.info["drawing"] = uuid.uuid4().hex
+    return value
+
 
 def buttons(verb: str) -> tuple[gr.Button, gr.Button]:
     """The button that starts a drawing and the one that cancels it."""
@@ -105,10 +156,12 @@ def wire(
     run: Callable[..., Drawing],
     inputs: Sequence[gr.Component],
     outputs: Sequence[gr.Component],
+    example: Example,
 ) -> None:
     """Any trigger queues ``run``; its pictures are shown as they are drawn, until ``cancel``.
 
-    ``run`` checks its arguments when it is called, which is done before they are queued.
+    ``run`` checks its arguments when it is called, which is done before they are queued. Its
+    pictures take the place of the example's.
     """
 
     def check(*values: object) -> list[None]:
@@ -119,23 +172,25 @@ def wire(
     def stream(*values: object) -> Iterator[list[object]]:
         with visited():
             for note, pictures in run(*values):
-                for drawn in filter(None, pictures):
-                    # gradio names a file by its content and writes it in place: two visitors
-                    # with the same picture would read a file that the other is writing.
-                    drawn.info["drawing"] = uuid.uuid4().hex
-                yield [note, *pictures]
+                yield [note, *map(_own, pictures)]
 
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
     # The first picture tells the place in the queue; the note before it has no height as yet.
     look = QUIET | {"show_progress": "minimal", "show_progress_on": outputs[1]}
-    event = gr.on(triggers, stream, inputs, outputs, validator=check, **limit, **look)
+    ends = {"cancels": [example.shown]}
+    event = gr.on(triggers, stream, inputs, outputs, validator=check, **ends, **limit, **look)
     cancel.click(None, cancels=[event], api_visibility="private")
 
 
-def picture(label: str | None, kind: str, value: Image.Image | None = None) -> gr.Image:
+def picture(label: str, kind: str) -> gr.Image:
     """A place for a picture; ``kind`` is its class in style.css."""
-    look = {"show_label": label is not None, "buttons": ["download"], "elem_classes": kind}
-    return gr.Image(value, label=label, interactive=False, format="png", **look)
+    look = {"buttons": ["download"], "elem_classes": kind}
+    return gr.Image(label=label, interactive=False, format="png", **look)
+
+
+def first_class(names: Sequence[str]) -> str:
+    """The class that the page opens with."""
+    return "7" if "7" in names else names[0]
 
 
 def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Image | None]:
