@@ -19,18 +19,8 @@ from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
+from mnist_transformer.web import shelf
 from mnist_transformer.web.dials import dials, for_model, read, refit
-from mnist_transformer.web.shelf import (
-    QUIET,
-    Drawing,
-    Example,
-    buttons,
-    first_class,
-    picture,
-    together,
-    visited,
-    wire,
-)
 
 PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -47,16 +37,17 @@ class Blobs(LRUCache):
         return self[key]
 
 
-def build(models: Mapping[str, GenerativeModel]) -> Example:
+def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
     """Add the tab's parts to the page."""
     gr.Markdown(
         "Draw in black or upload a picture. Then choose the part to erase, or paint over "
         "it in red: the palette at the left of the pad has both colours."
     )
+    white = Image.new("RGB", (PAD, PAD), "white")
     with gr.Row():
         with gr.Column(min_width=420):
             pad = gr.ImageEditor(
-                Image.new("RGB", (PAD, PAD), "white"),
+                white,
                 label="Picture",
                 type="pil",
                 sources=(),
@@ -70,7 +61,9 @@ def build(models: Mapping[str, GenerativeModel]) -> Example:
                 elem_id="pad",
             )
             pad.blob_storage = Blobs()
-            upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
+            with gr.Row():
+                upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
+                blank = gr.Button("Blank picture", elem_id="blank")
             parts = [PAINTED, *inpaint.HOLES[:-1]]
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
@@ -79,38 +72,39 @@ def build(models: Mapping[str, GenerativeModel]) -> Example:
             model = models[default]
             chosen = gr.Dropdown(list(models), value=default, label="Model")
             label = gr.Dropdown([UNKNOWN, *model.class_names], value=UNKNOWN, label="It is a")
-            start, cancel = buttons("Restore")
+            start, cancel = shelf.buttons("Restore")
             knobs = dials([model], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
-    sheet = picture(f"The picture, what was erased, {NUM_COMPLETIONS} completions", "restored")
+    title = f"The picture, what was erased, {NUM_COMPLETIONS} completions"
+    sheet = gr.Image(label=title, elem_classes="restored", **shelf.PICTURE)
 
     def show(path: str, chosen: str) -> Image.Image:
-        with visited():
-            return read_upload(Path(path), models[chosen].config.data)
+        return read_upload(Path(path), models[chosen].config.data)
 
     def fit(chosen: str) -> list[dict[str, Any]]:
         model = models[chosen]
         names = gr.update(choices=[UNKNOWN, *model.class_names], value=UNKNOWN)
         return [names, *refit([model], keeping=True)]
 
-    def example() -> Drawing:
+    def example() -> shelf.Drawing:
         opened = painted(model)
         request = models, default, {"composite": opened}, PAINTED, UNKNOWN
         for note, sheets in restore(*request, *(knob.value for knob in knobs)):
             yield note, []
         yield note, [*sheets, opened]  # once: the pad begins again with each picture
 
-    inputs, first = [chosen, pad, hole, label, *knobs], Example(example, [notes, sheet, pad])
-    wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet], first)
+    inputs, first = [chosen, pad, hole, label, *knobs], shelf.Example(example, [notes, sheet, pad])
+    shelf.wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet], first)
     # Shown progress would end, after a bad upload, as an error that covers the pad.
-    upload.upload(show, [upload, chosen], pad, **QUIET)
-    chosen.change(fit, chosen, [label, *knobs[1:]], **QUIET)
+    upload.upload(show, [upload, chosen], pad, **shelf.QUIET)
+    blank.click(lambda: white, None, pad, **shelf.QUIET)
+    chosen.change(fit, chosen, [label, *knobs[1:]], **shelf.QUIET)
     return first
 
 
 def painted(model: GenerativeModel) -> Image.Image:
     """The pad's first picture: the model's, with its lower right painted over."""
-    first = class_of(first_class(model.class_names), model.class_names)
+    first = class_of(shelf.first_class(model.class_names), model.class_names)
     pad = on_pad(model.sample([first], [0])[0], model.config.data)
     ImageDraw.Draw(pad).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
     return pad
@@ -153,7 +147,7 @@ def restore(
     hole: str,
     label: str,
     *values: Any,
-) -> Drawing:
+) -> shelf.Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
     An empty pad, no hole, and a number out of its range raise ValueError.
@@ -169,8 +163,8 @@ def restore(
     how, note = for_model(model, wanted, "This model")
     drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
 
-    def stream() -> Drawing:
-        for (canvas,) in together([drawn]):
+    def stream() -> shelf.Drawing:
+        for (canvas,) in shelf.together([drawn]):
             sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
             yield note, [sheet]
         if known is None and (guess := inpaint.likeliest(model, canvas)):

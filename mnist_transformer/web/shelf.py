@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +23,7 @@ from mnist_transformer.utils import images
 
 NUM_RUNNING = 2  # drawings of the queue at a time
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+PICTURE: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["download"]}
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 
 Drawing: TypeAlias = Iterator[tuple[str, list[Image.Image | None]]]  # a note and the pictures
@@ -56,47 +56,29 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
     return shelf
 
 
-class Refused(gr.Error):
-    """A mistake of a visitor, which is a sentence on the page."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        # The page would show it as HTML, and load the files that it names.
-        super().__init__(html.escape(sentence), print_exception=False)
-
-
-@contextmanager
-def visited() -> Iterator[None]:
-    """A context of a visitor's request, which says what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise Refused(str(error)) from error
-
-
 class Page(gr.Blocks):
-    """Blocks that refuse in a sentence what no page of theirs sends."""
+    """Blocks that refuse a visitor's mistake, and what no page of theirs sends, in a sentence."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list, *args: Any) -> Any:
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if value is None:
-                raise Refused(f"{block.label} is empty, expected a value")
+                raise ValueError(f"{block.label} is empty, expected a value")
         if re.search("'path': ['\"]https?:", str(inputs)):  # gradio would fetch it
-            raise Refused("a picture is at an address, expected an upload")
+            raise ValueError("a picture is at an address, expected an upload")
         try:
             return await super().preprocess_data(block_fn, inputs, *args)
         except Exception as error:  # of which gradio has many kinds
             sentence = getattr(error, "message", "the request has a value of the wrong kind")
-            raise Refused(sentence) from error
+            raise ValueError(sentence) from error
 
     async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
             return await super().process_api(block_fn, *args, **kwargs)
-        except Refused as error:
-            if not block_fn.is_validator_function:
-                raise
-            # At the first input, as text; an error would leave its mark on a picture.
-            return {"data": gr.validate(False, error.sentence)}
+        except ValueError as error:
+            if block_fn.is_validator_function:  # the first input tells; no picture has a mark
+                return {"data": gr.validate(False, str(error))}
+            # The page would show it as HTML, and load the files that it names.
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
 
 class Example:
@@ -165,14 +147,12 @@ def wire(
     """
 
     def check(*values: object) -> list[None]:
-        with visited():
-            run(*values)
+        run(*values)
         return [None] * len(inputs)
 
     def stream(*values: object) -> Iterator[list[object]]:
-        with visited():
-            for note, pictures in run(*values):
-                yield [note, *map(_own, pictures)]
+        for note, pictures in run(*values):
+            yield [note, *map(_own, pictures)]
 
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
     # The first picture tells the place in the queue; the note before it has no height as yet.
@@ -182,19 +162,13 @@ def wire(
     cancel.click(None, cancels=[event], api_visibility="private")
 
 
-def picture(label: str, kind: str) -> gr.Image:
-    """A place for a picture; ``kind`` is its class in style.css."""
-    look = {"buttons": ["download"], "elem_classes": kind}
-    return gr.Image(label=label, interactive=False, format="png", **look)
-
-
 def first_class(names: Sequence[str]) -> str:
     """The class that the page opens with."""
     return "7" if "7" in names else names[0]
 
 
 def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Image | None]:
-    """A picture per model, for ``picture``: by default one row; none where nothing is drawn yet."""
+    """A picture per model, by default one row; none where nothing is drawn yet."""
     return [None if x is None else images.enlarge(images.grid(x, columns)) for x in canvases]
 
 

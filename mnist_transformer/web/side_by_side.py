@@ -15,36 +15,27 @@ from mnist_transformer.prompting.tokens import encode
 from mnist_transformer.utils.classes import DIGITS, classes_of
 from mnist_transformer.utils.images import columns_for
 from mnist_transformer.utils.terminal import complain
+from mnist_transformer.web import shelf
 from mnist_transformer.web.dials import dials, for_model, number, read
-from mnist_transformer.web.shelf import (
-    Drawing,
-    Example,
-    buttons,
-    first_class,
-    picture,
-    shown,
-    together,
-    wire,
-)
 
 MAX_CLASSES, MAX_TIMES = 8, 9
 EXAMPLES = {"Show me 2 + four": (6,), "twice 21": (4, 2), "Draw me a horse": ()}
 
 
-def build_draw(models: Mapping[str, GenerativeModel]) -> Example:
+def build_draw(models: Mapping[str, GenerativeModel]) -> shelf.Example:
     """Add the parts of the tab that draws digits or other classes."""
     names = list(dict.fromkeys(name for x in models.values() for name in x.class_names))
     words = [name for name in names if name not in DIGITS]
     known = ["digits, as in 2026"] if names[len(words) :] else []
     known += [f"names, as in {','.join(words[:3])}"] if words else []
     look = {"label": "Draw", "info": ", or ".join(known), "max_lines": 1, "elem_id": "digits"}
-    text = gr.Textbox(first_class(names), render=False, **look)
+    text = gr.Textbox(shelf.first_class(names), render=False, **look)
     times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times", render=False)
     run = partial(draw, models)
     return _build("Draw", [text, times], models, run, PLAIN, example=run)
 
 
-def build_ask(asked: Mapping[str, Asked]) -> Example:
+def build_ask(asked: Mapping[str, Asked]) -> shelf.Example:
     """Add the parts of the tab that answers sentences."""
     label = "Ask for a number"
     sentences = list(EXAMPLES)
@@ -60,28 +51,29 @@ def _build(
     verb: str,
     inputs: Sequence[gr.Component],
     models: Mapping[str, GenerativeModel],
-    run: Callable[..., Drawing],
+    run: Callable[..., shelf.Drawing],
     how: Sampling,
-    example: Callable[..., Drawing],
-) -> Example:
+    example: Callable[..., shelf.Drawing],
+) -> shelf.Example:
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
             for part in inputs:
                 part.render()
-            start, cancel = buttons(verb)
+            start, cancel = shelf.buttons(verb)
             inputs = [*inputs, *dials(list(models.values()), start=how)]
         with gr.Column(scale=3):
             notes = gr.Markdown()
             with gr.Row(elem_classes="pictures"):
-                outputs = [notes, *(picture(name, "drawn") for name in models)]
-    first = Example(partial(example, *(part.value for part in inputs)), outputs)
-    wire([start.click, inputs[0].submit], cancel, run, inputs, outputs, first)
+                look = shelf.PICTURE | {"elem_classes": "drawn"}
+                outputs = [notes, *(gr.Image(label=name, **look) for name in models)]
+    first = shelf.Example(partial(example, *(part.value for part in inputs)), outputs)
+    shelf.wire([start.click, inputs[0].submit], cancel, run, inputs, outputs, first)
     return first
 
 
 def draw(
     models: Mapping[str, GenerativeModel], text: str, times: float | None, *values: Any
-) -> Drawing:
+) -> shelf.Drawing:
     """A note and a picture per model, over and over; none where a model lacks the class.
 
     A class of no model, too many, and a number out of its range raise ValueError.
@@ -107,10 +99,12 @@ def draw(
     if reason and not labels:
         raise reason
     note, columns = " ".join(filter(None, remarks)), columns_for(len(labels), num_times)
-    return ((note, shown(canvases, columns)) for canvases in together(streams))
+    return ((note, shelf.shown(canvases, columns)) for canvases in shelf.together(streams))
 
 
-def answer(asked: Mapping[str, Asked], text: str, *values: Any, loads: bool = True) -> Drawing:
+def answer(
+    asked: Mapping[str, Asked], text: str, *values: Any, loads: bool = True
+) -> shelf.Drawing:
     """The number that every model reads, and its picture, over and over; none where it refuses.
 
     Unless it ``loads``, a model that first has to is not asked: the text is one of EXAMPLES.
@@ -119,7 +113,7 @@ def answer(asked: Mapping[str, Asked], text: str, *values: Any, loads: bool = Tr
     text, (seed, wanted) = text.strip(), read(values)
     encode(plain(text))  # raises what reading would
 
-    def stream() -> Drawing:
+    def stream() -> shelf.Drawing:
         streams, remarks, answers = [], [], []
         for name, one in asked.items():
             how, remark = for_model(one.drawer, wanted, "It")
@@ -137,7 +131,7 @@ def answer(asked: Mapping[str, Asked], text: str, *values: Any, loads: bool = Tr
         if not all(answers):
             remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
         yield " ".join(remarks), [None] * len(streams)
-        for canvases in together(streams):
-            yield " ".join(remarks), shown(canvases)
+        for canvases in shelf.together(streams):
+            yield " ".join(remarks), shelf.shown(canvases)
 
     return stream()
