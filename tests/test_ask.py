@@ -185,9 +185,12 @@ def test_an_adapter_hands_digits_to_the_generator(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "LLM", Table)
+    monkeypatch.setattr(asking, "weights", lambda model: Path(model))
     config = ReaderConfig(**(vars(READER) | {"generator": str(tiny_checkpoint)}))
     asked = asking.load(save(config, "adapter", 7))
+    assert not asked.is_loaded
     assert asked.read(["a", "bcd"]) == [(7, 7), (7, 7)]
+    assert asked.is_loaded
     conditions = asked.conditions(["a", "b", "c"], [(7,), (), (1, 2)])
     assert conditions.tolist() == [7, 1, 2]
     drawn = asked.drawer.sample(conditions, range(3))

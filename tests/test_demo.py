@@ -134,9 +134,14 @@ def test_a_model_without_the_class_leaves_it(tiny_checkpoint: Path, tmp_path: Pa
     assert pictures[1] is not None
 
 
-def test_there_is_a_plot_without_a_source_tree(tmp_path: Path) -> None:
-    row = ledger.latest()["mnist-patch"]
-    assert models_tab.loss_plot(row, tmp_path).size == (1000, 400)
+def test_the_best_model_stands_first_in_the_table() -> None:
+    rows = {row["recipe"]: row for row in ledger.rows() if "images_per_second" in row["metrics"]}
+    table = models_tab.figures(rows.values())
+    assert sorted(table["model"]) == sorted(rows)
+    assert table["fd_cnn"].is_monotonic_increasing
+    scan = table.set_index("model").loc["mnist-scan"]
+    assert (scan["is"], scan["test bits/dim"]) == ("bound", pytest.approx(0.29, abs=0.01))
+    assert scan[models_tab.SPEED] > scan["images/s at batch 1"]
 
 
 def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path) -> None:
@@ -152,6 +157,39 @@ def test_who_can_be_asked_answers_and_who_refuses_has_no_picture(tmp_path: Path)
     assert pictures[1] is None
     with pytest.raises(ValueError, match="empty"):
         next(side_by_side.answer(filled.asked, " ", 0, *values()))
+
+
+def test_the_example_loads_no_language_model() -> None:
+    patch = TINY_PATCH.build()
+
+    class Adapter:
+        is_loaded, drawer = False, patch
+
+        def conditions(self, texts: list[str], answers: list[tuple[int, ...]]) -> torch.Tensor:
+            return torch.tensor(answers[0])
+
+    request = {"adapter": Adapter()}, "twice 21", 0, *values()
+    *_, (note, [picture]) = side_by_side.answer(*request, loads=False)
+    assert note == "adapter loads a language model when it is asked."
+    assert picture.width == 2 * picture.height
+
+
+def test_an_example_is_drawn_once_for_all_who_come(tiny_checkpoint: Path) -> None:
+    models = shelf.fill({"a": tiny_checkpoint}).models
+    with gradio.Blocks():
+        example = restore_tab.build(models)
+
+    async def seen() -> list[list[Any]]:
+        return [values async for values in example._watch()]
+
+    example.run()
+    (first,), (second,) = asyncio.run(seen()), asyncio.run(seen())
+    _, sheet, pad = first
+    assert sheet.tobytes() == second[1].tobytes()
+    assert sheet.info["drawing"] != second[1].info["drawing"]
+    image, keep = restore_tab.read_pad({"composite": pad}, MNIST)
+    assert image.any()
+    assert not keep.all()
 
 
 def one() -> Image.Image:
@@ -418,6 +456,7 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
     )
     assert done.stdout is not None
     try:
+        assert done.stdout.readline().startswith("loading the models")
         said = done.stdout.readline()
         assert said.startswith("the demo is at http://127.0.0.1:")
         assert len(list(tmp_path.glob("gradio-*"))) == 1
@@ -427,7 +466,7 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
         assert status == 404  # it would pass all who wait
         assert "Please join the queue" in answer
         for wrong, sentence in [
-            (["x", 1, 0, *others], "digits are &#x27;x&#x27;, expected one or more of 0 to 9"),
+            (["x", 1, 0, *others], "digits are 'x', expected one or more of 0 to 9"),
             (["7", 10, 0, *others], "Value 10 is greater than maximum value 9."),
             (["7", "x", 0, *others], "the request has a value of the wrong kind"),
             (["7", 1, None, *others], "Seed is empty, expected a value"),
@@ -436,7 +475,7 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
             ([{"path": "http://far/x.png"}, 1, 0, *others], "a picture is at an address"),
         ]:
             status, answer = asked(address, wrong)
-            assert status == 400
+            assert status == 422
             assert sentence in answer
     finally:
         done.send_signal(signal.SIGTERM)

@@ -7,21 +7,28 @@ import socket
 from pathlib import PurePath
 from tempfile import TemporaryDirectory
 
-from mnist_transformer.utils.terminal import say
+from mnist_transformer.utils.terminal import complain
 
 
 def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860) -> None:
     """Show the models in the browser: draw digits, erase and restore them. Ctrl-C ends it.
 
     Args:
-        models: The models to show, as draw's --model; by default all that are shipped and draw.
+        models: The models to show, as draw's --model; by default all that are shipped and draw,
+            the best one first.
         host: The address to serve at; the default one is seen by this machine only.
         port: Up to 65535; 0 takes any free one.
     """
     port = _free_port(host, port)
+    complain("loading the models, the page is there in a few seconds")
+    from mnist_transformer.evaluation import ledger, tables
     from mnist_transformer.models import loading
 
-    models = models or tuple(loading.shipped())
+    if not models:  # the best one first, those without a figure last
+        rows = [row for row in ledger.latest().values() if "fd_cnn" in tables.drawn(row)]
+        rows.sort(key=lambda row: tables.drawn(row)["fd_cnn"]["mean"])
+        ranks = {row["recipe"]: rank for rank, row in enumerate(rows)}
+        models = tuple(sorted(loading.shipped(), key=lambda name: ranks.get(name, len(ranks))))
     # By their last part: visitors need not know this machine's folders.
     paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
@@ -39,9 +46,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         from mnist_transformer.web import app
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # which tidies up
-        page = app.launch(paths, host, port)
-        say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
-        page.block_thread()
+        app.launch(paths, host, port).block_thread()
 
 
 def _free_port(host: str, port: int) -> int:

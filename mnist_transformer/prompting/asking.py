@@ -6,6 +6,7 @@ frozen language model, and a frozen generator draws the digits.
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TypeGuard
 
 import torch
@@ -16,7 +17,7 @@ from mnist_transformer.models import loading
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
-from mnist_transformer.prompting.llm import LLM
+from mnist_transformer.prompting.llm import LLM, weights
 from mnist_transformer.prompting.prompts import HEXADECIMAL, is_out_of_range, plain
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 
@@ -32,8 +33,19 @@ class Asked:
         if isinstance(reader, Prompted):
             self.drawer: GenerativeModel = reader
         else:
-            self.llm = LLM(reader.config.llm, reader.config.layer, reader.device)
+            weights(reader.config.llm)
             self.drawer = loading.load(reader.config.generator, str(reader.device))
+
+    @cached_property
+    def llm(self) -> LLM:
+        """The adapter's language model, loaded when it first reads."""
+        assert isinstance(self.reader, Reader)
+        return LLM(self.reader.config.llm, self.reader.config.layer, self.reader.device)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it reads without loading a language model first."""
+        return isinstance(self.reader, Prompted) or "llm" in vars(self)
 
     def read(self, texts: Sequence[str]) -> list[Digits]:
         """The digits that each text asks for; () refuses. Raises ValueError as ``encode``."""

@@ -1,11 +1,13 @@
 """The demo's page. Everything is served from here: no scripts, fonts or figures from elsewhere."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
 
+from mnist_transformer.utils.terminal import complain, say
 from mnist_transformer.web import gate, models_tab, restore_tab, shelf, side_by_side
 
 NUM_WAITING = 500  # drawings in the queue
@@ -18,21 +20,22 @@ ABOUT = "Small transformers that draw digits and other pictures, here on this ma
 def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
     """Begin to serve the page, in a thread; its ``block_thread`` waits for Ctrl-C.
 
-    It is over checkpoints by name, as far as they draw; ValueError if none does.
+    It is over checkpoints by name, as far as they draw; ValueError if none does. The tabs'
+    examples are drawn in another thread.
     """
     filled, title = shelf.fill(models), "MNIST Transformer"
     keep = (60, gate.KEEP_SECONDS)  # how often files are looked through, and how old they get
     with shelf.Page(title=title, analytics_enabled=False, delete_cache=keep) as page:
         gr.Markdown(f"# {title}\n{ABOUT}")
         with gr.Tab("Draw"):
-            side_by_side.build_draw(filled.models)
+            examples = [side_by_side.build_draw(filled.models)]
         with gr.Tab("Erase and restore"):
-            restore_tab.build(filled.models)
+            examples.append(restore_tab.build(filled.models))
         if filled.asked:
             with gr.Tab("Ask"):
-                side_by_side.build_ask(filled.asked)
+                examples.append(side_by_side.build_ask(filled.asked))
         with gr.Tab("Models"):
-            models_tab.build(filled)
+            models_tab.build(filled.complaints)
     page.queue(max_size=NUM_WAITING, api_open=False).launch(
         server_name=host,
         server_port=port,
@@ -46,4 +49,13 @@ def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
         enable_monitoring=False,
         prevent_thread_lock=True,
     )
+    say(f"the demo is at http://{host}:{port} (Ctrl-C ends it)")
+    threading.Thread(target=_draw, args=[examples], name="examples").start()
     return page
+
+
+def _draw(examples: Sequence[shelf.Example]) -> None:
+    complain("drawing an example for each tab")
+    for example in examples:
+        example.run()
+    complain("the examples are drawn")

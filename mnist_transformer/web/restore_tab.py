@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio.utils import LRUCache
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from mnist_transformer.data import DataSpec, pictures
@@ -20,9 +20,9 @@ from mnist_transformer.models import inpaint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.utils import images
 from mnist_transformer.utils.classes import class_of
+from mnist_transformer.web import shelf
 from mnist_transformer.web.dials import dials, for_model, read, refit
 from mnist_transformer.web.gate import MAX_PAD_PIXELS
-from mnist_transformer.web.shelf import QUIET, Drawing, buttons, picture, together, visited, wire
 
 PAD = 280  # pixels, its height and width
 INK_COLOR, HOLE_COLOR = "#000000", "#e02020"
@@ -39,16 +39,17 @@ class Blobs(LRUCache):
         return self[key]
 
 
-def build(models: Mapping[str, GenerativeModel]) -> None:
+def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
     """Add the tab's parts to the page."""
     gr.Markdown(
-        "Draw a digit in black or upload a picture. Then choose the part to erase, or paint over "
+        "Draw in black or upload a picture. Then choose the part to erase, or paint over "
         "it in red: the palette at the left of the pad has both colours."
     )
+    white = Image.new("RGB", (PAD, PAD), "white")
     with gr.Row():
         with gr.Column(min_width=420):
             pad = gr.ImageEditor(
-                Image.new("RGB", (PAD, PAD), "white"),
+                white,
                 label="Picture",
                 type="pil",
                 sources=(),
@@ -62,7 +63,9 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
                 elem_id="pad",
             )
             pad.blob_storage = Blobs()
-            upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
+            with gr.Row():
+                upload = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload")
+                blank = gr.Button("Blank picture", elem_id="blank")
             parts = [PAINTED, *inpaint.HOLES[:-1]]
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
@@ -71,35 +74,57 @@ def build(models: Mapping[str, GenerativeModel]) -> None:
             model = models[default]
             chosen = gr.Dropdown(list(models), value=default, label="Model")
             label = gr.Dropdown([UNKNOWN, *model.class_names], value=UNKNOWN, label="It is a")
-            start, cancel = buttons("Restore")
+            start, cancel = shelf.buttons("Restore")
             knobs = dials([model], keeping=True)
     notes = gr.Markdown(elem_id="posterior")
-    sheet = picture(f"The picture, what was erased, {NUM_COMPLETIONS} completions", "restored")
+    title = f"The picture, what was erased, {NUM_COMPLETIONS} completions"
+    sheet = gr.Image(label=title, elem_classes="restored", **shelf.PICTURE)
 
     def show(path: str, chosen: str) -> Image.Image:
-        with visited():
-            return read_upload(Path(path), models[chosen].config.data)
+        return read_upload(Path(path), models[chosen].config.data)
 
     def fit(chosen: str) -> list[dict[str, Any]]:
         model = models[chosen]
         names = gr.update(choices=[UNKNOWN, *model.class_names], value=UNKNOWN)
         return [names, *refit([model], keeping=True)]
 
-    inputs = [chosen, pad, hole, label, *knobs]
-    wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet])
+    def example() -> shelf.Drawing:
+        opened = painted(model)
+        request = models, default, {"composite": opened}, PAINTED, UNKNOWN
+        for note, sheets in restore(*request, *(knob.value for knob in knobs)):
+            yield note, []
+        yield note, [*sheets, opened]  # once: the pad begins again with each picture
+
+    inputs, first = [chosen, pad, hole, label, *knobs], shelf.Example(example, [notes, sheet, pad])
+    shelf.wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet], first)
     # Shown progress would end, after a bad upload, as an error that covers the pad.
-    upload.upload(show, [upload, chosen], pad, **QUIET)
-    chosen.change(fit, chosen, [label, *knobs[1:]], **QUIET)
+    upload.upload(show, [upload, chosen], pad, **shelf.QUIET)
+    blank.click(lambda: white, None, pad, **shelf.QUIET)
+    chosen.change(fit, chosen, [label, *knobs[1:]], **shelf.QUIET)
+    return first
+
+
+def painted(model: GenerativeModel) -> Image.Image:
+    """The pad's first picture: the model's, with its lower right painted over."""
+    first = class_of(shelf.first_class(model.class_names), model.class_names)
+    pad = on_pad(model.sample([first], [0])[0], model.config.data)
+    ImageDraw.Draw(pad).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
+    return pad
+
+
+def on_pad(image: Tensor, data: DataSpec) -> Image.Image:
+    """An image as the pad shows it, ink black on white."""
+    shown = images.grid((255 - image if data.is_ink else image)[None], columns=1)
+    return shown.convert("RGB").resize((PAD, PAD), Image.Resampling.NEAREST)
 
 
 def read_upload(path: Path, data: DataSpec) -> Image.Image:
-    """An uploaded picture as the pad shows it, ink black on white; ValueError for another file."""
+    """An uploaded picture as the pad shows it; ValueError for another file."""
     try:
         image, _ = pictures.to_image_of(data, pictures.open_picture(path)[0], str(path))
     except ValueError as error:  # the user knows the file by its name only
         raise ValueError(str(error).replace(str(path), path.name)) from error
-    shown = images.grid((255 - image if data.is_ink else image)[None], columns=1)
-    return shown.resize((PAD, PAD), Image.Resampling.NEAREST)
+    return on_pad(image, data)
 
 
 def read_pad(pad: dict | None, data: DataSpec) -> tuple[Tensor, Tensor]:
@@ -126,7 +151,7 @@ def restore(
     hole: str,
     label: str,
     *values: Any,
-) -> Drawing:
+) -> shelf.Drawing:
     """A note and a sheet of the chosen model's completions, over and over while they are drawn.
 
     An empty pad, no hole, and a number out of its range raise ValueError.
@@ -142,8 +167,8 @@ def restore(
     how, note = for_model(model, wanted, "This model")
     drawn = inpaint.complete(model, image, keep, NUM_COMPLETIONS, known, first, how)
 
-    def stream() -> Drawing:
-        for (canvas,) in together([drawn]):
+    def stream() -> shelf.Drawing:
+        for (canvas,) in shelf.together([drawn]):
             sheet = images.enlarge(inpaint.sheet(image, keep, canvas, columns=5), SHEET_SCALE)
             yield note, [sheet]
         if known is None and (guess := inpaint.likeliest(model, canvas)):

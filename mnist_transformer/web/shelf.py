@@ -1,11 +1,12 @@
 """The models that the demo draws with, loaded once, and the parts that its tabs share."""
 
+import asyncio
 import html
 import re
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +23,7 @@ from mnist_transformer.utils import images
 
 NUM_RUNNING = 2  # drawings of the queue at a time
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+PICTURE: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["download"]}
 FRAME_SECONDS = 0.15  # pictures are sent to the browser at most this often
 
 Drawing: TypeAlias = Iterator[tuple[str, list[Image.Image | None]]]  # a note and the pictures
@@ -37,59 +39,90 @@ class Shelf:
 
 
 def fill(paths: Mapping[str, Path]) -> Shelf:
-    """Load the models now, so that the first picture need not wait; ValueError if none draws."""
-    models, asked, complaints = {}, {}, []
+    """Load the models, but no language model; ValueError if none draws."""
+    shelf = Shelf({}, {}, [])
     for name, path in paths.items():
         try:
             model = load_model(path)
             if isinstance(model, GenerativeModel):
-                models[name] = model
+                shelf.models[name] = model
             if asking.reads_prompts(model):
-                asked[name] = asking.Asked(model)
+                shelf.asked[name] = asking.Asked(model)
         except ValueError as error:
-            complaints.append(f"{name} is left out: {error}")
-    if not models:
-        why = "; ".join(complaints) or f"{', '.join(paths) or 'nothing'} draws no images"
+            shelf.complaints.append(f"{name} is left out: {error}")
+    if not shelf.models:
+        why = "; ".join(shelf.complaints) or f"{', '.join(paths) or 'nothing'} draws no images"
         raise ValueError(f"no model to draw with: {why}")
-    return Shelf(models, asked, complaints)
-
-
-class Refused(gr.Error):
-    """A mistake of a visitor, which is a sentence on the page."""
-
-    def __init__(self, sentence: str) -> None:
-        # The page would show it as HTML, and load the files that it names.
-        super().__init__(html.escape(sentence), print_exception=False)
-
-    def __str__(self) -> str:
-        return self.message
-
-
-@contextmanager
-def visited() -> Iterator[None]:
-    """A context of a visitor's request, which says what is wrong with it."""
-    try:
-        yield
-    except ValueError as error:
-        raise Refused(str(error)) from error
+    return shelf
 
 
 class Page(gr.Blocks):
-    """Blocks that refuse in a sentence what no page of theirs sends."""
+    """Blocks that refuse a visitor's mistake, and what no page of theirs sends, in a sentence."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list, *args: Any) -> Any:
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if value is None:
-                raise Refused(f"{block.label} is empty, expected a value")
+                raise ValueError(f"{block.label} is empty, expected a value")
             if isinstance(value, dict) and "layers" in value:  # thousands, which are not used
                 value.update(layers=[], background=None)
         if re.search("'path': ['\"]https?:", str(inputs)):  # gradio would fetch it
-            raise Refused("a picture is at an address, expected an upload")
+            raise ValueError("a picture is at an address, expected an upload")
         try:
             return await super().preprocess_data(block_fn, inputs, *args)
         except Exception as error:  # of which gradio has many kinds
             sentence = getattr(error, "message", "the request has a value of the wrong kind")
-            raise Refused(sentence) from error
+            raise ValueError(sentence) from error
+
+    async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(block_fn, *args, **kwargs)
+        except ValueError as error:
+            if block_fn.is_validator_function:  # the first input tells; no picture has a mark
+                return {"data": gr.validate(False, str(error))}
+            # The page would show it as HTML, and load the files that it names.
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+
+class Example:
+    """A tab's first drawing, made once, in the background, for all who open the page.
+
+    What it yields without pictures is not shown.
+    """
+
+    def __init__(self, draw: Callable[[], Drawing], outputs: Sequence[gr.Component]) -> None:
+        self.draw, self.done = draw, False
+        self.latest: list[Any] | None = None
+        self.shown = gr.on(None, self._watch, None, outputs, concurrency_limit=None, **QUIET)
+
+    def run(self) -> None:
+        """Draw, as long as the program is to run."""
+        for note, pictures in self.draw():
+            if pictures:
+                self.latest = [note, *pictures]
+            if not threading.main_thread().is_alive():
+                return
+        self.done = True
+
+    async def _watch(self) -> AsyncIterator[list[Any]]:
+        done, sent = False, None
+        while not done:
+            done, latest = self.done, self.latest
+            if latest is not None and latest is not sent:
+                yield [_own(value) for value in latest]
+                sent = latest
+            await asyncio.sleep(FRAME_SECONDS)
+
+
+def _own(value: Any) -> Any:
+    """A visitor's copy of a picture, or another value.
+
+    gradio names a file by its content and writes it in place: two visitors with the same picture
+    would read a file that the other is writing.
+    """
+    if isinstance(value, Image.Image):
+        value = value.copy()
+        value.info["drawing"] = uuid.uuid4().hex
+    return value
 
 
 def buttons(verb: str) -> tuple[gr.Button, gr.Button]:
@@ -107,41 +140,37 @@ def wire(
     run: Callable[..., Drawing],
     inputs: Sequence[gr.Component],
     outputs: Sequence[gr.Component],
+    example: Example,
 ) -> None:
     """Any trigger queues ``run``; its pictures are shown as they are drawn, until ``cancel``.
 
-    ``run`` checks its arguments when it is called, which is done before they are queued.
+    ``run`` checks its arguments when it is called, which is done before they are queued. Its
+    pictures take the place of the example's.
     """
 
     def check(*values: object) -> list[None]:
-        with visited():
-            run(*values)
+        run(*values)
         return [None] * len(inputs)
 
     def stream(*values: object) -> Iterator[list[object]]:
-        with visited():
-            for note, pictures in run(*values):
-                for drawn in filter(None, pictures):
-                    # gradio names a file by its content and writes it in place: two visitors
-                    # with the same picture would read a file that the other is writing.
-                    drawn.info["drawing"] = uuid.uuid4().hex
-                yield [note, *pictures]
+        for note, pictures in run(*values):
+            yield [note, *map(_own, pictures)]
 
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
     # The first picture tells the place in the queue; the note before it has no height as yet.
     look = QUIET | {"show_progress": "minimal", "show_progress_on": outputs[1]}
-    event = gr.on(triggers, stream, inputs, outputs, validator=check, **limit, **look)
+    ends = {"cancels": [example.shown]}
+    event = gr.on(triggers, stream, inputs, outputs, validator=check, **ends, **limit, **look)
     cancel.click(None, cancels=[event], api_visibility="private")
 
 
-def picture(label: str | None, kind: str, value: Image.Image | None = None) -> gr.Image:
-    """A place for a picture; ``kind`` is its class in style.css."""
-    look = {"show_label": label is not None, "buttons": ["download"], "elem_classes": kind}
-    return gr.Image(value, label=label, interactive=False, format="png", **look)
+def first_class(names: Sequence[str]) -> str:
+    """The class that the page opens with."""
+    return "7" if "7" in names else names[0]
 
 
 def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Image | None]:
-    """A picture per model, for ``picture``: by default one row; none where nothing is drawn yet."""
+    """A picture per model, by default one row; none where nothing is drawn yet."""
     return [None if x is None else images.enlarge(images.grid(x, columns)) for x in canvases]
 
 

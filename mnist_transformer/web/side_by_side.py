@@ -12,58 +12,68 @@ from mnist_transformer.options import GUIDED, PLAIN, Sampling
 from mnist_transformer.prompting.asking import Asked
 from mnist_transformer.prompting.prompts import SCOPE, plain
 from mnist_transformer.prompting.tokens import encode
-from mnist_transformer.utils.classes import classes_of
+from mnist_transformer.utils.classes import DIGITS, classes_of
 from mnist_transformer.utils.images import columns_for
+from mnist_transformer.utils.terminal import complain
+from mnist_transformer.web import shelf
 from mnist_transformer.web.dials import dials, for_model, number, read
-from mnist_transformer.web.shelf import Drawing, buttons, picture, shown, together, wire
 
 MAX_CLASSES, MAX_TIMES = 8, 9
-EXAMPLES = ["Show me 2 + four", "twice 21", "Draw me a horse"]
+EXAMPLES = {"Show me 2 + four": (6,), "twice 21": (4, 2), "Draw me a horse": ()}
 
 
-def build_draw(models: Mapping[str, GenerativeModel]) -> None:
+def build_draw(models: Mapping[str, GenerativeModel]) -> shelf.Example:
     """Add the parts of the tab that draws digits or other classes."""
-    names = [name for model in models.values() for name in model.class_names]
-    first, info = "7" if "7" in names else names[0], "digits, or names of classes such as cat,dog"
-    look = {"label": "Draw", "info": info, "max_lines": 1, "elem_id": "digits"}
-    text = gr.Textbox(first, render=False, **look)
+    names = list(dict.fromkeys(name for x in models.values() for name in x.class_names))
+    words = [name for name in names if name not in DIGITS]
+    known = ["digits, as in 2026"] if names[len(words) :] else []
+    known += [f"names, as in {','.join(words[:3])}"] if words else []
+    look = {"label": "Draw", "info": ", or ".join(known), "max_lines": 1, "elem_id": "digits"}
+    text = gr.Textbox(shelf.first_class(names), render=False, **look)
     times = gr.Slider(1, MAX_TIMES, MAX_TIMES, step=1, label="How many times", render=False)
-    _build("Draw", [text, times], models, partial(draw, models), PLAIN)
+    run = partial(draw, models)
+    return _build("Draw", [text, times], models, run, PLAIN, example=run)
 
 
-def build_ask(asked: Mapping[str, Asked]) -> None:
+def build_ask(asked: Mapping[str, Asked]) -> shelf.Example:
     """Add the parts of the tab that answers sentences."""
     label = "Ask for a number"
-    text = gr.Textbox(EXAMPLES[0], label=label, max_lines=1, elem_id="prompt", render=False)
+    sentences = list(EXAMPLES)
+    text = gr.Textbox(sentences[0], label=label, max_lines=1, elem_id="prompt", render=False)
     drawers = {name: one.drawer for name, one in asked.items()}
-    _build("Ask", [text], drawers, partial(answer, asked), GUIDED)
-    gr.Examples(EXAMPLES, text, label="For example")
+    run, first = partial(answer, asked), partial(answer, asked, loads=False)
+    example = _build("Ask", [text], drawers, run, GUIDED, example=first)
+    gr.Examples(sentences, text, label="For example")
+    return example
 
 
 def _build(
     verb: str,
     inputs: Sequence[gr.Component],
     models: Mapping[str, GenerativeModel],
-    run: Callable[..., Drawing],
+    run: Callable[..., shelf.Drawing],
     how: Sampling,
-) -> None:
+    example: Callable[..., shelf.Drawing],
+) -> shelf.Example:
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
             for part in inputs:
                 part.render()
-            start, cancel = buttons(verb)
-            knobs = dials(list(models.values()), start=how)
+            start, cancel = shelf.buttons(verb)
+            inputs = [*inputs, *dials(list(models.values()), start=how)]
         with gr.Column(scale=3):
             notes = gr.Markdown()
             with gr.Row(elem_classes="pictures"):
-                pictures = [picture(name, "drawn") for name in models]
-    triggers = [start.click, inputs[0].submit]
-    wire(triggers, cancel, run, [*inputs, *knobs], [notes, *pictures])
+                look = shelf.PICTURE | {"elem_classes": "drawn"}
+                outputs = [notes, *(gr.Image(label=name, **look) for name in models)]
+    first = shelf.Example(partial(example, *(part.value for part in inputs)), outputs)
+    shelf.wire([start.click, inputs[0].submit], cancel, run, inputs, outputs, first)
+    return first
 
 
 def draw(
     models: Mapping[str, GenerativeModel], text: str, times: float | None, *values: Any
-) -> Drawing:
+) -> shelf.Drawing:
     """A note and a picture per model, over and over; none where a model lacks the class.
 
     A class of no model, too many, and a number out of its range raise ValueError.
@@ -89,31 +99,39 @@ def draw(
     if reason and not labels:
         raise reason
     note, columns = " ".join(filter(None, remarks)), columns_for(len(labels), num_times)
-    return ((note, shown(canvases, columns)) for canvases in together(streams))
+    return ((note, shelf.shown(canvases, columns)) for canvases in shelf.together(streams))
 
 
-def answer(asked: Mapping[str, Asked], text: str, *values: Any) -> Drawing:
+def answer(
+    asked: Mapping[str, Asked], text: str, *values: Any, loads: bool = True
+) -> shelf.Drawing:
     """The number that every model reads, and its picture, over and over; none where it refuses.
 
+    Unless it ``loads``, a model that first has to is not asked: the text is one of EXAMPLES.
     An empty or too long text, and a number out of its range, raise ValueError.
     """
-    seed, wanted = read(values)
-    encode(plain(text.strip()))  # raises what reading would
-    return _answer(asked, text.strip(), seed, wanted)
+    text, (seed, wanted) = text.strip(), read(values)
+    encode(plain(text))  # raises what reading would
 
+    def stream() -> shelf.Drawing:
+        streams, remarks, answers = [], [], []
+        for name, one in asked.items():
+            how, remark = for_model(one.drawer, wanted, "It")
+            if one.is_loaded or loads:
+                if not one.is_loaded:
+                    complain(f"loading the language model of {name}")
+                digits = one.answer(text)
+                did = f"reads {''.join(map(str, digits))}" if digits else "refuses"
+            else:
+                digits, did = EXAMPLES[text], "loads a language model when it is asked"
+            answers.append(digits)
+            remarks.append(f"{name} {did}. {remark}".strip())
+            conditions = one.conditions([text], [digits])
+            streams.append(one.drawer.steps(conditions, range(seed, seed + len(digits)), how))
+        if not all(answers):
+            remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
+        yield " ".join(remarks), [None] * len(streams)
+        for canvases in shelf.together(streams):
+            yield " ".join(remarks), shelf.shown(canvases)
 
-def _answer(asked: Mapping[str, Asked], text: str, seed: int, wanted: Sampling) -> Drawing:
-    streams, remarks, answers = [], [], []
-    for name, one in asked.items():
-        how, remark = for_model(one.drawer, wanted, "It")
-        digits = one.answer(text)
-        answers.append(digits)
-        read_as = f"reads {''.join(map(str, digits))}" if digits else "refuses"
-        remarks.append(f"{name} {read_as}. {remark}".strip())
-        conditions = one.conditions([text], [digits])
-        streams.append(one.drawer.steps(conditions, range(seed, seed + len(digits)), how))
-    if not all(answers):
-        remarks.append(f"{SCOPE[0].upper()}{SCOPE[1:]}.")
-    yield " ".join(remarks), [None] * len(streams)
-    for canvases in together(streams):
-        yield " ".join(remarks), shown(canvases)
+    return stream()
