@@ -88,7 +88,7 @@ def picture_file(name: str, out: Path | None, beside: Sequence[str] = ()) -> Pat
 
 
 def watched(canvases: "Iterable[Tensor]", stage: str = "drawing") -> "Iterator[Tensor]":
-    """The canvases of a drawing, counted on the terminal as they come to be."""
+    """The canvases of a drawing, counted on the terminal."""
     with stages() as report:
         for number, canvas in enumerate(canvases, start=1):
             report(stage, number, None)

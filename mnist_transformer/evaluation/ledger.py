@@ -117,7 +117,7 @@ def whole(path: Path) -> Path:
 
 
 def rows(path: Path | None = None) -> list[Row]:
-    """All rows of a ledger, oldest first; none if there is no such file.
+    """All rows of a ledger, oldest first; none if the file does not exist.
 
     Without a path: the rows that an installed package brings, then those of this folder. A last
     line that was not written to its end is left out. Raises ValueError where another is not a row.

@@ -237,7 +237,7 @@ def _drawn(
 
 
 def _reconstruction(judge: Judge | None, split: Split, images: Tensor) -> dict[str, float]:
-    """What coding and decoding a split's images lost; squared error of pixels in [0, 1]."""
+    """The loss of coding and decoding a split's images; squared error of pixels in [0, 1]."""
     images = images.to(torch.uint8)
     lost = {"squared_error": F.mse_loss(images / 255, split.images / 255).item()}
     if judge is None:

@@ -66,7 +66,7 @@ class Model(nn.Module, ABC):
             return torch.full((num_images,), self.num_classes, device=self.device)
         labels = torch.as_tensor(cond)
         if labels.shape != (num_images,):
-            expected = f"for {num_images} seeds, expected one class a seed"
+            expected = f"for {num_images} seeds, expected one class per seed"
             raise ValueError(f"got classes of shape {tuple(labels.shape)} {expected}")
         if num_images and (labels.is_floating_point() or labels.dtype == torch.bool):
             raise ValueError(f"classes are {labels.dtype}, expected integers")
@@ -266,8 +266,7 @@ class GenerativeModel(Model):
         raise ValueError(f"a {type(self).__name__} draws no scans, expected a model of scans")
 
     def source(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Which images uint8 (B, C, H, W) the model can code, bool (B,), and what ``code`` takes
-        of those."""
+        """Whether the model can code images uint8 (B, C, H, W), bool (B,); ``code``'s own input."""
         return torch.ones(len(images), dtype=torch.bool), images
 
     def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:

@@ -122,7 +122,7 @@ def decode(
     header, body = _open(content, name)
     path = None
     if header.model:
-        Coder()  # raises, as the next lines do, what is no fault of the file
+        Coder()  # raises, as the next lines do, what is not a fault of the file
         path = find_weights(model or PurePath(header.model).name)
         open_model(path)
     try:
@@ -237,6 +237,6 @@ def _deflate(data: bytes) -> bytes:
 
 
 def _inflate(data: bytes) -> tuple[bytes, bytes]:
-    """What was deflated, and what follows it."""
+    """The inflated bytes, and those that follow."""
     unpacker = zlib.decompressobj(-15, zdict=USUAL)
     return unpacker.decompress(data, MAX_BYTES), unpacker.unused_data

@@ -109,7 +109,7 @@ class Flash(Denoiser):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Tensor]:
-        """The noise, then one canvas per step; around kept pixels a step per link."""
+        """The noise, then one canvas per step; around kept pixels one step for each link."""
         few = self.config.num_steps if keep is None else self.config.num_links
         times = self.diffusion.times(how.num_steps or few)[:-1, None].to(self.device)
         class_BD = self.classes(cond)

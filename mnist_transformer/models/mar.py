@@ -135,7 +135,7 @@ class MAR(GenerativeModel):
         self.head = DiffusionHead(config.num_patch_pixels, config.dim, *sizes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Of each masked patch the gate's nats and the head's error per pixel; their sum / P, (B,).
+        """Each masked patch's gate nats and head error per pixel; their sum / P, (B,).
 
         All masked patches weigh alike, so an image of which little is known weighs most.
         """

@@ -100,7 +100,7 @@ class PromptedPatch(SidedPatch):
         x_QTD, at_QT = self.lay_out_text(text_QT)
         seen_QT = text_QT >= 0
         x, at = torch.cat([x_QTD[seen_QT], x_MD]), torch.cat([at_QT[seen_QT], packed.at_M])
-        # An image joins its prompt's sequence; one without a class has a sequence of its own.
+        # An image joins its prompt's sequence; an image without a class has its own sequence.
         prompt_Q = torch.arange(len(text_QT), device=x.device)
         alone_B = cond[:, 0] == self.classes.null_class
         sequence = torch.cat([prompt_Q, prompt_Q[: len(cond)] + len(text_QT) * alone_B])

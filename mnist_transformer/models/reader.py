@@ -50,7 +50,7 @@ class ReaderConfig(TransformerConfig):
 
     @property
     def image_shape(self) -> tuple[int]:
-        """Of a state, which takes the place of an image in training."""
+        """For a state, which takes the place of an image in training."""
         return (self.state_dim,)
 
     def build(self) -> "Reader":

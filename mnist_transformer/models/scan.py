@@ -3,7 +3,7 @@
     p(image | class) >= (1 - e) p(m | class) p(scan | class, m) + e p_escape(image | class)
 
 MNIST's program (data/scans.py) turns a scan of side m into the image, and the package holds a
-scan of nearly every image of MNIST. A model of scans needs no grey levels: one bit a pixel. The
+scan of nearly every image of MNIST. A model of scans needs no grey levels, one bit per pixel. The
 left side sums over all scans that give the image, of which the right side has one; so the
 likelihood is a bound. An image without a scan is coded by another model, behind an escape of
 probability e.
@@ -134,7 +134,7 @@ class Scan(GenerativeModel):
             return load(self.config.escape, str(self.device))
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
+        """Whether images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
         archive = self.archive or load_scans()
         index = archive.find(images.cpu())
         sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])

@@ -53,7 +53,7 @@ def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 class Pass(NamedTuple):
-    """What all blocks share in one pass: arguments of ``Transformer.forward``."""
+    """Shared by all blocks in one pass: arguments of ``Transformer.forward``."""
 
     at: At
     mask: Tensor | None

@@ -97,7 +97,7 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     check_defaults()
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # there is no argument for it
+    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # has no argument
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
     variables = dict(OVERRULED)
     if device is not None:

@@ -87,7 +87,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def outcome(kind: Kind, whole: Any) -> str:
-    """What comes of reading a damaged file."""
+    """The outcome of reading a damaged file."""
     try:
         found = kind.read(kind.path)
     except ValueError as error:

@@ -51,7 +51,7 @@ def served(log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 
 class Page:
-    """What the page knows: functions by the button that starts them, and values of all parts."""
+    """The page's own words: functions by the button that starts them, and values of all parts."""
 
     def __init__(self, address: str) -> None:
         self.client = httpx.Client(
@@ -70,7 +70,7 @@ class Page:
 
 
 class Count:
-    """What all visitors met, counted under a lock."""
+    """The outcomes of all visitors, counted under a lock."""
 
     def __init__(self) -> None:
         self.counts = {kind: Counter[str]() for kind in (GOOD, BAD, SILENT)}

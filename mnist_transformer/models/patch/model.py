@@ -1,4 +1,4 @@
-"""Patch by patch, value by value inside a patch: exact likelihood, one token a patch with ink.
+"""Patch by patch, value by value inside a patch: exact likelihood, one token per patch with ink.
 
     p(image | class) = prod_t p(blank_t | patches < t) * prod_i p(x_ti | x_t<i, patches < t)
 
@@ -139,7 +139,7 @@ class Patch(GenerativeModel):
         return canvas()
 
     def begin(self, cond_RG: Tensor) -> tuple[PatchDecoder, Transformer, KVCache, Tensor, Tensor]:
-        """What a ``Drawing`` of rows and passes under these conditions begins with."""
+        """The first arguments of a ``Drawing`` of rows and passes under these conditions."""
         cond_X = cond_RG.flatten(0, 1)
         cache = KVCache(self.transformer, len(cond_X), device=self.device)
         text, classes = self.read_text(cond_X, cache), self.embed(cond_X)
