@@ -14,7 +14,7 @@ help:
 	@echo "make draw     draw digits (DIGITS=2026 chooses them) and show them"
 	@echo "make test     run the tests"
 	@echo "make check    lint, formatting, types and prose"
-	@echo "make prose    find unidiomatic English in README.md and docs/"
+	@echo "make prose    find unidiomatic English in pages, docstrings and messages"
 	@echo "make format   put the formatting right"
 	@echo "make report   render the tables of README.md and docs/ from the ledger"
 	@echo "make reproduce how a model was trained and measured (MODEL=mnist-scan)"

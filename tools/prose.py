@@ -23,6 +23,7 @@ import tyro
 from mnist_transformer.utils.terminal import exit_code, say
 
 ROOT = Path(__file__).parent.parent
+DEFAULT = ("README.md", "docs", "mnist_transformer", "experiments", "examples")
 MAX_WORDS = 35
 
 PATTERNS = {
@@ -144,11 +145,11 @@ def main(
     """Check prose; findings end with a ValueError.
 
     Args:
-        paths: Files or folders; README.md and docs by default.
+        paths: Files or folders; README.md, docs, the package, experiments and examples by default.
         long: Show the sentences of more than 35 words too.
     """
     counts, num_long = Counter[Path](), 0
-    for path in files(paths or (ROOT / "README.md", ROOT / "docs")):
+    for path in files(paths or map(ROOT.joinpath, DEFAULT)):
         findings, found = check(path)
         for line, name, sentence in findings:
             say(f"{path}:{line}: {name}: {sentence[:100]}")

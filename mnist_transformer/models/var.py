@@ -11,7 +11,7 @@ scales learn to mend them (Infinity, arXiv 2412.04431). Raster order
 is the classic prior of the VQ-VAE (arXiv 1711.00937, section 3.3, with a transformer for its
 PixelCNN): each code of the one scale is a step, and its token carries the code before it.
 
-The class enters through adaptive norms. The frozen tokenizer is part of the model. There is no
+The class enters through adaptive norms. The frozen tokenizer is part of the model. It has no
 likelihood of pixels: decoding maps many images to one.
 
 Shapes: B batch, T tokens, S tokens of a step, G cells of the finest scale, C code_dim, D dim, V
