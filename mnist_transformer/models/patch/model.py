@@ -7,7 +7,7 @@ behind a start token. A patch's token carries what was drawn around the patch, n
 itself; every token carries the class. From the last state and what was drawn nearby, a *gate*
 predicts for each further patch whether it is blank. If not, the *value head* draws its C*s*s
 values one after another. A patch costs one transformer step, and a blank one none. Without a
-background there is no gate.
+background the gate is left out.
 
 Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
 """
