@@ -92,4 +92,5 @@ def seeds(names: Sequence[str], most: int, folder: Path) -> Lines:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    name, path, *most = sys.argv[1:]
+    main(name, path, *map(int, most))
