@@ -128,6 +128,14 @@ def test_a_damaged_file_is_one_sentence(damage, message: str, tmp_path: Path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_length_which_no_digest_covers_does_no_harm(tmp_path: Path):
+    content = bytearray(scan_file.pack(small()[0]))
+    content[50] ^= 1
+    path = tmp_path / "small.scans"
+    path.write_bytes(content)
+    assert same(scan_file.read(path), small()[0])
+
+
 def test_a_scan_that_gives_another_image_is_left_out():
     made, images = small()
     other = images.clone()
