@@ -102,6 +102,14 @@ def test_a_finished_run_says_so(whole):
     assert "finished" in messages[0]
 
 
+def test_damaged_weights_of_a_finished_run_are_written_again(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert f"finished: {path}" in go(tmp_path / "run")[1]
+    assert_same_weights(path, whole)
+
+
 def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch):
     def killed(*_):
         raise Killed
