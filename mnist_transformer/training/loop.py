@@ -17,7 +17,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -172,26 +171,13 @@ class _Run:
         self.parallel = self.accelerator.prepare(self.state.model)
         self.state.model.train()
         if self.state.recipe.compile:
-            self._compile()
+            seconds = self.clock.read()
+            self.parallel = torch.compile(self.parallel)
+            runtime.compile_by(lambda: self.backward(self.forward().mean()), self.state)
+            self.clock.set(seconds)
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)
             self.records.start()
-
-    def _compile(self) -> None:
-        """Compile the model, by a step that changes nothing and whose time is not counted."""
-        seconds, model = self.clock.read(), self.state.model
-        before = deepcopy(model.state_dict())
-        self.parallel = torch.compile(self.parallel)
-        try:
-            self.accelerator.backward(self.forward().mean() * self.scale)
-        except RuntimeError as error:
-            name, reason = self.state.recipe.name, str(error).splitlines()[0]
-            wrong = f"recipe {name} cannot be compiled here ({reason})"
-            other = "a compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
-            raise ValueError(f"{wrong}, expected {other}") from error
-        model.zero_grad()
-        model.load_state_dict(before)
-        self.clock.set(seconds)
 
     def loop(self, stop: list[int]) -> None:
         """Train to the end; raises KeyboardInterrupt or SystemExit once a signal is in ``stop``."""
@@ -202,7 +188,7 @@ class _Run:
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
             optim.set_rates(state.optimizers, factor)
             loss = self.forward().mean()
-            accelerator.backward(loss * self.scale)
+            self.backward(loss)
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
             mean, state.seconds, stopped = runtime.agree(
                 accelerator, float(loss.detach()), clock.read(), bool(stop)
@@ -240,6 +226,9 @@ class _Run:
         torch.manual_seed(resume.mix(state.seed, 1, state.step, process))
         losses: Tensor = self.parallel(*self.data.batch(chosen.to(self.accelerator.device)))
         return losses
+
+    def backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss * self.scale)
 
     def finish(self) -> None:
         """Measure on the whole validation split and write the weights, wherever that can be."""

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model, UsesTokenizer
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
+from mnist_transformer.training.state import RunState
 from mnist_transformer.utils.devices import check_defaults, fast_dtype, find_device
 
 # In an environment that was made for others these would change a recipe unseen.
@@ -180,3 +182,20 @@ def agree(
     mine = torch.tensor([[loss, seconds, float(stopped)]], device=accelerator.device)
     every = accelerator.gather(mine)
     return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
+
+
+def compile_by(step: Callable[[], None], state: RunState) -> None:
+    """Run a step that compiles the model and leaves its weights and buffers as they were.
+
+    Raises:
+        ValueError: it cannot be compiled here.
+    """
+    before = deepcopy(state.model.state_dict())
+    try:
+        step()
+    except RuntimeError as error:
+        wrong = f"recipe {state.recipe.name} cannot be compiled here ({str(error).splitlines()[0]})"
+        other = "a compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
+        raise ValueError(f"{wrong}, expected {other}") from error
+    state.model.zero_grad()
+    state.model.load_state_dict(before)
