@@ -420,7 +420,7 @@ def test_the_pads_pictures_are_read_twice() -> None:
 
 def asked(address: str, data: Sequence[object], path: str = "queue/join") -> tuple[int, str]:
     """The answer to joining the queue of the first tab with these values, or to another path."""
-    body = {"data": data, "fn_index": 0, "session_hash": "x"}
+    body = {"data": data, "fn_index": 1, "session_hash": "x"}  # 0 shows the example
     call = urllib.request.Request(
         f"{address}/gradio_api/{path}",
         json.dumps(body).encode(),

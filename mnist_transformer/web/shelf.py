@@ -96,12 +96,14 @@ class Example:
 
     def run(self) -> None:
         """Draw, as long as the program is to run."""
-        for note, pictures in self.draw():
-            if pictures:
-                self.latest = [note, *pictures]
-            if not threading.main_thread().is_alive():
-                return
-        self.done = True
+        try:
+            for note, pictures in self.draw():
+                if pictures:
+                    self.latest = [note, *pictures]
+                if not threading.main_thread().is_alive():
+                    break
+        finally:
+            self.done = True
 
     async def _watch(self) -> AsyncIterator[list[Any]]:
         done, sent = False, None

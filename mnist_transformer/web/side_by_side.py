@@ -26,7 +26,7 @@ def build_draw(models: Mapping[str, GenerativeModel]) -> shelf.Example:
     """Add the parts of the tab that draws digits or other classes."""
     names = list(dict.fromkeys(name for x in models.values() for name in x.class_names))
     words = [name for name in names if name not in DIGITS]
-    known = ["digits, as in 2026"] if names[len(words) :] else []
+    known = ["digits, as in 2026"] if len(words) < len(names) else []
     known += [f"names, as in {','.join(words[:3])}"] if words else []
     look = {"label": "Draw", "info": ", or ".join(known), "max_lines": 1, "elem_id": "digits"}
     text = gr.Textbox(shelf.first_class(names), render=False, **look)
