@@ -10,6 +10,7 @@ from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.ddpm import DDPM
 from mnist_transformer.models.flash import Flash
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.mar import MAR
 from mnist_transformer.models.scan import Scan
 from mnist_transformer.options import Keep, Sampling
@@ -108,7 +109,7 @@ def with_guidance(config, scale):
 def test_no_built_in_guidance_reads_no_null_class(model, batch, monkeypatch):
     plain = moved(with_guidance(model.config, 1.0))
     expected = loss(plain, batch)
-    monkeypatch.setattr(GenerativeModel, "without_class", None)
+    monkeypatch.setattr(GuidedModel, "without_class", None)
     assert torch.equal(loss(plain, batch), expected)
 
 
