@@ -9,7 +9,7 @@ from helpers import TINY, make_scans, make_spec, moved
 from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.ddpm import DDPM
-from mnist_transformer.models.flash import Flash
+from mnist_transformer.models.flash import Flash, FlashConfig
 from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.mar import MAR
 from mnist_transformer.models.scan import Scan
@@ -47,8 +47,9 @@ CASES = TINY | {
 def model(request, monkeypatch) -> GenerativeModel:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     config = CASES[request.param]
-    teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
-    monkeypatch.setattr(Flash, "teacher", teacher)
+    if isinstance(config, FlashConfig):
+        teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
+        monkeypatch.setattr(Flash, "teacher", teacher)
     return moved(config)
 
 
