@@ -9,7 +9,8 @@ from helpers import TINY, make_scans, make_spec, moved
 from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.ddpm import DDPM
-from mnist_transformer.models.flash import Flash
+from mnist_transformer.models.flash import Flash, FlashConfig
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.mar import MAR
 from mnist_transformer.models.scan import Scan
 from mnist_transformer.options import Keep, Sampling
@@ -46,8 +47,9 @@ CASES = TINY | {
 def model(request, monkeypatch) -> GenerativeModel:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     config = CASES[request.param]
-    teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
-    monkeypatch.setattr(Flash, "teacher", teacher)
+    if isinstance(config, FlashConfig):
+        teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
+        monkeypatch.setattr(Flash, "teacher", teacher)
     return moved(config)
 
 
@@ -108,7 +110,7 @@ def with_guidance(config, scale):
 def test_no_built_in_guidance_reads_no_null_class(model, batch, monkeypatch):
     plain = moved(with_guidance(model.config, 1.0))
     expected = loss(plain, batch)
-    monkeypatch.setattr(GenerativeModel, "without_class", None)
+    monkeypatch.setattr(GuidedModel, "without_class", None)
     assert torch.equal(loss(plain, batch), expected)
 
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from mnist_transformer.networks.conditioning import guidance_free
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import NEED_KEEP, Keep, Sampling
@@ -160,34 +159,11 @@ class GenerativeModel(Model):
     draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
     archive: Any = None  # in a model of scans: those of known images, or () for MNIST's
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
-
-    @property
-    def built_in_guidance(self) -> float:
-        """The guidance with which it has learned to draw."""
-        return float(getattr(self.config, "built_in_guidance", 1.0))
+    built_in_guidance: float = 1.0  # with which it has learned to draw
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.config.data.class_names
-
-    def without_class(self, cond: Tensor) -> Tensor:
-        """The conditions with the null class."""
-        return torch.full_like(cond, self.num_classes)
-
-    def fitted(
-        self, own: Sequence[Tensor], null_of: Callable[[], Sequence[Tensor]]
-    ) -> Sequence[Tensor]:
-        """The outputs to fit to the images: ``guidance_free`` ones if guidance is built in.
-
-        ``null_of`` makes the outputs without a class. It is called after ``own`` was made, since
-        autocast keeps weights as they were first rounded, here without a gradient.
-        """
-        if self.built_in_guidance == 1:
-            return own
-        with evaluating(self), torch.no_grad():
-            null = null_of()
-        scales = [self.built_in_guidance] * len(own)
-        return list(map(guidance_free, own, null, scales))
 
     @abstractmethod
     def sample_steps(

@@ -18,8 +18,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import DiffusionConfig
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.diffusion import (
     NUM_LEVELS,
@@ -52,7 +52,7 @@ class DDPMConfig(DiffusionConfig):
         return DDPM(self)
 
 
-class Denoiser(GenerativeModel):
+class Denoiser(GuidedModel):
     """The network, which flash.py has too."""
 
     draws_in_fast_dtype = True

@@ -81,9 +81,9 @@ class Flash(Denoiser):
         """Distance of the images that both ends of a link lead to, root mean square (B,)."""
         cond, x0 = self.classes.with_drops(cond), to_signed(images)
         class_BD, num_links = self.classes.table(cond), self.config.num_links
-        # Link k of n with a probability in proportion to k; drawn on the CPU, as all is.
+        # Drawn on the CPU, so that one seed gives the same links and noise on every device.
         u = (torch.randperm(len(images)) + torch.rand(1)) / max(len(images), 1)
-        link_B = (u.sqrt() * num_links).floor().clamp(max=num_links - 1).to(x0.device)
+        link_B = (u * num_links).floor().clamp(max=num_links - 1).to(x0.device)
         t, s = (link_B + 1) / num_links, link_B / num_links
         x_t = x0.lerp(torch.randn(x0.shape).to(x0.device), t.view(-1, 1, 1, 1))
         own = self.denoise(class_BD, x_t, t)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import DiffusionConfig
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.networks.diffusion import time_features, to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
@@ -113,7 +113,7 @@ class DiffusionHead(nn.Module):
         return self.output(modulate(rms_norm(x_NKW), *chunks[-2:]))
 
 
-class MAR(GenerativeModel):
+class MAR(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     honours = frozenset({"guidance", "num_steps", "sampler", "temperature"})

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical, log_prob
 from mnist_transformer.networks.entropy import Coder
@@ -43,7 +43,7 @@ class PixelConfig(BackboneConfig):
         return Pixel(self)
 
 
-class Pixel(GenerativeModel):
+class Pixel(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W) with values below ``num_levels``."""
 
     likelihood = "exact"

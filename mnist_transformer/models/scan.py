@@ -69,10 +69,6 @@ class ScanConfig(ModelConfig):
             raise ValueError(f"images are {self.data.shape}, expected MNIST's (1, 28, 28)")
 
     @property
-    def built_in_guidance(self) -> float:
-        return self.scan.built_in_guidance
-
-    @property
     def canvas(self) -> int:
         """The side of the scans' canvas; larger scans count as none."""
         return self.scan.data.shape[1]
@@ -119,6 +115,7 @@ class Scan(GenerativeModel):
 
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)
+        self.built_in_guidance = config.scan.built_in_guidance
         self.patch = self.patch_class(config)
         # Logits of m.
         self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)

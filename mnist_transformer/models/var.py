@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.models.base import Model
 from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.vqvae import STRIDE, VQVAE, VQVAEConfig
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, ramp, with_null
 from mnist_transformer.networks.drawing import Noise, draw_categorical
@@ -71,7 +72,7 @@ class VarConfig(BackboneConfig):
         return Var(self)
 
 
-class Var(GenerativeModel):
+class Var(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     config: VarConfig

@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.config import BackboneConfig
+from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.patch import draw
 from mnist_transformer.models.patch.decoder import Neighbourhood, Packed, PatchDecoder
 from mnist_transformer.networks.conditioning import ClassEmbedding
@@ -59,7 +59,7 @@ class PatchConfig(BackboneConfig):
         return Patch(self)
 
 
-class Patch(GenerativeModel):
+class Patch(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W) with values below ``num_levels``."""
 
     likelihood = "exact"
