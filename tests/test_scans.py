@@ -77,6 +77,44 @@ def test_a_scan_is_found_that_gives_the_image_back(side):
     assert torch.equal(scans.to_images(ink, torch.tensor([len(found)])), image)
 
 
+def _found_rarely(scan: torch.Tensor) -> np.ndarray:
+    """The image of a scan (1, m, m) that only the rare candidates lead back to."""
+    image = scans.to_images(scan, torch.tensor([scan.shape[1]]))[0, 0].numpy()
+    found = scan_search.search(image, scan_search.rare(image))
+    assert found is not None
+    ink = torch.from_numpy(found.astype(np.uint8))[None]
+    assert (scans.to_images(ink, torch.tensor([len(found)]))[0, 0].numpy() == image).all()
+    return image
+
+
+def test_a_box_that_reaches_beyond_the_image_is_cut_and_found():
+    pytest.importorskip("ortools")
+    scan = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    scan[0, :, 2:8] = scan[0, 20:26, 2:40] = 1
+    scan[0, 3:20, 31:38] = scan[0, :12, :30] = 1
+    scan[0, 36:, 5:7] = 1
+    image = _found_rarely(scan)
+    assert image[-1].any()
+
+
+def test_a_stroke_thinner_than_a_box_pixel_is_found():
+    pytest.importorskip("ortools")
+    scan = torch.zeros(1, 50, 50, dtype=torch.uint8)
+    scan[0, 1:, 25:27] = 1
+    scan[0, 0, 25] = 1
+    _found_rarely(scan)
+
+
+def test_ink_with_next_to_no_share_in_a_blank_pixel_is_found():
+    pytest.importorskip("ortools")
+    scan = torch.zeros(1, 35, 35, dtype=torch.uint8)
+    scan[0, 7:28, 7:28] = 1
+    scan[0, 7:, 15:20] = scan[0, 15:20] = 1
+    scan[0, :, 15:20] = 1
+    image = _found_rarely(scan)
+    assert image[image > 0].min() == 1  # the share of row 7 in box row 3
+
+
 def test_an_image_from_elsewhere_has_no_scan():
     pytest.importorskip("ortools")
     rng = np.random.default_rng(0)

@@ -121,12 +121,15 @@ def to_images(scans: Tensor, sides: Tensor) -> Tensor:
 
 
 def place(boxes: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Images uint8 (B, 1, 28, 28) with boxes (B, 20, 20) at these rows and columns (B,)."""
-    images = boxes.new_zeros(len(boxes), 1, IMAGE, IMAGE)
-    index = torch.arange(BOX, device=boxes.device)
+    """Images uint8 (B, 1, 28, 28) with boxes (B, 20, 20) at these rows and columns (B,).
+
+    An image shows the part of the box that lies in it.
+    """
+    images = boxes.new_zeros(len(boxes), 1, IMAGE + 2 * BOX, IMAGE + 2 * BOX)
+    index = torch.arange(BOX, 2 * BOX, device=boxes.device)
     image = torch.arange(len(boxes), device=boxes.device)[:, None, None]
     images[image, 0, row[:, None, None] + index[:, None], column[:, None, None] + index] = boxes
-    return images
+    return images[:, :, BOX:-BOX, BOX:-BOX]
 
 
 def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +140,8 @@ def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
     # round(14 - mean) in integers: the centre of mass is a quotient of them. Halves round down,
     # as all three that MNIST has do: images 23,831, 33,691 and 68,688.
     half = IMAGE // 2
-    corners = [-((2 * (mass - half * total) + total) // (2 * total)) for mass in (row, column)]
-    return corners[0].clamp(0, IMAGE - BOX), corners[1].clamp(0, IMAGE - BOX)
+    row, column = (-((2 * (mass - half * total) + total) // (2 * total)) for mass in (row, column))
+    return row, column
 
 
 # --- approximations, for what is not one of MNIST's images ------------------------------------
@@ -190,8 +193,9 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def kept(mask: Tensor, sides: Tensor, row: Tensor, column: Tensor, canvas: int) -> Tensor:
     """Scanned pixels with no share in a hidden pixel, bool (B, S, S), given a mask (B, 28, 28)."""
-    index = torch.arange(BOX, device=mask.device)
+    index = torch.arange(BOX, 2 * BOX, device=mask.device)
     image = torch.arange(len(mask), device=mask.device)[:, None, None]
-    hidden = ~mask[image, row[:, None, None] + index[:, None], column[:, None, None] + index]
+    wide = F.pad(mask, (BOX, BOX, BOX, BOX), value=True)
+    hidden = ~wide[image, row[:, None, None] + index[:, None], column[:, None, None] + index]
     touches = (shares_on(canvas, sides) > 0).float()
     return touches.mT @ hidden.float() @ touches == 0
