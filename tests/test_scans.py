@@ -90,9 +90,7 @@ def _found_rarely(scan: torch.Tensor) -> np.ndarray:
 def test_a_box_that_reaches_beyond_the_image_is_cut_and_found():
     pytest.importorskip("ortools")
     scan = torch.zeros(1, 40, 40, dtype=torch.uint8)
-    scan[0, :, 2:8] = scan[0, 20:26, 2:40] = 1
-    scan[0, 3:20, 31:38] = scan[0, :12, :30] = 1
-    scan[0, 36:, 5:7] = 1
+    scan[0, :9] = scan[0, :, 18:21] = 1
     image = _found_rarely(scan)
     assert image[-1].any()
 
