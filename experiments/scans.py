@@ -20,10 +20,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.common import Figures, is_done, record, save_plot, start
-from mnist_transformer.data import Dataset, load_dataset
+from mnist_transformer.data import Dataset, load_dataset, scan_search
 from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.scan_file import load_scans
-from mnist_transformer.data.scans import BOX, SIDES, square, to_boxes, to_images, weights
+from mnist_transformer.data.scans import (
+    BOX,
+    IMAGE,
+    SIDES,
+    corner,
+    square,
+    to_boxes,
+    to_images,
+    weights,
+)
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.recipes import RECIPES
 
@@ -36,6 +45,12 @@ CHANGES = (
     "rounded up below 128, down above",
     "summed by column, then by row",
     "summed in float64",
+)
+CAUSES = (
+    "the box reaches beyond the image",
+    "the brightest pixel lacks ink",
+    "ink has a share too small for a level",
+    "not known",
 )
 Scanned = tuple[Tensor, Tensor]
 """Scans uint8 (B, S, S) and their sides (B,)."""
@@ -57,6 +72,7 @@ def main(
     """
     dataset = load_dataset("mnist", data)
     count_sides()
+    count_causes()
     for change in CHANGES:
         if not is_done("scans-program", {"change": change}):
             record("scans-program", {"change": change}, differing(change))
@@ -99,6 +115,30 @@ def count_sides() -> None:
             figures: Figures = {head: float(part.sum()) for head, part in split.items()}
             figures["share of all images, %"] = 100 * within.double().mean().item()
             record("scans-found", {"side m": name}, figures)
+
+
+def count_causes() -> None:
+    """Why the package has no scan of an image, where the rare candidates have one."""
+    if is_done("scans-left", {"cause": CAUSES[0]}):
+        return
+    causes = []
+    for image in load_scans().leftovers[:, 0].numpy():
+        ink = scan_search.search(image, scan_search.rare(image))
+        causes.append(CAUSES[-1] if ink is None else cause(ink))
+    for name in CAUSES:
+        record("scans-left", {"cause": name}, {"images": float(causes.count(name))})
+
+
+def cause(ink: np.ndarray) -> str:
+    """Why the usual candidates lack this scan (m, m)."""
+    shares = weights(len(ink))
+    box = to_boxes(torch.from_numpy(ink).byte()[None], torch.tensor([len(ink)]))
+    if any(not 0 <= int(place) <= IMAGE - BOX for place in corner(box)):
+        return CAUSES[0]
+    area, full = shares @ ink @ shares.T, shares.sum(1)
+    brightest = np.unravel_index(area.argmax(), area.shape)
+    missing = full[brightest[0]] * full[brightest[1]] - area[brightest]
+    return CAUSES[1 if missing > scan_search.LEEWAY else 2]
 
 
 def differing(change: str) -> Figures:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_transformer.data import scan_search, scans
+from mnist_transformer.data import scan_file, scan_search, scans
 
 
 def _by_the_letter(ink: np.ndarray) -> np.ndarray:
@@ -75,6 +75,24 @@ def test_a_scan_is_found_that_gives_the_image_back(side):
     assert found is not None
     ink = torch.from_numpy(found.astype(np.uint8))[None]
     assert torch.equal(scans.to_images(ink, torch.tensor([len(found)])), image)
+
+
+@pytest.mark.parametrize("number", [230, 640])  # m = 42, ink missing; m = 36, cut
+def test_a_rare_image_of_mnist_has_a_scan(number):
+    pytest.importorskip("ortools")
+    image = scan_file.load_scans().images[number, 0].numpy()
+    assert scan_search.search(image, scan_search.rare(image)) is not None
+
+
+def test_ink_with_next_to_no_share_in_a_blank_pixel_is_found():
+    pytest.importorskip("ortools")
+    scan = torch.zeros(1, 35, 35, dtype=torch.uint8)
+    scan[0, 7:28, 7:28] = 1
+    scan[0, 7:, 15:20] = scan[0, 15:20] = 1
+    scan[0, :, 15:20] = 1
+    image = scans.to_images(scan, torch.tensor([35]))[0, 0].numpy()
+    assert image[image > 0].min() == 1  # the share of row 7 in box row 3
+    assert scan_search.search(image, scan_search.rare(image)) is not None
 
 
 def test_an_image_from_elsewhere_has_no_scan():

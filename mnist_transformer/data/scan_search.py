@@ -15,22 +15,40 @@ word: a scan is returned only if it gives the image back.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
-from mnist_transformer.data.scans import BOX, IMAGE, LEAST, MOST, SIDES, to_boxes, weights
+from mnist_transformer.data.scans import (
+    BOX,
+    IMAGE,
+    LEAST,
+    MOST,
+    SIDES,
+    to_boxes,
+    to_images,
+    weights,
+)
 
 GRID = 1 << 16  # area is searched in steps of 1 / GRID,
 TOLERANCE = 14  # steps; a sum of 36 rounded shares errs by less
 SCALE = 1 << 24  # CP-SAT has integers alone: shares are multiples of 1 / SCALE
 LEEWAY = 3e-4  # the brightest pixel may lack ink of next to no share
+LEAST_AREA = 0.93  # area of the brightest pixel where it lacks ink
+RARE_SIDES = range(SIDES.start, 75)  # larger ones have a sum for nearly every level
+RARE_PLACES = 5  # the likeliest, of a box that may reach beyond the image
 INFINITE = 1 << 60  # no upper bound
 SLACK = 3e-6  # the most that float32 moves an area
 EFFORT = 0.5  # CP-SAT's deterministic time, about seconds: the same scans on any machine
 NONE = -(1 << 30)  # a scanned pixel that is paper, and so has no variable
+HIDDEN = -1  # the level of a box pixel beyond the image
+FAINT = 1e-8  # an area that no level shows, as the next float32 above -128 is further off
 ATTEMPTS = 12  # solutions per side whose bytes differ, before the side is given up
+
+
+Candidate = tuple[int, int, int, float, float]
+"""A side, the row and column of the box, and bounds of the brightest pixel's area."""
 
 
 def to_scan(image: np.ndarray) -> np.ndarray | None:
@@ -38,65 +56,94 @@ def to_scan(image: np.ndarray) -> np.ndarray | None:
 
     None if none is found. Raises ModuleNotFoundError without OR-Tools (extra ``scans``).
     """
-    found = itertools.starmap(solve, candidates(image))
-    return next((ink for ink in found if ink is not None), None)
+    return search(image, itertools.chain(usual(image), rare(image)))
+
+
+def search(image: np.ndarray, candidates: Iterable[Candidate]) -> np.ndarray | None:
+    """The scan of the first candidate that has one, as ``to_scan`` gives it."""
+    for side, row, column, least, most in candidates:
+        ink = solve(_box(image, row, column), side, least, most)
+        if ink is not None:
+            made = to_images(torch.from_numpy(ink).byte()[None], torch.tensor([side]))
+            if (made[0, 0].numpy() == image).all():
+                return ink
+    return None
 
 
 # --- the side --------------------------------------------------------------------------------
 
 
-def candidates(image: np.ndarray) -> Iterator[tuple[np.ndarray, int, float]]:
-    """Boxes (20, 20), sides and the brightest pixel's area for which every level is possible.
+def usual(image: np.ndarray) -> Iterator[Candidate]:
+    """Sides and places for which every level of an image (28, 28) is possible, small m first.
 
-    Small sides come first.
+    The box lies within the image, and its brightest pixel is full of ink.
     """
-    if not image.any() or not _is_centred(image):
-        return
-    for side, (row, column) in itertools.product(SIDES, _places(image)):
-        box = image[row : row + BOX, column : column + BOX]
-        rows, columns = box.nonzero()
-        levels, full = box[rows, columns], weights(side).sum(1)
-        tops = levels == box.max()
-        inked = np.unique((full[rows[tops]] * full[columns[tops]]).round(5))
+    places = [place for place in _places(image) if _box(image, *place).min() > HIDDEN]
+    for side, place in itertools.product(SIDES, places):
+        box = _box(image, *place)
+        full = np.outer(*2 * [weights(side).sum(1)])[box == box.max()]
+        areas = np.unique(full.round(5))
         # Pixels of level 255 all have the area of the brightest; those of 254 need not.
-        for most in inked[:1] if box.max() == 255 else inked[::-1]:
-            kinds, can = possible(side, float(most))
-            if can[kinds[rows, columns], levels].all():
-                yield box, side, float(most)
+        for area in _possible(box, side, areas[:1] if box.max() == 255 else areas[::-1]):
+            yield side, *place, area - LEEWAY, area + LEEWAY
 
 
-def _places(image: np.ndarray) -> list[tuple[int, ...]]:
-    """The corners of all boxes that hold the whole ink, the most even paper around it first.
+def rare(image: np.ndarray) -> Iterator[Candidate]:
+    """As ``usual``, but a box may reach beyond the image, and its brightest pixel lack ink."""
+    for place, side in itertools.product(_places(image)[:RARE_PLACES], RARE_SIDES):
+        box = _box(image, *place)
+        kinds, sums = _sums(side)
+        areas = np.concatenate([sums[kind] for kind in set(kinds[box == box.max()])])
+        areas = _possible(box, side, np.unique(areas[areas > LEAST_AREA * GRID]) / GRID)
+        if len(areas):
+            yield side, *place, areas[0] - LEEWAY, areas[-1] + LEEWAY
 
-    The program centres a scan in its square.
+
+def _box(image: np.ndarray, row: int, column: int) -> np.ndarray:
+    """The levels (BOX, BOX) of a box whose corner is here, ``HIDDEN`` beyond the image."""
+    wide = np.pad(image.astype(int), BOX, constant_values=HIDDEN)
+    return wide[row + BOX : row + 2 * BOX, column + BOX : column + 2 * BOX]
+
+
+def _possible(box: np.ndarray, side: int, areas: np.ndarray) -> np.ndarray:
+    """Those areas of the brightest pixel with which each level of a box is a sum of shares."""
+    kinds, sums = _sums(side)
+    low, high = LEAST / 255 * GRID, MOST / 255 * GRID
+    pairs = set(zip(kinds[box > 0].tolist(), box[box > 0].tolist(), strict=True))
+    # The kinds with the fewest sums refuse the most.
+    for kind, level in sorted(pairs, key=lambda pair: len(sums[pair[0]])):
+        first = np.searchsorted(sums[kind], areas * low[level] - TOLERANCE, "left")
+        end = np.searchsorted(sums[kind], areas * high[level] + TOLERANCE, "right")
+        areas = areas[end > first]
+        if not len(areas):
+            break
+    return areas
+
+
+def _places(image: np.ndarray) -> list[tuple[int, int]]:
+    """The corners of all boxes that hold the whole ink, the likeliest first.
+
+    The program centres a scan in its square: of places alike, that is the most even one.
     """
+    if not image.any():
+        return []
     ends = [np.flatnonzero(image.any(axis))[[0, -1]].tolist() for axis in (1, 0)]
+    rows, columns = (range(last - BOX + 1, first + 1) for first, last in ends)
+    places = itertools.product(rows, columns)
 
-    def uneven(corner: tuple[int, ...]) -> int:
-        pairs = zip(ends, corner, strict=True)
-        return sum(abs(sum(end) - 2 * start - BOX + 1) for end, start in pairs)
+    def uneven(place: tuple[int, int]) -> int:
+        pairs = zip(ends, place, strict=True)
+        return sum(abs(first + last - 2 * start - BOX + 1) for (first, last), start in pairs)
 
-    spans = [range(max(0, end - BOX + 1), min(IMAGE - BOX, start) + 1) for start, end in ends]
-    return sorted(itertools.product(*spans), key=uneven)
+    return sorted((place for place in places if _is_centred(image, *place)), key=uneven)
 
 
-def _is_centred(image: np.ndarray) -> bool:
-    """Whether the centre of mass is where the program puts it; a box's place plays no part."""
+def _is_centred(image: np.ndarray, row: int, column: int) -> bool:
+    """Whether the program puts the box here; of one that reaches beyond the image, it may."""
     total, index = int(image.sum()), np.arange(IMAGE)
     masses = (int((image.sum(axis) * index).sum()) for axis in (0, 1))
-    return all(abs(2 * mass - IMAGE * total) <= total for mass in masses)
-
-
-@functools.lru_cache(maxsize=4096)  # 54 kB each
-def possible(side: int, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """The kind of each box pixel (BOX, BOX), and the levels that each kind can have (kinds, 256).
-
-    ``most`` is the brightest pixel's area.
-    """
-    kinds, sums = _sums(side)
-    low, high = LEAST * most / 255 * GRID - TOLERANCE, MOST * most / 255 * GRID + TOLERANCE
-    ends = [(np.searchsorted(x, low), np.searchsorted(x, high, "right")) for x in sums]
-    return kinds, np.stack([below < until for below, until in ends])
+    is_within = 0 <= min(row, column) <= max(row, column) <= IMAGE - BOX
+    return not is_within or all(abs(2 * mass - IMAGE * total) <= total for mass in masses)
 
 
 @functools.cache
@@ -124,36 +171,39 @@ def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
 # --- the ink ---------------------------------------------------------------------------------
 
 
-def solve(box: np.ndarray, side: int, most: float) -> np.ndarray | None:
-    """The scan, bool (m, m), of the shortest outline that gives a box (BOX, BOX), or None."""
-    puzzle = _Puzzle(box, side, most)
+def solve(box: np.ndarray, side: int, least: float, most: float) -> np.ndarray | None:
+    """The scan, bool (m, m), of the shortest outline that gives a box (BOX, BOX), or None.
+
+    The brightest pixel's area is from ``least`` to ``most``.
+    """
+    puzzle = _Puzzle(box, side, least, most)
     for ink in puzzle.solutions():
         levels = to_boxes(torch.from_numpy(ink).byte()[None], torch.tensor([side]))[0].numpy()
-        if (levels == box).all():
+        wrong = (levels != box) & (box > HIDDEN)
+        if not wrong.any():
             return ink
-        puzzle.forbid(np.argwhere(levels != box))
+        puzzle.forbid(np.argwhere(wrong))
     return None
 
 
 class _Puzzle:
     """The integer program of one box. Variable ``i`` is a number, and ``~i`` its negation."""
 
-    def __init__(self, box: np.ndarray, side: int, most: float) -> None:
+    def __init__(self, box: np.ndarray, side: int, least: float, most: float) -> None:
         from ortools.sat.python import cp_model
 
         self.model, self.solver = cp_model.CpModel(), cp_model.CpSolver()
         # Written without the wrapper: its checks take longer than most solutions.
         self.proto = self.model.proto
         self.shares = weights(side)
-        touches = (self.shares > 0).astype(int)
-        self.free = touches.T @ (box == 0) @ touches == 0  # all others are paper
+        self.free = self.shares.T @ (box == 0) @ self.shares < FAINT  # all others are paper
         self.variable = np.full(self.free.shape, NONE)
         self.variable[self.free] = [self._variable() for _ in range(int(self.free.sum()))]
         self.solver.parameters.num_workers = 1
         self.solver.parameters.max_deterministic_time = EFFORT
         # The defaults leave most outlines unproved after 30 times as long.
         self.solver.parameters.linearization_level = 2
-        self._demand_levels(box, most)
+        self._demand_levels(box, least, most)
         self._shorten_outline()
 
     def solutions(self) -> Iterator[np.ndarray]:
@@ -203,9 +253,9 @@ class _Puzzle:
         """The scanned pixels that a box pixel covers, in part or in full."""
         return np.ix_(np.flatnonzero(self.shares[row]), np.flatnonzero(self.shares[column]))
 
-    def _demand_levels(self, box: np.ndarray, most: float) -> None:
+    def _demand_levels(self, box: np.ndarray, least: float, most: float) -> None:
         """Each area is at least, and at most, its level / 255 of the brightest one."""
-        brightest = self._variable(*(int((most + sign * LEEWAY) * SCALE) for sign in (-1, 1)))
+        brightest = self._variable(int(least * SCALE), int(most * SCALE))
         slack = -int(255 * SLACK * SCALE)
         for row, column in np.argwhere(box > 0):
             window = self._window(row, column)

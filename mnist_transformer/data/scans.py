@@ -115,16 +115,19 @@ def to_images(scans: Tensor, sides: Tensor) -> Tensor:
 
 
 def place(boxes: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Images uint8 (B, 1, 28, 28) with boxes (B, 20, 20) at these rows and columns (B,)."""
-    images = boxes.new_zeros(len(boxes), IMAGE, IMAGE)
-    images[_at(row, column)] = boxes
-    return images[:, None]
+    """Images uint8 (B, 1, 28, 28) with boxes (B, 20, 20) at these rows and columns (B,).
+
+    An image shows the part of the box that lies in it.
+    """
+    wide = boxes.new_zeros(len(boxes), *2 * [IMAGE + 2 * BOX])
+    wide[_at(row, column)] = boxes
+    return wide[:, None, BOX:-BOX, BOX:-BOX].contiguous()
 
 
 def _at(row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The index of boxes with these corners (B,) in images (B, 28, 28)."""
+    """The index of boxes with these corners (B,) in images with ``BOX`` more on each side."""
     image, box = (torch.arange(num, device=row.device) for num in (len(row), BOX))
-    image, row, column = (x[:, None, None] for x in (image, row, column))
+    image, row, column = (x[:, None, None] + BOX for x in (image - BOX, row, column))
     return image, row + box[:, None], column + box
 
 
@@ -136,7 +139,7 @@ def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
     # round(14 - mean) in integers: the centre of mass is a quotient of them. Halves round down,
     # as all three that MNIST has do: images 23,831, 33,691 and 68,688.
     row, column = (-((2 * mass + total) // (2 * total)) for mass in masses)
-    return row.clamp(0, IMAGE - BOX), column.clamp(0, IMAGE - BOX)
+    return row, column
 
 
 # --- approximations, for what is not one of MNIST's images ------------------------------------
@@ -172,7 +175,7 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
         last = torch.where(ink, index, -1).amax(1)
         corners.append(((first + last - BOX + 2) // 2).clamp(0, IMAGE - BOX))
     row, column = corners
-    levels = images[_at(row, column)].float()[:, None]
+    levels = F.pad(images, 4 * [BOX])[_at(row, column)].float()[:, None]
     side = min(USUAL_SIDE, canvas)
     large = F.interpolate(levels, (side, side), mode="bilinear")
     # Half of the brightest level nearby is the edge of a stroke, of a pale one too.
@@ -186,5 +189,6 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def kept(mask: Tensor, sides: Tensor, row: Tensor, column: Tensor, canvas: int) -> Tensor:
     """Scanned pixels with no share in a hidden pixel, bool (B, S, S), given a mask (B, 28, 28)."""
+    wide = F.pad(mask, 4 * [BOX], value=True)
     touches = (shares_on(canvas, sides) > 0).float()
-    return touches.mT @ (~mask[_at(row, column)]).float() @ touches == 0
+    return touches.mT @ (~wide[_at(row, column)]).float() @ touches == 0
