@@ -118,27 +118,28 @@ def count_sides() -> None:
 
 
 def count_causes() -> None:
-    """Why the package has no scan of an image, where the rare candidates have one."""
-    if is_done("scans-left", {"cause": CAUSES[0]}):
+    """How many scans of the package are not usual ones, and why."""
+    if is_done("scans-rare", {"cause": CAUSES[0]}):
         return
-    causes = []
-    for image in load_scans().leftovers[:, 0].numpy():
-        ink = scan_search.search(image, scan_search.rare(image))
-        causes.append(CAUSES[-1] if ink is None else cause(ink))
+    scans = load_scans()
+    causes = [cause(scans.square(image)) for image in range(len(scans))]
     for name in CAUSES:
-        record("scans-left", {"cause": name}, {"images": float(causes.count(name))})
+        record("scans-rare", {"cause": name}, {"images": float(causes.count(name))})
 
 
-def cause(ink: np.ndarray) -> str:
-    """Why the usual candidates lack this scan (m, m)."""
+def cause(ink: np.ndarray) -> str | None:
+    """Why the usual candidates lack this scan (m, m), (0, 0) if there is none; None if not."""
+    if not len(ink):
+        return CAUSES[-1]
     shares = weights(len(ink))
     box = to_boxes(torch.from_numpy(ink).byte()[None], torch.tensor([len(ink)]))
     if any(not 0 <= int(place) <= IMAGE - BOX for place in corner(box)):
         return CAUSES[0]
     area, full = shares @ ink @ shares.T, shares.sum(1)
     brightest = np.unravel_index(area.argmax(), area.shape)
-    missing = full[brightest[0]] * full[brightest[1]] - area[brightest]
-    return CAUSES[1 if missing > scan_search.LEEWAY else 2]
+    if full[brightest[0]] * full[brightest[1]] - area[brightest] > scan_search.LEEWAY:
+        return CAUSES[1]
+    return CAUSES[2] if ((area > 0) & (box[0].numpy() == 0)).any() else None
 
 
 def differing(change: str) -> Figures:
