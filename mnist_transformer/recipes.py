@@ -124,7 +124,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            about="from a sentence to a number: prompt, answer and digit in one sequence"),
     Recipe("mnist-prompt-smollm2", ReaderConfig(MNIST), dataset="smollm2-states",
            batch_size=128, adamw_lr=1e-3, max_seconds=25 * 60,
-           about="reads what SmolLM2 makes of a sentence, for mnist-patch to draw"),
+           about="reads what SmolLM2 makes of a sentence, for mnist-scan to draw"),
     Recipe("mnist-cnn", ClassifierConfig(MNIST), batch_size=128, adamw_lr=3e-3, epochs=10,
            decay=0.8, about="the classifier that judges drawn digits"),
     Recipe("fashion-cnn", replace(_cifar_cnn, data=FASHION.spec, width=16),

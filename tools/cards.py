@@ -35,6 +35,8 @@ CARDS = {
     "mnist-scan": ("scans", "Draws MNIST digits only. Its bits/dim are a bound, and it knows how "
                    "MNIST was made, as the published models do not. Guidance on top of the "
                    "guidance built in costs variety."),
+    "mnist-scan-tiny": ("scans", "Draws MNIST digits only. Its bits/dim are a bound, and it knows "
+                        "how MNIST was made."),
     "mnist-patch": ("patch", "Draws MNIST digits only, and knows nothing of how they were made: "
                     "mnist-scan draws better ones."),
     "mnist-pixel-3.5m": ("pixel", "Slow: 784 steps per digit. It was trained for one epoch; draw "
@@ -52,7 +54,7 @@ CARDS = {
                              "from 0 to 99 or one operation. Sums that were not in training are "
                              "its weak point. Draw with guidance."),
     "mnist-prompt-smollm2": ("prompting", "It reads but does not draw: it needs SmolLM2's "
-                             "weights, and mnist-patch draws. Requests outside of the grammar "
+                             "weights, and mnist-scan draws. Requests outside of the grammar "
                              "are not always refused."),
     "mnist-vqvae": ("var", "It encodes and decodes; mnist-var draws with it. A decoded digit is "
                     "blurred where the codes cannot tell more."),
