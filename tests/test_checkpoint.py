@@ -210,7 +210,7 @@ def test_a_config_is_checked_before_anything_is_allocated(saved, changes, senten
 def test_a_config_of_format_1_is_checked_too(saved, classes):
     config = json.dumps({"num_classes": classes})
     tensors = load_file(saved)
-    old = {"format": "mnist-transformer checkpoint 1", "family": "patch", "config": config}
+    old = {"format": "mnist-transformer checkpoint 1", "family": "pixel", "config": config}
     save_file(tensors, saved, {**old, "crc32": str(trees.checksum(tensors, None))})
     with pytest.raises(ValueError, match=r"class_names is .*, expected"):
         checkpoint.load(saved)
@@ -218,9 +218,11 @@ def test_a_config_of_format_1_is_checked_too(saved, classes):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_weights_that_are_not_finite_are_refused(model, saved, bad):
-    model.before.weight.data[0, 0] = bad
+    model.decoder.gate.output.bias.data[0] = bad
     checkpoint.save(model, saved)
-    with pytest.raises(ValueError, match=r"number in tensor before.weight that is not finite"):
+    with pytest.raises(
+        ValueError, match=r"number in tensor decoder.gate.output.bias that is not finite"
+    ):
         checkpoint.load(saved)
 
 

@@ -344,7 +344,7 @@ def test_list_says_more_about_a_model(name: str, capsys: pytest.CaptureFixture[s
     assert RECIPES[name].about in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     if name == "mnist-patch":
-        for words in ("draws", "num_particles", "dim=256", "bits/dim: 0.", "shipped"):
+        for words in ("draws", "num_particles", "patch_size=2", "bits/dim: 0.", "shipped"):
             assert words in text
 
 

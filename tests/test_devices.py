@@ -10,6 +10,7 @@ from stub_device import MPS, OnStub, stub_device
 from mnist_transformer.models import FAMILIES
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.classifier import ClassifierConfig
+from mnist_transformer.models.flash import Flash
 from mnist_transformer.models.reader import ReaderConfig
 from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.training import optim
@@ -71,6 +72,9 @@ def test_every_family_without_float64(name, monkeypatch):
     """Training, likelihood, figures and drawing, with the figures and pictures of the CPU."""
     monkeypatch.setattr(devices, "fast_dtype", lambda device: torch.float32)
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
+    if name == "flash":
+        teacher = moved(replace(TINY["ddpm"], data=CASES[name].data)).eval().requires_grad_(False)
+        monkeypatch.setattr(Flash, "teacher", property(lambda model: teacher.to(model.device)))
     model = moved(CASES[name])
     images, cond = batch_of(CASES[name])
     draws = isinstance(model, GenerativeModel)

@@ -62,7 +62,8 @@ def test_the_page_on_own_data_runs(own_folder: None, monkeypatch: pytest.MonkeyP
     pictures(Path("pictures"))
     monkeypatch.setattr(ledger, "results_folder", lambda: Path("results").absolute())
     page = Path(__file__).parent.parent / "docs" / "your-own-data.md"
-    lines = re.findall(r"^(mnist-transformer|python examples/\S+) (.*)$", page.read_text(), re.M)
+    commands = re.findall(r"^(mnist-transformer|python examples/\S+) (.*)$", page.read_text(), re.M)
+    lines = [(program, rest) for program, rest in commands if "not run here" not in rest]
     assert len(lines) == 5
     for program, rest in lines:
         arguments = rest.replace("600", "2").split()

@@ -76,7 +76,7 @@ def test_a_digit_that_we_drew_comes_back_as_it_was():
     torch.manual_seed(0)
     model = TINY_PATCH.build()
     # Little ink: else an untrained model's noise is on most of the border, which is no paper.
-    torch.nn.init.constant_(model.gate.output.bias, -2)
+    torch.nn.init.constant_(model.decoder.gate.output.bias, -2)
     checkpoint.save(model, Path("tiny.safetensors"), recipe="mnist-patch")
     assert cli.main(["draw", "7", "--model", "tiny.safetensors"]) == 0
     image, changes = read_picture(Path("7.png"), 28)
@@ -297,7 +297,7 @@ def test_class_posterior_is_bayes_rule():
     torch.testing.assert_close(posterior.double(), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["four pixels", "four patches of four pixels"])
+@pytest.mark.parametrize("name", ["four pixels", "patches of two levels"])
 def test_nats_of_pixels_add_up_to_the_image_s(name):
     model = random_model(SPACES[name])
     images = all_images(model.config)[::7][:50]
@@ -309,7 +309,7 @@ def test_nats_of_pixels_add_up_to_the_image_s(name):
 
 def test_the_last_half_s_nats_are_its_conditional_likelihood():
     """Raster order: the top half does not see the bottom, so its nats do not change with it."""
-    model = random_model(SPACES["four patches of four pixels"])
+    model = random_model(SPACES["patches of two levels"])
     images = torch.randint(0, 2, (8, 1, 4, 4), dtype=torch.uint8)
     other = images.clone()
     other[:, :, 2:] = torch.randint(0, 2, (8, 1, 2, 4), dtype=torch.uint8)

@@ -217,7 +217,7 @@ def test_built_in_guidance_is_a_share_of_the_way_from_the_null_class_in_training
 
 def test_an_error_in_the_null_pass_leaves_the_mode(model, monkeypatch):
     guided = replace(model.config, built_in_guidance=2.0).build().train()
-    monkeypatch.setattr(guided.classes, "null_class", 99)  # there is no such class
+    monkeypatch.setattr(type(guided), "num_classes", 99)  # the null class is not one of the model's
     with pytest.raises(IndexError):
         guided.loss(sparse(model, 3), torch.arange(3))
     assert guided.training

@@ -26,7 +26,7 @@ from mnist_transformer.training.info import read_info
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.terminal import exit_code, say
 from tools import trials
-from tools.report import make_table
+from tools.report import known, make_table
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -74,7 +74,7 @@ tags: [mnist, generative-model, transformer]
 
 @cache
 def _rows() -> dict[str, ledger.Row]:
-    return ledger.latest(RESULTS / "ledger.jsonl")
+    return {row["recipe"]: row for row in known(ledger.rows(RESULTS / "ledger.jsonl"))}
 
 
 def _figures(row: ledger.Row) -> Iterator[tuple[str, str]]:
