@@ -20,6 +20,7 @@ GOLDEN = Path(__file__).with_name("golden_shipped.json")
 DRAWN = {
     "mnist-pixel-3.5m": 1,
     "mnist-scan": 10,
+    "mnist-scan-tiny": 10,
     "mnist-patch": 10,
     "mnist-prompt-scratch": 3,
     "mnist-var": 10,
