@@ -54,12 +54,13 @@ def make_card(weights: Path, repo: str) -> str:
     """A model card in Markdown from what a checkpoint tells; errors as ``read_info``."""
     from huggingface_hub import ModelCardData
 
+    from mnist_transformer.evaluation.tables import markdown
     from mnist_transformer.models import checkpoint, hub
     from mnist_transformer.training.info import read_info
 
     data = checkpoint.load(weights).config.data
     told = {k: v for k, v in vars(read_info(weights)).items() if v is not None and k != "curve"}
-    rows = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in told.items())
+    rows = [(name.replace("_", " "), str(value)) for name, value in told.items()]
     head = ModelCardData(library_name=PROG, tags=["image-generation"])
     return f"""---
 {head.to_yaml()}
@@ -71,8 +72,6 @@ def make_card(weights: Path, repo: str) -> str:
 {PROG} draw {data.class_names[0]} --model {hub.PREFIX}{repo}
 ```
 
-| training | |
-| --- | --- |
-{rows}
+{markdown(["training", ""], rows, num_text=2)}
 Data: {data.name}, images of {" x ".join(map(str, data.shape))} values. Licence: {data.licence}.
 """

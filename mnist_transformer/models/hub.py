@@ -44,9 +44,8 @@ def download(address: str) -> Path:
     except Exception as error:  # of an address, a proxy, a package that it needs
         with suppress(LocalEntryNotFoundError):
             return Path(fetch(local_files_only=True))
-        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-            raise ValueError(f"{address} has no {FILENAME} that can be read here") from error
-        raise _unreachable(f"{address} is not in the cache", error) from error
+        refused = f"{address} has no {FILENAME} that can be read here"
+        raise _failure(error, refused, f"{address} is not in the cache") from error
 
 
 def push(
@@ -61,20 +60,23 @@ def push(
     contents: dict[str, str | bytes] = {FILENAME: os.fspath(path), "README.md": card.encode()}
     try:
         validate_repo_id(repo_id)
-        HfApi().create_repo(repo_id, exist_ok=True, private=private)
-        files = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        commit = HfApi().create_commit(repo_id, files, commit_message=f"Add {FILENAME}")
+        api, files = HfApi(), [CommitOperationAdd(*entry) for entry in contents.items()]
+        api.create_repo(repo_id, exist_ok=True, private=private)
+        commit = api.create_commit(repo_id, files, commit_message=f"Add {FILENAME}")
     except HFValidationError as error:
         raise ValueError(f"repository is {repo_id!r}, expected owner/name") from error
     except Exception as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-            wrong = f"the hub refuses {repo_id} (status {error.response.status_code})"
-            raise ValueError(f"{wrong}: log in by `hf auth login` or HF_TOKEN") from error
-        raise _unreachable(f"{repo_id} is not published", error) from error
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        refused = f"the hub refuses {repo_id} (status {status})"
+        refused += ": log in by `hf auth login` or HF_TOKEN"
+        raise _failure(error, refused, f"{repo_id} is not published") from error
     return str(commit.commit_url)
 
 
-def _unreachable(failed: str, error: Exception) -> ValueError:
+def _failure(error: Exception, refused: str, failed: str) -> ValueError:
+    """``refused`` where the hub answered so, else ``failed``, as it cannot be reached."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+        return ValueError(refused)
     hub = huggingface_hub.constants.ENDPOINT
     reason = f"{hub} cannot be reached: {error}".partition("\n")[0]
     return ValueError(f"{failed} and the hub at {reason}")
