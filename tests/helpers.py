@@ -145,6 +145,11 @@ def moved(config):
     return model
 
 
+def make_teacher(data):
+    """The model of diffusion that a one-step model of this data set learns from."""
+    return moved(replace(TINY["ddpm"], data=data)).eval().requires_grad_(False)
+
+
 def random_images(number=6, size=8, levels=256):
     return torch.randint(0, levels, (number, 1, size, size), dtype=torch.uint8)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, make_scans, make_spec, moved
+from helpers import TINY, make_scans, make_spec, make_teacher, moved
 
 from mnist_transformer.models import FAMILIES, checkpoint
 from mnist_transformer.models.base import GenerativeModel
@@ -48,8 +48,7 @@ def model(request, monkeypatch) -> GenerativeModel:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     config = CASES[request.param]
     if isinstance(config, FlashConfig):
-        teacher = moved(replace(TINY["ddpm"], data=config.data)).eval().requires_grad_(False)
-        monkeypatch.setattr(Flash, "teacher", teacher)
+        monkeypatch.setattr(Flash, "teacher", make_teacher(config.data))
     return moved(config)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import BARS, RECIPE, TINY, make_scans, make_spec, moved, weights
+from helpers import BARS, RECIPE, TINY, make_scans, make_spec, make_teacher, moved, weights
 from stub_device import MPS, OnStub, stub_device
 
 from mnist_transformer.models import FAMILIES
@@ -73,7 +73,7 @@ def test_every_family_without_float64(name, monkeypatch):
     monkeypatch.setattr(devices, "fast_dtype", lambda device: torch.float32)
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     if name == "flash":
-        teacher = moved(replace(TINY["ddpm"], data=CASES[name].data)).eval().requires_grad_(False)
+        teacher = make_teacher(CASES[name].data)
         monkeypatch.setattr(Flash, "teacher", property(lambda model: teacher.to(model.device)))
     model = moved(CASES[name])
     images, cond = batch_of(CASES[name])

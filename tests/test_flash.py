@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import TINY, moved, random_images
+from helpers import TINY, make_teacher, moved, random_images
 
 from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.models.flash import SHARPNESS, Flash
@@ -19,7 +19,7 @@ LABELS = torch.arange(6) % 3
 
 @pytest.fixture
 def model(monkeypatch) -> Flash:
-    monkeypatch.setattr(Flash, "teacher", moved(TINY["ddpm"]).eval().requires_grad_(False))
+    monkeypatch.setattr(Flash, "teacher", make_teacher(CONFIG.data))
     return moved(CONFIG).eval()
 
 
