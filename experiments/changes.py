@@ -1,9 +1,9 @@
-"""What does a change bring? A recipe with fields of its model changed, all equally long.
+"""How much does a change gain? Recipes with fields of the model changed, trained equally long.
 
     python -m experiments.changes mnist-ddpm --changes '{}' '{"built_in_guidance": 1.5}'
 
 A change is a JSON object of fields and values; {} is the recipe's own model. Digits are drawn
-plainly. A tokenizer is measured by what its codes leave of the test set.
+plainly. A tokenizer is measured by the test set that it codes and decodes.
 """
 
 import json
