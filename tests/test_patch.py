@@ -8,8 +8,8 @@ from helpers import TINY, make_spec, moved
 from torch import Tensor
 
 from mnist_transformer.models.patch import draw
-from mnist_transformer.models.patch.decoder import value_features
 from mnist_transformer.models.patch.draw import Drawing
+from mnist_transformer.networks import levels as levels_of
 from mnist_transformer.networks.conditioning import guidance_free
 from mnist_transformer.options import Keep, Sampling
 
@@ -186,7 +186,7 @@ def test_a_value_sees_earlier_ones_within_the_margin_alone(any_model):
 
 @pytest.mark.parametrize(("levels", "background"), [(2, 0), (2, None), (3, 1), (16, 0), (256, 0)])
 def test_features_tell_levels_apart_and_are_as_few_as_can_be(levels, background):
-    features = value_features(levels, background)
+    features = levels_of.features(levels, background)
     assert features.shape[0] == levels + 1
     assert features.shape[1] <= min(levels, 18)
     assert torch.cdist(features, features).fill_diagonal_(1).min() > 0.05
