@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.models.patch.decoder import Neighbourhood, PatchDecoder
+from mnist_transformer.models.patch.decoder import PatchDecoder
 from mnist_transformer.networks.conditioning import guide
 from mnist_transformer.networks.drawing import draw_categorical, draw_from_guesses, log_prob
 from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.transformer import KVCache, Transformer
 from mnist_transformer.options import Sampling

@@ -22,10 +22,11 @@ from torch import Tensor
 from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.patch import draw
-from mnist_transformer.models.patch.decoder import Neighbourhood, Packed, PatchDecoder
+from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
 from mnist_transformer.networks.conditioning import ClassEmbedding
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
 from mnist_transformer.networks.transformer import KVCache, Transformer
