@@ -22,7 +22,7 @@ pytest.importorskip("constriction")
 COLOUR = make_spec(8, 3, levels=16, channels=3, background=None)
 MODELS = {
     "patch": TINY["patch"],
-    "patch in colour": replace(TINY["patch"], data=COLOUR),
+    "patch in colour": replace(TINY["patch"], data=COLOUR, num_logistics=3),
     "patch over all levels": replace(TINY["patch"], data=make_spec(8, 3)),
     "pixel": TINY["pixel"],
     "scan": TINY["scan"],
