@@ -1,6 +1,7 @@
 """Files written in one go, so that a kill or a full disk never leaves half of one."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,7 +27,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:  # a full disk does not say which file it was
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or the disk takes no change at all
+            temporary.unlink()
     if os.name == "posix":  # elsewhere a folder cannot be opened, hence not synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
