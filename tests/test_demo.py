@@ -483,3 +483,16 @@ def test_it_is_served_without_a_proxy_and_from_a_folder_of_its_own(
     assert done.returncode == 0
     assert "Traceback" not in output
     assert not list(tmp_path.glob("gradio-*"))
+
+
+def test_the_address_answers_while_the_models_load() -> None:
+    from mnist_transformer.commands.demo import _answer_while_loading
+
+    server = _answer_while_loading("127.0.0.1", 0)
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/", timeout=10)
+    server.shutdown()
+    server.server_close()
+    assert answer.value.code == 503
+    assert "The models are loading" in answer.value.read().decode()
+    answer.value.close()

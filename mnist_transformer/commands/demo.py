@@ -3,11 +3,18 @@
 import errno
 import os
 import signal
-import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePath
 from tempfile import TemporaryDirectory
 
 from mnist_transformer.utils.terminal import complain
+
+LOADING = """<!doctype html><title>MNIST Transformer</title>
+<body style="font-family: system-ui, sans-serif; margin: 3em"><h1>MNIST Transformer</h1>
+<p>The models are loading. This page shows them in a few seconds.</p><script>
+setInterval(() => fetch("/").then(answer => answer.ok && location.reload()).catch(() => 0), 300)
+</script>"""
 
 
 def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -19,8 +26,9 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         host: The address to serve at; the default one is seen by this machine only.
         port: Up to 65535; 0 takes any free one.
     """
-    port = _free_port(host, port)
-    complain("loading the models, the page is there in a few seconds")
+    waiting = _answer_while_loading(host, port)
+    port = waiting.server_port
+    complain(f"loading the models; http://{host}:{port} says so, and then shows the page")
     from mnist_transformer.evaluation import ledger, tables
     from mnist_transformer.models import loading
 
@@ -46,16 +54,29 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         from mnist_transformer.web import app
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # which tidies up
-        app.launch(paths, host, port).block_thread()
+        app.launch(paths, host, port, waiting).block_thread()
 
 
-def _free_port(host: str, port: int) -> int:
+class _Loading(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(LOADING.encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Print nothing."""
+
+
+def _answer_while_loading(host: str, port: int) -> ThreadingHTTPServer:
+    """Serve ``LOADING`` in a thread; ValueError if there cannot be a server."""
     if not 0 <= port <= 65535:
         raise ValueError(f"port is {port}, expected 0 to 65535")
     try:
-        with socket.create_server((host, port)) as probe:
-            return probe.getsockname()[1]
+        server = ThreadingHTTPServer((host, port), _Loading)
     except OSError as error:
         taken = f"port {port} is taken: name another with --port"
         other = f"cannot serve at {host}:{port}: {error.strerror}"
         raise ValueError(taken if error.errno == errno.EADDRINUSE else other) from error
+    threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+    return server

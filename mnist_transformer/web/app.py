@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socketserver import BaseServer
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -17,11 +18,11 @@ STYLE = Path(__file__).with_name("style.css")
 ABOUT = "Small transformers that draw digits and other pictures, here on this machine."
 
 
-def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
+def launch(models: Mapping[str, Path], host: str, port: int, waiting: BaseServer) -> gr.Blocks:
     """Begin to serve the page, in a thread; its ``block_thread`` waits for Ctrl-C.
 
-    It is over checkpoints by name, as far as they draw; ValueError if none does. The tabs'
-    examples are drawn in another thread.
+    It is over checkpoints by name, as far as they draw; ValueError if none does. It takes the
+    place of ``waiting``. The tabs' examples are drawn in another thread.
     """
     filled, title = shelf.fill(models), "MNIST Transformer"
     keep = (60, gate.KEEP_SECONDS)  # how often files are looked through, and how old they get
@@ -36,6 +37,8 @@ def launch(models: Mapping[str, Path], host: str, port: int) -> gr.Blocks:
                 examples.append(side_by_side.build_ask(filled.asked))
         with gr.Tab("Models"):
             models_tab.build(filled.complaints)
+    waiting.shutdown()
+    waiting.server_close()
     page.queue(max_size=NUM_WAITING, api_open=False).launch(
         server_name=host,
         server_port=port,
