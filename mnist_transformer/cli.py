@@ -12,6 +12,7 @@ from mnist_transformer.commands.compress import compress, decompress
 from mnist_transformer.commands.demo import demo
 from mnist_transformer.commands.draw import draw
 from mnist_transformer.commands.evaluate import evaluate
+from mnist_transformer.commands.export import export
 from mnist_transformer.commands.hub import pull, push
 from mnist_transformer.commands.inpaint import inpaint
 from mnist_transformer.commands.list import list_models
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
+    "export": export,
     "list": list_models,
     "prompts": prompts,
     "scans": scans,

@@ -65,6 +65,7 @@ def test_help_is_quick_and_does_without_torch() -> None:
         ("ask", f"PROMPT --model --seed --out --device {OPTION_FLAGS}"),
         ("train", "--out --data --device --seed --max-seconds --epochs --batch-size --lr"),
         ("eval", "MODEL --data"),
+        ("export", "MODEL --out"),
         ("list", "NAME"),
         ("scans", "build verify table"),
         ("synth", f"--out --n --model --seed --data --device {OPTION_FLAGS}"),

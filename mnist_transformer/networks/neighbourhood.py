@@ -104,9 +104,12 @@ class Window(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Sums (N, I * W) for whole patches, from the features (N, S * E) of all slots."""
-        # Zeros for what a value must not see.
+        return features @ self.matrix()
+
+    def matrix(self) -> Tensor:
+        """Weights (S * E, I * W) from each slot to each value; 0 for what a value must not see."""
         rows = F.pad(self.weight.flatten(0, 1), (0, 0, 0, self.weight.shape[1]))
-        return features @ F.embedding(self.index_SEI, rows).flatten(2).flatten(0, 1)
+        return F.embedding(self.index_SEI, rows).flatten(2).flatten(0, 1)
 
     def look(self, table: Tensor, values_NS: Tensor, start: int, stop: int) -> Tensor:
         """``forward`` for the values ``start`` to ``stop`` (N, ., W), by adding up rows of a table,
