@@ -50,8 +50,9 @@ reproduce: $(VENV)/installed
 
 site: $(VENV)/installed-docs
 	$(BIN)/python -m tools.pages
+	$(BIN)/python -m tools.page
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f build/mkdocs.yml
-	$(BIN)/python -m pytest tests/test_site.py
+	$(BIN)/python -m pytest -rs tests/test_site.py tests/test_page.py
 
 ship: $(VENV)/installed
 	$(BIN)/python -c "from mnist_transformer.models.checkpoint import ship; ship('runs/$(RECIPE)/model.safetensors', 'mnist_transformer/weights/$(RECIPE).safetensors')"
