@@ -7,7 +7,7 @@ import gzip
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,6 +118,11 @@ def phone(browser: Any, address: str) -> Visit:
     return Visit(browser, address, viewport=size, color_scheme="dark", has_touch=True).first()
 
 
+def answers(body: bytes) -> Callable[[Any], None]:
+    """A handler of requests that gives this for a file."""
+    return lambda route: route.fulfill(body=body)
+
+
 def read_right(images: list[np.ndarray], labels: range) -> int:
     logits = load_model("mnist-cnn", "cpu").logits(torch.tensor(np.stack(images))[:, None])
     return int((logits.argmax(1) == torch.tensor(labels)).sum())
@@ -188,18 +193,19 @@ def test_mnists_program_is_exact_to_the_byte(visit: Visit) -> None:
     squares = [archive.square(i) for i in chosen]
     for side in (20, 39, 128):  # sides with flaws of their own
         squares.append(np.indices((side, side)).sum(0).astype(np.uint8) // 7 % 2)
-    given = [[square.ravel().tolist(), len(square)] for square in squares]
+    given = [["".join(map(str, square.ravel())), len(square)] for square in squares]
     got = visit.page.evaluate(
         """async (scans) => {
             const {toImage} = await import("./draw.js");
-            return scans.map(([scan, side]) => [...toImage(scan, side)]);
+            const draw = (scan, side) => toImage(Uint8Array.from(scan, Number), side);
+            return scans.map(([scan, side]) => draw(scan, side).join(" "));
         }""",
         given,
     )
     for square, image in zip(squares, got, strict=True):
         side = torch.tensor([len(square)])
         expected = scans.to_images(torch.from_numpy(square)[None], side)
-        assert expected.flatten().tolist() == image
+        assert " ".join(map(str, expected.flatten().tolist())) == image
     visit.check()
 
 
@@ -215,7 +221,7 @@ def test_a_file_of_another_version_or_none_gets_a_sentence(phone: Visit) -> None
     content = gzip.decompress((SITE / "draw" / "models" / "mnist-ddpm.onnx.gz").read_bytes())
     other = gzip.compress(content.replace(b'{"format": 1,', b'{"format": 9,'), 1)
     for body, found in ((other, 9), (b"not a model", "none")):
-        phone.page.route("**/mnist-ddpm.onnx.gz", lambda route, body=body: route.fulfill(body=body))
+        phone.page.route("**/mnist-ddpm.onnx.gz", answers(body))
         phone.page.select_option("#model", "mnist-scan-tiny")
         phone.page.select_option("#model", "mnist-ddpm")
         said = f"The file of mnist-ddpm has format {found}, expected 1: export it again"

@@ -141,15 +141,20 @@ class ScanStep(nn.Module):
         form_G, is_patch = torch.zeros_like(classes), patch < self.num_patches
         class_GD = self.model.patch.embed(torch.stack([classes, form_G + side, form_G], 1))
 
-        padded, at = around.pad(inputs["canvas"][None, None])[0], patch.clamp(max=len(patch_P) - 1)
-        before, own = around.slot_index[at][0].tensor_split([around.num_before])
+        padded = around.pad(inputs["canvas"][None, None])[0]
+        drawn_at = patch.clamp(max=self.num_patches - 1)
+        before, own = around.slot_index[drawn_at][0].tensor_split([around.num_before])
         around_E = around.embed(padded[before])
         x_GD = self.decoder.token(around_E) * is_patch + class_GD
-        kept, place_T = FixedCache(cache), torch.arange(len(cache) + 1)
+        kept, place_T, at = (
+            FixedCache(cache),
+            torch.arange(len(cache) + 1),
+            (form_G + patch)[:, None],
+        )
         mask = ((place_T < inputs["length"]) | (place_T == len(cache)))[None, None, None]
-        places = {"at": (form_G + patch)[:, None], "mask": mask}
-        state_GD = self.model.patch.transformer(x_GD[:, None], kept, **places)[:, 0]
-        drawn_I, values_IV = self.values(inputs, around_E, state_GD, inputs["uniform"][at][0, 1:])
+        state_GD = self.model.patch.transformer(x_GD[:, None], kept, at=at, mask=mask)[:, 0]
+        uniform_I = inputs["uniform"][drawn_at][0, 1:]
+        drawn_I, values_IV = self.values(inputs, around_E, state_GD, uniform_I)
         padded = padded.scatter(0, own, torch.where(is_patch, drawn_I, padded[own]))
 
         gate = self.decoder.gate
