@@ -80,7 +80,11 @@ class Visit:
         """The 28 x 28 levels of the drawing that an action such as "click" leads to."""
         before = self.page.get_attribute("body", "data-drawn")
         getattr(self.page, act)(*arguments)
-        self.page.wait_for_function(f"document.body.dataset.drawn !== '{before}'")
+        self.page.wait_for_function(
+            """before => document.body.dataset.drawn !== before
+            && document.querySelector("#status").textContent.includes(" took ")""",
+            arg=before,
+        )
         return self.canvas()[0]
 
     def canvas(self) -> tuple[np.ndarray, np.ndarray]:
@@ -161,8 +165,7 @@ def test_a_seed_gives_a_digit_and_guidance_changes_it(visit: Visit) -> None:
     guided = visit.after("press", "#guidance", "End")
     assert not np.array_equal(guided, first)
     assert visit.page.inner_text("#scale") == "4"
-    visit.page.focus("#guidance")
-    visit.page.fill("#guidance", "1")
+    assert np.array_equal(visit.after("fill", "#guidance", "1"), first)
     visit.check()
 
 
@@ -220,11 +223,15 @@ def test_a_phone_in_the_dark_needs_no_scrolling_sideways(phone: Visit, tmp_path:
 def test_a_file_of_another_version_or_none_gets_a_sentence(phone: Visit) -> None:
     content = gzip.decompress((SITE / "draw" / "models" / "mnist-ddpm.onnx.gz").read_bytes())
     other = gzip.compress(content.replace(b'{"format": 1,', b'{"format": 9,'), 1)
-    for body, found in ((other, 9), (b"not a model", "none")):
+    version = "The file of mnist-ddpm has format {}, expected 1: export it again"
+    for body, said in (
+        (other, version.format(9)),
+        (b"not a model", version.format("none")),
+        (other[:-1000], "The file models/mnist-ddpm.onnx.gz is damaged"),
+    ):
         phone.page.route("**/mnist-ddpm.onnx.gz", answers(body))
         phone.page.select_option("#model", "mnist-scan-tiny")
         phone.page.select_option("#model", "mnist-ddpm")
-        said = f"The file of mnist-ddpm has format {found}, expected 1: export it again"
         phone.page.get_by_text(said).wait_for()
     phone.check()
 

@@ -114,7 +114,9 @@ async function read(name) {
   const bytes = new Uint8Array(await response.arrayBuffer());
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
   const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(unpacked).arrayBuffer());
+  return new Uint8Array(await new Response(unpacked).arrayBuffer().catch(() => {
+    throw new Error(`The file ${name} is damaged: it cannot be unpacked.`);
+  }));
 }
 
 async function loadRuntime() {
@@ -162,7 +164,10 @@ function metadata(bytes, name) {
 async function loadModel(name) {
   ort ??= loadRuntime();
   const [runtime, bytes] = await Promise.all([ort, read(`models/${name}.onnx.gz`)]);
-  const about = JSON.parse(metadata(bytes, "mnist_transformer") ?? "{}");
+  let about = {};
+  try {
+    about = JSON.parse(metadata(bytes, "mnist_transformer"));
+  } catch { /* not ONNX, or not of this project: it has no format */ }
   if (about.format !== FORMAT) {
     throw new Error(
       `The file of ${name} has format ${about.format ?? "none"}, expected ${FORMAT}: ` +
