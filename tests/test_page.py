@@ -4,6 +4,7 @@ MNIST_TRANSFORMER_SCREENSHOTS names a folder to keep its pictures in.
 """
 
 import gzip
+import json
 import os
 import shutil
 import threading
@@ -127,6 +128,11 @@ def answers(body: bytes) -> Callable[[Any], None]:
     return lambda route: route.fulfill(body=body)
 
 
+def models() -> list[str]:
+    """The page's models; the first draws when it opens, the last restores."""
+    return list(json.loads((SITE / "draw" / "models.json").read_text(encoding="utf-8")))
+
+
 def read_right(images: list[np.ndarray], labels: range) -> int:
     logits = load_model("mnist-cnn", "cpu").logits(torch.tensor(np.stack(images))[:, None])
     return int((logits.argmax(1) == torch.tensor(labels)).sum())
@@ -137,8 +143,7 @@ def test_both_models_draw_digits_that_the_judge_reads(
 ) -> None:
     page, said = visit.page, []
     opened = page.evaluate("performance.getEntriesByName('first digit')[0].startTime") / 1000
-    models = page.eval_on_selector_all("#model option", "all => all.map(one => one.value)")
-    for model in models[::-1]:
+    for model in models()[::-1]:
         visit.after("select_option", "#model", model)
         images, times = [], []
         for digit in range(10):
@@ -221,17 +226,18 @@ def test_a_phone_in_the_dark_needs_no_scrolling_sideways(phone: Visit, tmp_path:
 
 
 def test_a_file_of_another_version_or_none_gets_a_sentence(phone: Visit) -> None:
-    content = gzip.decompress((SITE / "draw" / "models" / "mnist-ddpm.onnx.gz").read_bytes())
+    first, *_, last = models()
+    content = gzip.decompress((SITE / "draw" / "models" / f"{last}.onnx.gz").read_bytes())
     other = gzip.compress(content.replace(b'{"format": 1,', b'{"format": 9,'), 1)
-    version = "The file of mnist-ddpm has format {}, expected 1: export it again"
+    version = f"The file of {last} has format {{}}, expected 1: export it again"
     for body, said in (
         (other, version.format(9)),
         (b"not a model", version.format("none")),
-        (other[:-1000], "The file models/mnist-ddpm.onnx.gz is damaged"),
+        (other[:-1000], f"The file models/{last}.onnx.gz is damaged"),
     ):
-        phone.page.route("**/mnist-ddpm.onnx.gz", answers(body))
-        phone.page.select_option("#model", "mnist-scan-tiny")
-        phone.page.select_option("#model", "mnist-ddpm")
+        phone.page.route(f"**/{last}.onnx.gz", answers(body))
+        phone.page.select_option("#model", first)
+        phone.page.select_option("#model", last)
         phone.page.get_by_text(said).wait_for()
     phone.check()
 
