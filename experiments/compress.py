@@ -94,9 +94,10 @@ def main(
 def ours(model: str, split: Split, num_alone: int) -> tuple[int, Figures]:
     """Size and speed of a model's code, beside what the model says it should be."""
     coder, images = load(model, "cpu"), split.images
-    round_trip(images[:1].numpy(), model)  # MNIST's scans are looked up from now on
-    size, *speeds = round_trip(images.numpy(), model)
-    sizes = [round_trip(x[None], model)[0] for x in split.spaced(num_alone).images.numpy()]
+    values = as_in_a_file(split)
+    round_trip(values[:1], model)  # MNIST's scans are looked up from now on
+    size, *speeds = round_trip(values, model)
+    sizes = [round_trip(x[None], model)[0] for x in as_in_a_file(split.spaced(num_alone))]
     null = torch.full((len(images),), coder.num_classes)
     bits = [in_batches(coder, coder.nats, images, x) for x in (null, split.labels)]
     without, given = (x.mean().item() / np.log(2) / images[0].numel() for x in bits)
@@ -110,6 +111,11 @@ def ours(model: str, split: Split, num_alone: int) -> tuple[int, Figures]:
         "largest": max(sizes),
         f"of {GOAL} or fewer, %": 100 * mean(size <= GOAL for size in sizes),
     }
+
+
+def as_in_a_file(split: Split) -> Values:
+    """The values that an IDX file of the images has: N x H x W, in colour N x 3 x H x W."""
+    return (split.images[:, 0] if split.images.shape[1] == 1 else split.images).numpy()
 
 
 def round_trip(values: Values, model: str) -> tuple[int, float, float]:
@@ -128,8 +134,7 @@ def round_trip(values: Values, model: str) -> tuple[int, float, float]:
 
 def usual(split: Split) -> dict[str, Callable[[], int]]:
     """Functions that measure the bytes of the images in each usual format, by its name."""
-    images = split.images
-    values = (images[:, 0] if images.shape[1] == 1 else images).numpy()
+    images, values = split.images, as_in_a_file(split)
     content = idx.header(values.shape) + values.tobytes()
     sizes: dict[str, Callable[[], int]] = {
         name: lambda pack=pack: len(pack(content)) for name, pack in PACKERS.items()

@@ -40,9 +40,9 @@ from mnist_transformer.utils.checks import from_json
 
 MAGIC = b"mt\x02"
 BLOCK = 256  # images drawn at once; a part of the format, as is the dictionary of headers
-USUAL = (
-    b'"names":[".png"],"lengths":[0]} '
-    b'{"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"AVX512","axes":[1,28,28],"lengths":[0]}'
+USUAL = b'"names":[".png"],"lengths":[0]}' + b"".join(
+    b' {"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"%s","axes":[1,28,28],"lengths":[0]}' % cpu
+    for cpu in (b"DEFAULT", b"AVX2", b"AVX512")
 )
 MAX_PROCESSES = 8  # each takes the memory of drawing a block
 
