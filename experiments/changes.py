@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import Positional
+
 from experiments.common import Figures, Quality, run_cell, start
 from experiments.mar import settings_of
 from experiments.var import coded_figures
@@ -25,7 +27,7 @@ from mnist_transformer.utils.checks import from_json
 
 
 def main(
-    name: str,
+    name: Positional[str],
     changes: tuple[str, ...] = ("{}",),
     tokenizer: str | None = None,
     data: Path | None = None,

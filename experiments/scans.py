@@ -68,13 +68,13 @@ def main(
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
         templates: Numbers of nearby pixels that make a context.
         max_seconds: CPU seconds that the MLP is trained.
-        again: Measure models that the ledger has as well, as after other scans were chosen.
+        again: Measure what the ledger has as well, as after other scans were found or chosen.
     """
     dataset = load_dataset("mnist", data)
-    count_sides()
-    count_causes()
+    count_sides(again)
+    count_causes(again)
     for change in CHANGES:
-        if not is_done("scans-program", {"change": change}):
+        if not is_done("scans-program", {"change": change}, again=again):
             record("scans-program", {"change": change}, differing(change))
     for size in templates:
         if not is_done("scans", {"model": "context counts", "pixels": size}, again=again):
@@ -103,13 +103,13 @@ def main(
     save_plot(plot(dataset), "scans")
 
 
-def count_sides() -> None:
+def count_sides(again: bool) -> None:
     """How many images have a scan, by the side of it."""
     sides, num_train = load_scans().sides, 60_000
     bins = [(0, 0), *((low, low + 9) for low in range(20, 90, 10)), (90, SIDES.stop - 1)]
     for low, high in bins:
         name = f"{low} to {high}" if high else "no scan found"
-        if not is_done("scans-found", {"side m": name}):
+        if not is_done("scans-found", {"side m": name}, again=again):
             within = (sides >= low) & (sides <= high)
             split = {"training images": within[:num_train], "test images": within[num_train:]}
             figures: Figures = {head: float(part.sum()) for head, part in split.items()}
@@ -117,9 +117,9 @@ def count_sides() -> None:
             record("scans-found", {"side m": name}, figures)
 
 
-def count_causes() -> None:
+def count_causes(again: bool) -> None:
     """How many scans of the package are not usual ones, and why."""
-    if is_done("scans-rare", {"cause": CAUSES[0]}):
+    if is_done("scans-rare", {"cause": CAUSES[0]}, again=again):
         return
     scans = load_scans()
     causes = [cause(scans.square(image)) for image in range(len(scans))]

@@ -173,6 +173,11 @@ SPACES = {
     "a coloured patch without background": replace(
         PATCHES, data=make_spec(2, 2, levels=2, channels=3, background=None), patch_size=2
     ),
+    "coloured patches of logistics": replace(
+        PATCHES,
+        data=replace(PATCHES.data, shape=(2, 2, 2), background=None),
+        num_logistics=2,
+    ),
     "one patch of four pixels": replace(PATCHES, patch_size=2),
     "four pixels": PixelConfig(make_spec(2, 2, levels=3), **BACKBONE),
     "two coloured pixels": PixelConfig(replace(PATCHES.data, shape=(3, 2, 1)), **BACKBONE),

@@ -23,7 +23,7 @@ pytest.importorskip("constriction")
 COLOUR = make_spec(8, 3, levels=16, channels=3, background=None)
 MODELS = {
     "patch": TINY["patch"],
-    "patch in colour": replace(TINY["patch"], data=COLOUR),
+    "patch in colour": replace(TINY["patch"], data=COLOUR, num_logistics=3),
     "patch over all levels": replace(TINY["patch"], data=make_spec(8, 3)),
     "pixel": TINY["pixel"],
     "scan": TINY["scan"],
@@ -183,7 +183,7 @@ def test_a_header_of_something_else_is_refused():
 
 def test_a_header_that_does_not_fit_the_model_is_refused(paths, monkeypatch):
     monkeypatch.setattr(codec, "MAX_BYTES", 1_000)  # also of the header itself
-    weights = codec._weights(Path(paths["patch"]))
+    weights = codec._crc(Path(paths["patch"]).read_bytes())[:2]
     for change in (
         {"axes": (9, 8, 9)},
         {"axes": (5,)},
@@ -198,7 +198,7 @@ def test_a_header_that_does_not_fit_the_model_is_refused(paths, monkeypatch):
 
 def test_a_content_that_is_not_compress_s_is_refused(paths):
     header = codec.Header("patch", *codec._here(), axes=(3, 8, 8), lengths=(4,))
-    weights = codec._weights(Path(paths["patch"]))
+    weights = codec._crc(Path(paths["patch"]).read_bytes())[:2]
     content = codec._deflate(codec._json(header)) + weights + b"\xff" * 9
     with pytest.raises(ValueError, match="FILE has a content that is not compress's"):
         decode(codec.MAGIC + codec._crc(content) + content, "FILE", paths["patch"], note=quiet)

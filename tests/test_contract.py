@@ -30,7 +30,7 @@ OPTIONS = {
 IN_COLOUR = make_spec(8, 3, levels=16, channels=3, background=None)
 PHOTOGRAPHS = make_spec(8, 3, channels=3, background=None)
 CASES = TINY | {
-    "patch in colour": replace(TINY["patch"], data=IN_COLOUR),
+    "patch in colour": replace(TINY["patch"], data=IN_COLOUR, num_logistics=3),
     "pixel in colour": replace(TINY["pixel"], data=IN_COLOUR),
     "mar in colour": replace(TINY["mar"], data=PHOTOGRAPHS),
     "ddpm in colour": replace(TINY["ddpm"], data=PHOTOGRAPHS),

@@ -29,7 +29,7 @@ DRAWN = {
     "mnist-ddpm": 4,
 }
 IMAGES = [4, 985, 1627, 2491]  # of MNIST's training images
-MODELS = (*DRAWN, "mnist-vqvae", "mnist-cnn", "mnist-prompt-smollm2")
+MODELS = (*DRAWN, "mnist-vqvae", "mnist-cnn", "cifar10-cnn", "mnist-prompt-smollm2")
 
 
 def digest(*tensors: Tensor) -> str:
@@ -55,6 +55,9 @@ def measure(name: str) -> dict:
     model = checkpoint.load(loading.find_weights(name))
     real = load_dataset("mnist").train
     images, cond = real.images[IMAGES], real.labels[IMAGES]
+    if name.startswith("cifar10"):  # of which no image is at hand everywhere
+        shape, generator = (4, *model.image_shape), torch.Generator().manual_seed(0)
+        images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     if name == "mnist-prompt-smollm2":
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(4, 9, 576, generator=generator)

@@ -8,9 +8,10 @@ from helpers import TINY, make_spec, moved
 from torch import Tensor
 
 from mnist_transformer.models.patch import draw
-from mnist_transformer.models.patch.decoder import value_features
 from mnist_transformer.models.patch.draw import Drawing
+from mnist_transformer.networks import levels as levels_of
 from mnist_transformer.networks.conditioning import guidance_free
+from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.options import Keep, Sampling
 
 WIDE_COLOUR = replace(make_spec(8, 3, levels=4), shape=(3, 4, 12))
@@ -186,7 +187,7 @@ def test_a_value_sees_earlier_ones_within_the_margin_alone(any_model):
 
 @pytest.mark.parametrize(("levels", "background"), [(2, 0), (2, None), (3, 1), (16, 0), (256, 0)])
 def test_features_tell_levels_apart_and_are_as_few_as_can_be(levels, background):
-    features = value_features(levels, background)
+    features = levels_of.features(levels, background)
     assert features.shape[0] == levels + 1
     assert features.shape[1] <= min(levels, 18)
     assert torch.cdist(features, features).fill_diagonal_(1).min() > 0.05
@@ -244,3 +245,43 @@ def test_kept_pixels_of_a_wide_coloured_image(any_model):
 def test_senseless_sizes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY["patch"], **change)
+
+
+def test_logistics_around_a_prediction_are_probabilities_of_levels():
+    torch.manual_seed(0)
+    parameters, predicted = torch.randn(100, 15) * 4, torch.rand(100) * 300 - 20
+    logits = levels_of.log_prob(
+        parameters[:, None], predicted[:, None], torch.arange(256), num_levels=256
+    )
+    assert logits.isfinite().all()
+    assert torch.allclose(logits.exp().sum(1), torch.ones(100), atol=1e-5)
+    # The mass between two edges, as the paper has it, in float64.
+    weights, means, log_scales = parameters.double().chunk(3, -1)
+    scales = log_scales.clamp(min=levels_of.LEAST_LOG_SCALE).exp() * 255
+    edges = torch.arange(1, 256) - 0.5 - predicted.double()[:, None]
+    below = (edges[..., None] / scales[:, None] - means[:, None]).sigmoid()
+    ends = (
+        torch.nn.functional.pad(below, (0, 0, 1, 0)),
+        torch.nn.functional.pad(below, (0, 0, 0, 1)),
+    )
+    ends[1][:, -1] = 1
+    expected = ((ends[1] - ends[0]) * weights.softmax(-1)[:, None]).sum(-1)
+    assert torch.allclose(logits.exp(), expected.float(), atol=1e-5)
+
+
+def test_a_value_is_predicted_from_those_drawn_before_it():
+    spec = make_spec(4, 2, levels=256, channels=3, background=None)
+    around = Neighbourhood(spec, size=2, margin=1)
+    columns = torch.arange(4, dtype=torch.uint8).expand(1, 3, 4, 4) * 10
+    images = columns + torch.tensor([0, 50, 100], dtype=torch.uint8)[:, None, None]
+    values = around.pad(images)[:, around.slot_index]
+    predicted, own = around.predict(values)[0], values[0, :, around.num_before :]
+    # Inside, green and blue differ from their prediction as red does: not at all.
+    inside = own[3].view(2, 2, 3)
+    assert torch.equal(predicted[3].view(2, 2, 3)[..., 1:], inside[..., 1:].float())
+    for i in range(around.num_own):
+        other = values.clone()
+        other[..., around.num_before + i :] = 7
+        assert torch.equal(
+            around.predict(other)[..., : i + 1], around.predict(values)[..., : i + 1]
+        )

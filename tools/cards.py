@@ -60,6 +60,9 @@ CARDS = {
                     "blurred where the codes cannot tell more."),
     "mnist-cnn": ("results", "It judges MNIST digits only. Figures by another classifier do not "
                   "compare with its figures. It has not been tested on adversarial images."),
+    "cifar10-cnn": ("cifar10", "It judges photographs of 32x32 pixels. It learned from a copy of "
+                    "CIFAR-10 as JPEG, which is lossy, so its accuracy compares with no published "
+                    "one."),
 }  # fmt: skip
 
 _LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")

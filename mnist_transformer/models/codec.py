@@ -7,7 +7,7 @@ file:
     3 bytes   the magic, which ends with the version
     4 bytes   CRC-32 of all that follows
     then      the header, deflated JSON
-    2 bytes   of the CRC-32 of the model's own file
+    2 bytes   of the CRC-32 of the model's own file; those of images find what it misses
     then      the images that the model cannot code, or not well, deflated
     a block   CRC-32 of its images (4 bytes), and their code
 
@@ -105,7 +105,7 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
         lengths=tuple(map(len, body[:-1])),
         not_coded=tuple((~is_coded).nonzero()[:, 0].tolist()),
     )
-    content = _deflate(_json(header)) + _weights(path) + b"".join(body)
+    content = _deflate(_json(header)) + _crc(path.read_bytes())[:2] + b"".join(body)
     if not names:
         as_it_is = _deflate(_json(Header(axes=values.shape))) + values.tobytes()
         content = min(content, as_it_is, key=len)
@@ -150,7 +150,7 @@ def _decode(
     wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
     if wrote != here:
         note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
-    if _weights(path) != body.read(2):
+    if _crc(path.read_bytes())[:2] != body.read(2):
         expected = f"expected those of {header.model} that wrote it: name them with --model"
         raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
     shape = open_model(path).image_shape
@@ -233,11 +233,6 @@ def _json(header: Header) -> bytes:
 
 def _crc(content: bytes) -> bytes:
     return zlib.crc32(content).to_bytes(4, "little")
-
-
-def _weights(path: Path) -> bytes:
-    """Tells weights from others; the checksum of the images is there for the rest."""
-    return _crc(path.read_bytes())[:2]
 
 
 def _deflate(data: bytes) -> bytes:

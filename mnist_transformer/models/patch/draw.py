@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_transformer.models.patch.decoder import Neighbourhood, PatchDecoder
+from mnist_transformer.models.patch.decoder import PatchDecoder
 from mnist_transformer.networks.conditioning import guide
 from mnist_transformer.networks.drawing import draw_categorical, draw_from_guesses, log_prob
 from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.transformer import KVCache, Transformer
 from mnist_transformer.options import Sampling
@@ -157,7 +158,9 @@ class Drawing:
 
         def logits(of: Tensor | slice, start: int, stop: int) -> Tensor:
             seen_NIW = head.window.look(self.table, values_NS[of], start, stop)
-            logits_NGIV = head(state_NGIW[of, :, start:stop] + seen_NIW[:, None])
+            output_NGIO = head(state_NGIW[of, :, start:stop] + seen_NIW[:, None])
+            predicted_NI = around.predict(values_NS[of])[:, start:stop]
+            logits_NGIV = head.logits(output_NGIO, predicted_NI[:, None])
             logits_NIV = guide(logits_NGIV.transpose(0, 1), self.how.guidance)[0]
             last = stop == around.num_own
             return self.decoder.not_blank(logits_NIV, own_NI[of]) if last else logits_NIV

@@ -22,10 +22,11 @@ from torch import Tensor
 from mnist_transformer.models.config import BackboneConfig
 from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.models.patch import draw
-from mnist_transformer.models.patch.decoder import Neighbourhood, Packed, PatchDecoder
+from mnist_transformer.models.patch.decoder import Packed, PatchDecoder
 from mnist_transformer.networks.conditioning import ClassEmbedding
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
+from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
 from mnist_transformer.networks.transformer import KVCache, Transformer
@@ -39,6 +40,8 @@ class PatchConfig(BackboneConfig):
     Args:
         head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
         margin: how many pixels around itself a patch, and a value, sees directly.
+        num_logistics: of which a value's distribution is a mixture, for data without a background;
+            otherwise each level has a logit.
     """
 
     patch_size: int = 4
@@ -47,11 +50,16 @@ class PatchConfig(BackboneConfig):
     head_depth: int = 3
     head_mlp_dim: int = 192
     margin: int = 4
+    num_logistics: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.margin > 16:
             raise ValueError(f"margin is {self.margin}, expected 1 to 16")
+        if self.num_logistics is not None and not 1 <= self.num_logistics <= 64:
+            raise ValueError(f"num_logistics is {self.num_logistics}, expected 1 to 64")
+        if self.num_logistics and self.data.background is not None:
+            raise ValueError("num_logistics is for data without a background, expected None")
         for size in self.image_shape[1:]:
             check_patch_size(size, self.patch_size)
 
@@ -71,8 +79,8 @@ class Patch(GuidedModel):
         """``num_text_tokens``: positions for a text before an image."""
         super().__init__(config)
         around = Neighbourhood(config.data, config.patch_size, config.margin)
-        head_sizes = config.head_width, config.head_depth, config.head_mlp_dim
-        self.decoder = PatchDecoder(around, config.dim, config.gate_width, *head_sizes)
+        head = config.num_logistics or 0, config.head_width, config.head_depth, config.head_mlp_dim
+        self.decoder = PatchDecoder(around, config.dim, config.gate_width, *head)
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
         num_tokens = around.num_patches + 1 + num_text_tokens
         self.transformer = config.transformer(num_tokens, around.grid[1])
