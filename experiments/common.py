@@ -62,13 +62,20 @@ def model_name(name_or_path: str) -> str:
 
 
 def is_done(
-    experiment: str, settings: trials.Settings, seed: int | None = None, *, again: bool = False
+    experiment: str,
+    settings: trials.Settings,
+    seed: int | None = None,
+    *,
+    dataset: str | None = None,
+    again: bool = False,
 ) -> bool:
-    """Whether the ledger has this cell; ``again``: never, as it is to be measured again."""
-    if again:
-        return False
+    """Whether the ledger has this cell, of that data set if one is named.
+
+    ``again``: never, as it is to be measured again.
+    """
     name = trials.name_of(experiment, settings, seed)
-    return any(row["recipe"] == name for row in results(experiment))
+    rows = [] if again else ledger.rows(ledger.results_folder() / "ledger.jsonl")
+    return any(row["recipe"] == name and dataset in (None, row["dataset"]) for row in rows)
 
 
 def record(

@@ -1,42 +1,64 @@
 """How large a file do test images make, by a model and by the usual codecs?
 
     python -m experiments.compress
+    python -m experiments.compress --dataset cifar10-jpeg --data FOLDER --models
 
-A row of ours is written only after the file gave every pixel back. Ours, gzip, bz2 and lzma have
+A row of ours is written only after every file gave its pixels back. Ours, gzip, bz2 and lzma have
 all images in one file; so has "one sheet" of a picture format, whose other row is the sum of one
-file for each image. JPEG XL is measured where the package pillow-jxl-plugin is installed.
+file for each image. A JPEG copy was smaller before it was decoded: its own files stand beside the
+codecs, also without the bytes that all of them begin with.
+
+JPEG XL takes ``pip install pillow-jxl-plugin`` and is left out without it.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePath
-from statistics import mean
+from statistics import mean, median
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from experiments.codecs import BYTES, PICTURES
 from experiments.common import Figures, is_done, record, start
 from mnist_transformer.data import Split, idx, load_dataset
+from mnist_transformer.data.raw import Values
 from mnist_transformer.models import codec
-from mnist_transformer.models.base import GenerativeModel, in_batches
+from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.loading import load
+from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.utils.images import grid
 from mnist_transformer.utils.terminal import stages
 
 with suppress(ImportError):
     import pillow_jxl  # noqa: F401 - it makes Pillow write JPEG XL
 
-PACKERS = {"gzip -9": BYTES["gzip"], "bz2 -9": BYTES["bz2"], "lzma -9e": BYTES["lzma"]}
+GOAL = 60  # bytes of one image alone
+# The dictionary is as large as the file: larger ones only take time, ten times as much.
+LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}
+PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip -9": partial(gzip.compress, compresslevel=9, mtime=0),
+    "bz2 -9": bz2.compress,
+    "lzma -9e": lambda raw: lzma.compress(raw, filters=[LZMA | {"dict_size": max(4096, len(raw))}]),
+}
+PICTURES: Mapping[str, dict[str, Any]] = {
+    "PNG": {"format": "PNG", "optimize": True},
+    "WebP": {"format": "WebP", "lossless": True, "quality": 100, "method": 6},
+    "JPEG XL": {"format": "JXL", "lossless": True, "effort": 9},
+}
 
 
 def main(
     data: Path | None = None,
     dataset: str = "mnist",
-    model: str = "mnist-scan",
+    models: tuple[str, ...] = (FLAGSHIP,),
     num_images: int = 10_000,
     num_alone: int = 100,
     again: bool = False,
@@ -45,81 +67,110 @@ def main(
 
     Args:
         data: The data set's folder; otherwise as for training.
-        model: A shipped model, a checkpoint or a run's folder, for the first row.
+        models: Shipped models, checkpoints or runs' folders.
         num_images: Test images, evenly spread if fewer than all.
         num_alone: As many of them are compressed alone, too.
-        again: Measure what the ledger has as well.
+        again: Measure the models even where the ledger has them.
     """
     found = load_dataset(dataset, data)
     split = found.test.spaced(num_images)
-    values = split.images[:, 0] if found.spec.shape[0] == 1 else split.images
-    content = idx.header(tuple(values.shape)) + values.numpy().tobytes()
-    extensions = Image.registered_extensions().values()
-    ways: dict[str, Callable[[], Figures]] = {
-        PurePath(model).name: lambda: ours(load(model, "cpu"), model, split, num_alone)
-    }
-    for name, pack in PACKERS.items():
-        ways[name] = lambda pack=pack: {"bytes": len(pack(content))}
-    for name, options in PICTURES.items():
-        if name.upper() in extensions:
-            how = {"format": name} | options
-            ways[f"{name}, one sheet"] = lambda x=how: {"bytes": sheet_bytes(split, x)}
-            ways[name] = lambda x=how: {
-                "bytes": sum(picture_bytes(grid(image[None], 1), x) for image in split.images)
-            }
-    for name, measure in ways.items():
+
+    def measure(name: str, figures: Callable[[], tuple[int, Figures]], again: bool = False) -> None:
         settings = {"codec": name, "images": len(split)}
-        if is_done("compress", settings, again=again):
-            continue
-        figures = measure()
-        size = figures.pop("bytes")
-        assert size is not None
-        rate = 8 * size / split.images.numel()
-        figures = {"kB": size / 1000, "bits/dim": rate} | figures
-        record("compress", settings, figures, dataset=found.spec.name)
+        if not is_done("compress", settings, dataset=found.spec.name, again=again):
+            size, more = figures()
+            sizes: Figures = {"kB": size / 1000, "bits/dim": 8 * size / split.images.numel()}
+            record("compress", settings, sizes | more, dataset=found.spec.name)
+
+    for model in models:
+        measure(PurePath(model).name, partial(ours, model, split, num_alone), again)
+    for name, size in usual(split).items():
+        measure(name, lambda size=size: (size(), {}))
+    if found.spec.name == "cifar10-jpeg" and data is not None and len(split) == len(found.test):
+        for name, number in jpeg_sizes(data).items():
+            measure(name, lambda number=number: (number, {}))
 
 
-def ours(coder: GenerativeModel, model: str, split: Split, num_alone: int) -> Figures:
-    """Sizes and speeds of a model's code, beside what the model says they should be."""
-    values, seconds = split.images.numpy(), []
-    with stages() as report:
-        codec.encode(values[:1], (), model, report)  # MNIST's scans are looked up from now on
-        seconds.append(time.perf_counter())
-        content = codec.encode(values, (), model, report)
-        seconds.append(time.perf_counter())
-        again, _ = codec.decode(content, model, model, report, print)
-        seconds.append(time.perf_counter())
-        if not np.array_equal(again, values):
-            raise ValueError(f"{model} did not give the images back, expected every pixel")
-        alone = split.spaced(num_alone).images.numpy()
-        sizes = [len(codec.encode(x[None], (), model, report)) for x in alone]
-        null = torch.full((len(values),), coder.num_classes)
-        bits = [in_batches(coder, coder.nats, split.images, x) for x in (null, split.labels)]
-    without, given = (x.mean().item() / np.log(2) / values[0].size for x in bits)
-    return {
-        "bytes": len(content),
-        "the model's bits/dim without a class": without,
-        "given the class": given,
-        "written images/s": len(values) / (seconds[1] - seconds[0]),
-        "read images/s": len(values) / (seconds[2] - seconds[1]),
-        "bytes of one image alone": mean(sizes),
-        "of the largest": max(sizes),
+def ours(model: str, split: Split, num_alone: int) -> tuple[int, Figures]:
+    """Size and speed of a model's code, beside what the model says it should be."""
+    coder, images = load(model, "cpu"), split.images
+    values = as_in_a_file(split)
+    round_trip(values[:1], model)  # MNIST's scans are looked up from now on
+    size, *speeds = round_trip(values, model)
+    sizes = [round_trip(x[None], model)[0] for x in as_in_a_file(split.spaced(num_alone))]
+    null = torch.full((len(images),), coder.num_classes)  # a file has no labels
+    nats = in_batches(coder, coder.nats, images, null).mean().item()
+    return size, {
+        "the model's bits/dim": nats / np.log(2) / images[0].numel(),
+        "written images/s": speeds[0],
+        "read images/s": speeds[1],
+        "median bytes of one image alone": median(sizes),
+        "mean": mean(sizes),
+        "largest": max(sizes),
+        f"of {GOAL} or fewer, %": 100 * mean(size <= GOAL for size in sizes),
     }
 
 
-def sheet_bytes(split: Split, options: dict) -> int:
-    """The size of one picture of all images, about square."""
-    return picture_bytes(grid(split.images, int(len(split) ** 0.5)), options)
+def as_in_a_file(split: Split) -> Values:
+    """The values that an IDX file of the images has: N x H x W, in colour N x 3 x H x W."""
+    return (split.images[:, 0] if split.images.shape[1] == 1 else split.images).numpy()
 
 
-def picture_bytes(picture: Image.Image, options: dict) -> int:
-    """The size of a picture file, which must be lossless."""
-    file = io.BytesIO()
-    picture.save(file, **options)
-    with Image.open(file) as again:
-        if np.asarray(again.convert(picture.mode)).tobytes() != np.asarray(picture).tobytes():
-            raise ValueError(f"{options['format']} changed pixels, expected none")
-    return file.tell()
+def round_trip(values: Values, model: str) -> tuple[int, float, float]:
+    """Bytes of a file; images written and read per second. ValueError: a pixel changed."""
+    with stages() as report:
+        times = [time.perf_counter()]
+        content = codec.encode(values, (), model, report)
+        times.append(time.perf_counter())
+        again, _ = codec.decode(content, model, model, report, print)
+        times.append(time.perf_counter())
+    if not np.array_equal(again, values):
+        raise ValueError(f"{model} did not give the images back, expected every pixel")
+    written, read = len(values) / np.diff(times)
+    return len(content), written, read
+
+
+def usual(split: Split) -> dict[str, Callable[[], int]]:
+    """Functions that measure the bytes of the images in each usual format, by its name."""
+    images, values = split.images, as_in_a_file(split)
+    content = idx.header(values.shape) + values.tobytes()
+    sizes: dict[str, Callable[[], int]] = {
+        name: lambda pack=pack: len(pack(content)) for name, pack in PACKERS.items()
+    }
+    for name, options in PICTURES.items():
+        if options["format"].upper() not in Image.registered_extensions().values():
+            print(f"{name} is left out: it takes pip install pillow-jxl-plugin")
+            continue
+        sheets = {f"{name}, one sheet": [images], name: images.split(1)}
+        for name, parts in sheets.items():
+            sizes[name] = partial(picture_bytes, parts, options)
+    return sizes
+
+
+def picture_bytes(parts: Iterable[torch.Tensor], options: Mapping[str, Any]) -> int:
+    """The bytes of lossless pictures, each of images in about a square."""
+    size = 0
+    for images in parts:
+        picture, file = grid(images, int(len(images) ** 0.5)), io.BytesIO()
+        picture.save(file, **options)
+        with Image.open(file) as again:
+            if not np.array_equal(again.convert(picture.mode), picture):
+                raise ValueError(f"{options['format']} changed pixels, expected none")
+        size += file.tell()
+    return size
+
+
+def jpeg_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of a copy's own files of test images, with and without what all of them begin with."""
+    from pyarrow.parquet import read_table
+
+    paths = sorted(folder.glob("test*.parquet"))
+    pictures = [x for path in paths for x in read_table(path, columns=["img"])["img"].to_pylist()]
+    files = [picture["bytes"] for picture in pictures]
+    pairs = zip(min(files), max(files), strict=False)  # the most different ones
+    alike = next(place for place, (a, b) in enumerate(pairs) if a != b)
+    size = sum(map(len, files))
+    return {"its own JPEG": size, "its own JPEG, no header": size - alike * len(files)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from helpers import TINY, serve
 from PIL import Image
 
-from experiments.codecs import jpeg_sizes
+from experiments.compress import jpeg_sizes
 from mnist_transformer import cli, load, train
 from mnist_transformer.data import cifar10, load_dataset
 from mnist_transformer.evaluation import ledger, protocol

@@ -1,12 +1,13 @@
 """The experiments' own parts, and each script once on almost nothing: it resumes and plots."""
 
+import bz2
+import gzip
 import lzma
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -18,12 +19,10 @@ from helpers import (
     make_spec,
     random_model,
 )
-from PIL import Image
 
 from experiments import (
     attention,
     changes,
-    codecs,
     common,
     compress,
     diffusion,
@@ -37,7 +36,7 @@ from experiments import (
     synthetic,
 )
 from mnist_transformer.commands.synth import synth
-from mnist_transformer.data import Dataset, Split
+from mnist_transformer.data import Dataset, Split, idx
 from mnist_transformer.data.mnist import SCANS
 from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.evaluation import ledger
@@ -47,7 +46,6 @@ from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.pixel import PixelConfig
 from mnist_transformer.models.scan import ScanConfig
 from mnist_transformer.recipes import RECIPES
-from mnist_transformer.utils.images import grid
 from tools import report, trials
 
 
@@ -64,7 +62,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(changes, codecs, compress, diffusion, diffusion_steps, inpainting, mar),
+        *(changes, compress, diffusion, diffusion_steps, inpainting, mar),
         *(patch_general, pixel_sizes, positions, prompting),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
@@ -283,41 +281,44 @@ def test_prompting(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "held-out sums, %" in size["metrics"]["figures"]
 
 
-def test_codecs(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = tuple(name for name in (*codecs.PICTURES, *codecs.BYTES) if name != "JXL")
-    for _ in range(2):
-        codecs.main(codecs=names, sheet=20)
-    rows = ledger.rows(small_world)
-    assert [r["recipe"] for r in rows] == [f"codecs/{x}/{n}" for x in names for n in (1, 20)]
-    bits = [r["metrics"]["figures"]["test bits/dim"] for r in rows]
-    assert all(sheet < one < 8 for one, sheet in zip(bits[::2], bits[1::2], strict=True))
-    raw = make_digits().test.images[0].numpy().tobytes()
-    assert lzma.decompress(codecs.compressed("lzma", make_digits().test.images[:1])) == raw
-    with pytest.raises(ValueError, match="codec is 'zip', expected one of PNG, WebP, JXL, gzip"):
-        codecs.main(codecs=("zip",))
-
-
-def test_a_sheet_of_colour_comes_back_from_each_codec() -> None:
-    images = torch.randint(0, 256, (80, 3, 4, 4), dtype=torch.uint8)
-    for name in ("PNG", "WebP"):
-        with Image.open(BytesIO(codecs.compressed(name, images))) as picture:
-            assert np.array_equal(np.asarray(picture), np.asarray(grid(images, codecs.COLUMNS)))
-
-
-def test_compress(small_world: Path) -> None:
+def test_compress(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("constriction")
     model = random_model(replace(TINY["patch"], data=MNIST, patch_size=14))
     checkpoint.save(model, "model")
 
     for _ in range(2):
-        compress.main(model="./model", num_images=3, num_alone=1)
+        compress.main(models=("./model",), num_images=9, num_alone=2)
     rows = ledger.rows(small_world)
     assert len(rows) == len(ledger.latest(small_world))
-    codecs = [row["metrics"]["settings"]["codec"] for row in rows]
-    assert codecs[:4] == ["model", "gzip -9", "bz2 -9", "lzma -9e"]
-    figures = rows[0]["metrics"]["figures"]
-    assert figures["read images/s"] > 0
-    assert all(row["metrics"]["figures"]["kB"] > 0.1 for row in rows)
+    done = partial(common.is_done, "compress", rows[0]["metrics"]["settings"])
+    assert [done(dataset="mnist"), done(dataset="cifar10"), done(again=True)] == [
+        True,
+        False,
+        False,
+    ]
+    codecs = {row["metrics"]["settings"]["codec"]: row["metrics"]["figures"] for row in rows}
+    assert [*codecs][:4] == ["model", *compress.PACKERS]
+    assert codecs["model"]["read images/s"] > 0
+    assert codecs["model"]["median bytes of one image alone"] > 17
+    assert codecs["model"]["largest"] >= codecs["model"]["mean"]
+    assert 0 <= codecs["model"]["of 60 or fewer, %"] <= 100
+    assert all(0.1 < figures["kB"] < 7.4 for figures in codecs.values())
+    for name in ("PNG", "WebP"):
+        assert codecs[f"{name}, one sheet"]["kB"] < codecs[name]["kB"]
+    assert ("JPEG XL" in codecs) == ("JPEG XL is left out" not in capsys.readouterr().out)
+
+
+def test_the_usual_codecs_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (50, 3, 4, 4), dtype=torch.uint8)
+    unpack = {"gzip -9": gzip.decompress, "bz2 -9": bz2.decompress, "lzma -9e": lzma.decompress}
+    content = idx.header((50, 3, 4, 4)) + images.numpy().tobytes()
+    for name, pack in compress.PACKERS.items():
+        assert unpack[name](pack(content)) == content
+    png, webp = compress.PICTURES["PNG"], compress.PICTURES["WebP"]
+    assert compress.picture_bytes([images], png) < compress.picture_bytes(images.split(1), png)
+    assert compress.picture_bytes([images], webp) > 0
+    with pytest.raises(ValueError, match="WebP changed pixels, expected none"):
+        compress.picture_bytes([images], webp | {"lossless": False})
 
 
 @pytest.fixture

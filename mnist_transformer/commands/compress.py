@@ -26,12 +26,13 @@ def compress(
     """
     from mnist_transformer.data import raw
     from mnist_transformer.models import codec, loading
-    from mnist_transformer.utils.files import write_atomic
+    from mnist_transformer.utils.files import check_place, write_atomic
 
-    if out.exists() and not (out.is_file() and out.read_bytes().startswith(codec.MAGIC)):
+    if out.exists() and not (out.is_file() and out.read_bytes().startswith(codec.MAGIC[:2])):
         raise ValueError(f"{out} exists and compress did not write it: name another with --out")
     shape = codec.open_model(loading.find_weights(model)).image_shape
     values, names = raw.read(file, shape)
+    check_place(out)
     with stages() as report:
         content = codec.encode(values, names, model, report)
         again, _ = codec.decode(content, str(out), model, report, complain)
@@ -58,8 +59,11 @@ def decompress(
         raise ValueError(f"{file} is not a file, expected one that compress wrote")
     from mnist_transformer.data import raw
     from mnist_transformer.models import codec
+    from mnist_transformer.utils.files import check_place
 
+    content = file.read_bytes()
+    check_place(out)
     with stages() as report:
-        values, names = codec.decode(file.read_bytes(), str(file), model, report, complain)
+        values, names = codec.decode(content, str(file), model, report, complain)
     raw.write(out, values, names)
     say(f"saved {out}: {len(values):,} images")

@@ -26,6 +26,8 @@ def read(path: Path, shape: Shape) -> tuple[Values, Names]:
     """
     if path.is_dir():
         return _read_folder(path, shape)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is not a file, expected an IDX file, a folder or a parquet file")
     return cifar10.read_parquet([path])[0] if path.suffix == ".parquet" else idx.read(path), ()
 
 

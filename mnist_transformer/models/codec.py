@@ -7,7 +7,7 @@ file:
     3 bytes   the magic, which ends with the version
     4 bytes   CRC-32 of all that follows
     then      the header, deflated JSON
-    4 bytes   CRC-32 of the model's own file
+    2 bytes   of the CRC-32 of the model's own file; those of images find what it misses
     then      the images that the model cannot code, or not well, deflated
     a block   CRC-32 of its images (4 bytes), and their code
 
@@ -38,9 +38,12 @@ from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import from_json
 
-MAGIC = b"mt\x01"
+MAGIC = b"mt\x02"
 BLOCK = 256  # images drawn at once; a part of the format, as is the dictionary of headers
-USUAL = b'{"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"AVX512","axes":[1,28,28],"lengths":[0]}'
+USUAL = b'"names":[".png"],"lengths":[0]}' + b"".join(
+    b' {"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"%s","axes":[1,28,28],"lengths":[0]}' % cpu
+    for cpu in (b"DEFAULT", b"AVX2", b"AVX512")
+)
 MAX_PROCESSES = 8  # each takes the memory of drawing a block
 
 Progress = Callable[[str, int, int | None], None]
@@ -102,7 +105,7 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
         lengths=tuple(map(len, body[:-1])),
         not_coded=tuple((~is_coded).nonzero()[:, 0].tolist()),
     )
-    content = _deflate(_json(header)) + _crc(path.read_bytes()) + b"".join(body)
+    content = _deflate(_json(header)) + _crc(path.read_bytes())[:2] + b"".join(body)
     if not names:
         as_it_is = _deflate(_json(Header(axes=values.shape))) + values.tobytes()
         content = min(content, as_it_is, key=len)
@@ -147,7 +150,7 @@ def _decode(
     wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
     if wrote != here:
         note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
-    if _crc(path.read_bytes()) != body.read(4):
+    if _crc(path.read_bytes())[:2] != body.read(2):
         expected = f"expected those of {header.model} that wrote it: name them with --model"
         raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
     shape = open_model(path).image_shape
@@ -204,7 +207,8 @@ def _code(job: Job) -> tuple[bytes, Values]:
 def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
     """The header, and what follows it."""
     if not content.startswith(MAGIC):
-        raise ValueError(f"{name} begins with {content[:3]!r}, expected {MAGIC!r}: see compress")
+        expected = f"expected {MAGIC!r}, format {MAGIC[2]} of compress"
+        raise ValueError(f"{name} begins with {content[:3]!r}, {expected}")
     if _crc(content[7:]) != content[3:7]:
         raise ValueError(f"{name} is truncated or damaged: its content has another checksum")
     try:

@@ -40,5 +40,12 @@ class Coder:
             return torch.zeros_like(symbol_N)
 
     def finish(self) -> bytes:
-        """All that was written; zeros at its end go without saying."""
-        return self._writer.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
+        """The shortest code of all that was written; zeros at its end go without saying."""
+        words, (num_words, (low, size)) = self._writer.get_compressed(), self._writer.pos()
+        padded = np.pad(words, (0, num_words + 2 - len(words))).astype(">u4").tobytes()
+        # Any number from first to last stands for the same symbols, also the one with most zeros.
+        number = int.from_bytes(padded, "big")
+        first = number - (number - low) % 2**64
+        last = first + size - 1
+        num_zeros = (first ^ last).bit_length() - 1
+        return (last >> num_zeros << num_zeros).to_bytes(len(padded), "big").rstrip(b"\0")

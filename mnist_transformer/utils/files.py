@@ -1,6 +1,7 @@
 """Files written in one go, so that a kill or a full disk never leaves half of one."""
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,15 @@ def make_folder(path: Path) -> None:
     except RecursionError as error:  # mkdir calls itself for the folder above
         wrong = f"{str(path)[:40]!r}... is nested too deep"
         raise ValueError(f"{wrong}, expected fewer folders") from error
+
+
+def check_place(path: Path) -> None:
+    """Make a file's folder; an OSError says now, not after long work, that none can be written."""
+    make_folder(path.parent)
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
