@@ -13,6 +13,7 @@ NO_FAMILIES = {
     "checkpoint",
     "codec",
     "config",
+    "export",
     "guided",
     "hub",
     "inpaint",
