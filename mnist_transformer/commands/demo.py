@@ -28,7 +28,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     """
     waiting = _answer_while_loading(host, port)
     port = waiting.server_port
-    complain(f"loading the models; http://{host}:{port} says so, and then shows the page")
+    complain(f"loading the models; {host}:{port} answers, and will show the page")
     from mnist_transformer.evaluation import ledger, tables
     from mnist_transformer.models import loading
 
