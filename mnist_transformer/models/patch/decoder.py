@@ -5,8 +5,8 @@ token, patches with ink, start token, patches with ink ... Without a background 
 as one with ink. A patch's values are drawn in raster order, those of one pixel channel by channel
 (R, G, B). The value head sees those drawn before through a window (neighbourhood.py).
 
-Shapes: as in neighbourhood.py, and: N patches with ink, M = N + B tokens, W width, D dim, O outputs
-per value.
+Shapes: as in neighbourhood.py, and: N patches with ink, M = N + B tokens, D dim, O outputs per
+value.
 """
 
 from typing import NamedTuple
@@ -68,25 +68,26 @@ class ValueHead(nn.Module):
             x = x + mlp(rms_norm(x))
         return self.output(rms_norm(x))
 
-    def logits(self, output: Tensor, predicted: Tensor) -> Tensor:
-        """Logits (..., V) of values, from ``forward`` and ``Neighbourhood.predict``."""
-        if not self.logistics:
+    def logits(self, output: Tensor, predicted: Tensor | None) -> Tensor:
+        """Logits (..., V) of values, from ``forward`` and ``PatchDecoder.predict``."""
+        if predicted is None:
             return output
         level = torch.arange(self.num_levels, device=output.device)
         return levels.log_prob(output[..., None, :], predicted[..., None], level, self.num_levels)
 
-    def nats(self, output: Tensor, predicted: Tensor, values: Tensor) -> Tensor:
-        """Nats (N,) of values (N,), from ``forward`` and ``Neighbourhood.predict``."""
-        if not self.logistics:
+    def nats(self, output_NIO: Tensor, predicted_NI: Tensor | None, own_NI: Tensor) -> Tensor:
+        """Nats (N * I,) of values, from ``forward`` and ``PatchDecoder.predict``."""
+        output, values = output_NIO.flatten(0, 1), own_NI.flatten()
+        if predicted_NI is None:
             return F.cross_entropy(output, values, reduction="none")
-        return -levels.log_prob(output, predicted, values, self.num_levels)
+        return -levels.log_prob(output, predicted_NI.flatten(), values, self.num_levels)
 
 
 class Packed(NamedTuple):
     """A batch of images as packed tokens, and all of the heads that no state is needed for."""
 
     own_BPI: Tensor  # int64, the patches' values
-    predicted_BPI: Tensor  # ``Neighbourhood.predict``
+    predicted_NI: Tensor | None  # ``PatchDecoder.predict``
     inked_BP: Tensor  # bool
     gate_BPW: Tensor | None  # ``Gate.look``
     window: Tensor  # sums of ``Window`` (N, I * W)
@@ -116,20 +117,23 @@ class PatchDecoder(nn.Module):
             inked_BP = (own_BPI != around.background).any(-1)
             patch_P = torch.arange(around.num_patches, device=images.device)
             gate_BPW = self.gate.look(around.embed(values_BPS[..., : around.num_before]), patch_P)
-        features = around.embed(values_BPS[inked_BP])
+        values_NS = values_BPS[inked_BP]
+        features, predicted_NI = around.embed(values_NS), self.predict(values_NS)
         x_ND, window = self.token(features[:, : around.num_around]), self.head.window(features)
         is_token = F.pad(inked_BP, (1, 0), value=True)
         at_M = (is_token.nonzero()[:, 1] - 1) % (around.num_patches + 1)
         x_MD = x_ND.new_zeros(len(at_M), x_ND.shape[1])
         x_MD[at_M < around.num_patches] = x_ND
         last, length_B = is_token.flatten().cumsum(0).view_as(is_token) - 1, is_token.sum(1)
-        predicted_BPI = around.predict(values_BPS)
-        return Packed(
-            own_BPI, predicted_BPI, inked_BP, gate_BPW, window, x_MD, at_M, length_B, last
-        )
+        values = own_BPI, predicted_NI, inked_BP
+        return Packed(*values, gate_BPW, window, x_MD, at_M, length_B, last)
+
+    def predict(self, values: Tensor) -> Tensor | None:
+        """``Neighbourhood.predict``; None for a head of logits, which has no use for it."""
+        return self.around.predict(values) if self.head.logistics else None
 
     def logits(self, packed: Packed, state_MD: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 of ink (B, P), without a gate (B, 0), and of values in ink (N, I, V)."""
+        """Float32: logits of ink (B, P), without a gate (B, 0); outputs of values (N, I, O)."""
         last = packed.last
         sums = self.head.state(state_MD[last[:, 1:][packed.inked_BP]]) + packed.window
         value_NIO = self.head(sums.unflatten(-1, (-1, self.head.width)))
@@ -141,9 +145,7 @@ class PatchDecoder(nn.Module):
     def nats(self, packed: Packed, ink_BP: Tensor, value_NIO: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), from ``logits``; a gate's are spread over its patch."""
         inked_BP, own_NI = packed.inked_BP, packed.own_BPI[packed.inked_BP]
-        output = self.not_blank(value_NIO, own_NI).flatten(0, 1)
-        predicted_NI = packed.predicted_BPI[inked_BP]
-        nats = self.head.nats(output, predicted_NI.flatten(), own_NI.flatten())
+        nats = self.head.nats(self.not_blank(value_NIO, own_NI), packed.predicted_NI, own_NI)
         nats_BPI = nats.new_zeros(packed.own_BPI.shape).masked_scatter(inked_BP[..., None], nats)
         if self.gate is not None:
             nats_BP = F.binary_cross_entropy_with_logits(ink_BP, inked_BP.float(), reduction="none")

@@ -159,8 +159,10 @@ class Drawing:
         def logits(of: Tensor | slice, start: int, stop: int) -> Tensor:
             seen_NIW = head.window.look(self.table, values_NS[of], start, stop)
             output_NGIO = head(state_NGIW[of, :, start:stop] + seen_NIW[:, None])
-            predicted_NI = around.predict(values_NS[of])[:, start:stop]
-            logits_NGIV = head.logits(output_NGIO, predicted_NI[:, None])
+            predicted_NI = self.decoder.predict(values_NS[of])
+            if predicted_NI is not None:
+                predicted_NI = predicted_NI[:, None, start:stop]
+            logits_NGIV = head.logits(output_NGIO, predicted_NI)
             logits_NIV = guide(logits_NGIV.transpose(0, 1), self.how.guidance)[0]
             last = stop == around.num_own
             return self.decoder.not_blank(logits_NIV, own_NI[of]) if last else logits_NIV
