@@ -59,7 +59,7 @@ def test_likelihood_of_an_image_does_not_depend_on_its_batch(any_model):
 class Forced(Drawing):
     """A drawing given its symbols; it keeps the logits that it would have drawn from."""
 
-    few = 0
+    guessed_bits = 0
 
     ink: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     values: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
@@ -146,19 +146,21 @@ def test_drawing_with_images_dropped_from_the_cache_is_drawing_them_alone(model,
 @pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=0.8, top_k=5, guidance=2.0)])
 def test_values_drawn_from_guesses_are_those_drawn_one_by_one(any_model, how, monkeypatch):
     seeds, labels = range(40), [seed % 3 for seed in range(40)]
+    monkeypatch.setattr(Drawing, "guessed_bits", 0)
     one_by_one = any_model.sample(labels, seeds, how)
-    monkeypatch.setattr(Drawing, "few", 100)
-    assert torch.equal(any_model.sample(labels, seeds, how), one_by_one)
+    for guessed_bits in (100, 10_000):
+        monkeypatch.setattr(Drawing, "guessed_bits", guessed_bits)
+        assert torch.equal(any_model.sample(labels, seeds, how), one_by_one)
 
 
 def test_few_images_are_drawn_in_fewer_passes(model, monkeypatch):
     passes = []
-    model.decoder.head.register_forward_hook(lambda *_: passes.append(Drawing.few))
-    for few in (0, 2):
-        monkeypatch.setattr(Drawing, "few", few)
+    model.decoder.head.register_forward_hook(lambda *_: passes.append(Drawing.guessed_bits))
+    for guessed_bits in (0, 512):
+        monkeypatch.setattr(Drawing, "guessed_bits", guessed_bits)
         for seed in range(10):
             model.sample([1], [seed])
-    assert passes.count(2) < 0.9 * passes.count(0)
+    assert passes.count(512) < 0.9 * passes.count(0)
 
 
 def test_the_window_is_the_same_by_rows_and_by_product(any_model):

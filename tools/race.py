@@ -118,6 +118,8 @@ def race(
             before = plain.get((subject.model, batch_size))
             figures["times plain"] = rate / before if before else None
             figures["times the old way, one at a time"] = rate / old if old else None
+            if device.type == "cpu":
+                figures["core-seconds per 10,000 images"] = 10_000 * torch.get_num_threads() / rate
             figures["GFLOP an image"] = flops_per_image / 1e9
             figures["share of matmul peak, %"] = 100 * rate * flops_per_image / peak_flops
             yield trials.make_row(

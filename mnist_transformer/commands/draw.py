@@ -1,5 +1,6 @@
 """draw."""
 
+import gc
 from pathlib import PurePath
 from typing import Annotated
 
@@ -35,12 +36,14 @@ def draw(
         raise ValueError(f"n is {n}, expected 1 or more")
     png = common.picture_file(what, out, [".gif"] * gif + ["-scan.png", "-scan.svg"] * crisp)
     check_seed(seed, n)
+    gc.disable()  # for imports it only costs time, a tenth of what a digit takes from here
     import torch
 
     from mnist_transformer.models import loading
     from mnist_transformer.utils import images
     from mnist_transformer.utils.classes import classes_of
 
+    gc.enable()
     drawer = loading.load(model, device)
     once = classes_of(what, drawer.class_names)
     labels = once * n

@@ -34,7 +34,7 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
         wrap = textwrap.TextWrapper(80, subsequent_indent=12 * " ", break_on_hyphens=False)
         for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
             say(wrap.fill(f"{head:<12}{text}"))
-    if name is not None:
+    if name:
         return
     say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
     for recipe in RECIPES.values():
@@ -71,9 +71,7 @@ def _details(
     }
     minutes, epochs = recipe.max_seconds and recipe.max_seconds / 60, recipe.epochs
     length = f"{minutes:g} minutes" if minutes else f"{epochs:g} epochs"
-    settings = {
-        k: v for k, v in vars(recipe.model).items() if v is not None and not is_dataclass(v)
-    }
+    config = {k: v for k, v in vars(recipe.model).items() if not (v is None or is_dataclass(v))}
     yield "model", recipe.name
     yield "about", recipe.about
     yield "does", ", ".join(ability for ability, has in abilities.items() if has)
@@ -82,7 +80,7 @@ def _details(
     yield "train", f"{PROG} train {recipe.name} (takes {length})"
     yield "data set", f"{recipe.dataset} ({recipe.model.data.licence})"
     yield "classes", ", ".join(recipe.model.data.class_names)
-    yield "config", " ".join(f"{k}={v}".replace(" ", "") for k, v in settings.items())
+    yield "config", " ".join(f"{k}={v}".replace(" ", "") for k, v in config.items())
     if isinstance(model, GenerativeModel):
         yield "options", ", ".join(sorted(model.honours))
     if row is not None:

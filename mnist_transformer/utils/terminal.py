@@ -60,8 +60,7 @@ def _exit_code(program: str, run: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError) as error:
-        place = getattr(error, "filename", None)
-        reason = getattr(error, "strerror", None) or error
+        place, reason = getattr(error, "filename", None), getattr(error, "strerror", None) or error
         complain(f"{program}: {place}: {reason}" if place else f"{program}: {reason}")
         return 2
     return 0
@@ -83,9 +82,8 @@ def show(picture: "Image") -> None:
             return
         except Exception:  # noqa: BLE001 - whatever stops a preview, the picture is saved
             pass
-    grey = picture.convert("L").resize(
-        (width, max(1, width * picture.height // picture.width // 2))
-    )
+    height = max(1, width * picture.height // picture.width // 2)
+    grey = picture.convert("L").resize((width, height))
     shades = [SHADES[level * len(SHADES) // 256] for level in grey.tobytes()]
     for start in range(0, len(shades), width):
         say("".join(shades[start : start + width]).rstrip())

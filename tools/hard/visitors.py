@@ -64,7 +64,8 @@ class Page:
         self.pad = next(x["id"] for x in config["components"] if x["type"] == "imageeditor")
         for function in config["dependencies"]:
             names = [parts[x].get("value") for x, event in function["targets"] if event == "click"]
-            if names and names[0] in (DRAW, RESTORE, ASK):
+            # Gradio adds one without inputs to each button, which ends the page's example.
+            if names and names[0] in (DRAW, RESTORE, ASK) and function["inputs"]:
                 self.functions[names[0]] = function["id"]
                 self.values[names[0]] = [parts[x].get("value") for x in function["inputs"]]
 

@@ -12,7 +12,6 @@ passes (with guidance class and null class), T tokens in the cache, U = 1 + I, C
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ def symbols_of(around: Neighbourhood, images: Tensor) -> Tensor:
 class Drawing:
     """The rows of one drawing, and the steps that change them."""
 
-    few: ClassVar[int] = 2  # rows whose values are drawn faster from guesses than one by one
+    guessed_bits = 512  # drawn at once from guesses, in all rows together
 
     decoder: PatchDecoder
     transformer: Transformer
@@ -167,17 +166,20 @@ class Drawing:
             last = stop == around.num_own
             return self.decoder.not_blank(logits_NIV, own_NI[of]) if last else logits_NIV
 
-        def after(guess_NI: Tensor, row_N: Tensor) -> Tensor:
-            own_NI[row_N] = guess_NI
-            return logits(row_N, 0, around.num_own)
+        def then(start: int, stop: int, guess_NI: Tensor, row_N: Tensor) -> Tensor:
+            own_NI[row_N, start:stop] = guess_NI
+            return logits(row_N, start, stop)
 
-        if len(rows_N) <= self.few:
-            uniform_NI = self.given_RPU[self.place_R[rows_N], patch_N, 1:]
-            own_NI[:] = draw_from_guesses(after, uniform_NI, self.how)
-        else:
-            for i in range(around.num_own):
-                logits_NV = logits(slice(None), i, i + 1)[:, 0]
-                own_NI[:, i] = self.draw(logits_NV, rows_N, patch_N, 1 + i)
+        guessed_bits = 0 if head.logistics else self.guessed_bits  # photographs are guessed wrong
+        step = guessed_bits // (len(rows_N) * (around.num_levels.bit_length() - 1))
+        for start in range(0, around.num_own, max(step, 1)):
+            if step <= 1:
+                logits_NV = logits(slice(None), start, start + 1)[:, 0]
+                own_NI[:, start] = self.draw(logits_NV, rows_N, patch_N, 1 + start)
+                continue
+            stop = min(start + step, around.num_own)
+            u_NI = self.given_RPU[self.place_R[rows_N], patch_N, 1 + start : 1 + stop]
+            own_NI[:, start:stop] = draw_from_guesses(partial(then, start, stop), u_NI, self.how)
         self.canvas_R[rows_N[:, None], around.slot_index[patch_N, around.num_before :]] = own_NI
 
 
@@ -185,7 +187,7 @@ class Drawing:
 class CodedDrawing(Drawing):
     """A drawing given its symbols, which a coder writes; one that reads does not look at them."""
 
-    few = 0
+    guessed_bits = 0
     coder: Coder
 
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ class DrawingAround(Drawing):
     drawn one. Each multiplies a particle's weight by the probability that the model gave it.
     """
 
-    few = 0
+    guessed_bits = 0
     kept_RPU: Tensor  # ``symbols_of`` what is kept
     particles: Particles
 
