@@ -1,9 +1,12 @@
 """The parts of tools.hard_use, with small counts: they find no fault, and notice one."""
 
+import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -61,6 +64,24 @@ def test_the_visitors_know_what_the_model_draws(
 ) -> None:
     monkeypatch.setattr(visitors, "load", lambda name, device: checkpoint.load(tiny_checkpoint))
     assert set(visitors.expected()) == set(visitors.WISHES)
+
+
+def test_the_visitors_know_what_each_button_takes(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio")
+    from mnist_transformer.web import restore_tab, shelf, side_by_side
+
+    filled = shelf.fill({"a": tiny_checkpoint})
+    with shelf.Page() as built:
+        side_by_side.build_draw(filled.models)
+        restore_tab.build(filled.models)
+    answer = httpx.Response(200, text=json.dumps(built.get_config_file(), default=str))
+    client = partial(httpx.Client, transport=httpx.MockTransport(lambda request: answer))
+    monkeypatch.setattr(visitors.httpx, "Client", client)
+    page = visitors.Page("nowhere")
+    assert page.values["Draw"][:3] == ["7", 9, 0]
+    assert "a" in page.values["Restore"]
 
 
 def fake(settings: str) -> Callable[..., object]:
