@@ -57,7 +57,7 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
         except (ValueError, OSError) as error:
             skipped.append(f"{path} ({str(error).removeprefix(f'{folder / path} ')})")
     if (num := len(kept)) < 3:
-        expected = f"expected 3 or more; {_note('files skipped', skipped)}"
+        expected = "expected 3 or more" + f"; {_note('files skipped', skipped)}" * bool(skipped)
         raise ValueError(f"readable pictures in {folder} are {num}, {expected}")
     images = images[:num]
     if channels is None:
