@@ -28,6 +28,7 @@ DRAWN = {
     "mnist-mar": 4,
     "mnist-ddpm": 4,
     "cifar10-patch": 2,
+    "cifar10-ddpm": 2,
 }
 IMAGES = [4, 985, 1627, 2491]  # of MNIST's training images
 MODELS = (*DRAWN, "mnist-vqvae", "mnist-cnn", "cifar10-cnn", "mnist-prompt-smollm2")

@@ -63,6 +63,9 @@ CARDS = {
     "cifar10-patch": ("cifar10", "Draws photographs of 32x32 pixels in which a class is seldom "
                       "to be seen. It learned from a copy of CIFAR-10 as JPEG, so its bits/dim "
                       "compare with no published ones."),
+    "cifar10-ddpm": ("cifar10", "Draws photographs of 32x32 pixels, often blurred or of no clear "
+                     "class. It learned from a copy of CIFAR-10 as JPEG, so its figures compare "
+                     "with no published ones."),
     "cifar10-cnn": ("cifar10", "It judges photographs of 32x32 pixels. It learned from a copy of "
                     "CIFAR-10 as JPEG, which is lossy, so its accuracy compares with no published "
                     "one."),
