@@ -197,8 +197,8 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         ("synth --n 0 --out new", "n is 0, expected 1 or more"),
         ("synth --n 5 --seed -1 --out new", "seed is -1, expected an integer from 0"),
         ("synth --n 5 --model nothing --out new", "unknown model 'nothing'"),
-        (f"{DRAW} set --seed 1", "set holds {"),
-        (f"{DRAW} files", "files holds mine.txt, expected {"),
+        (f"{DRAW} set --seed 1", "set holds something, expected "),
+        (f"{DRAW} files", "files holds mine.txt, expected "),
         ("synth select set --best 10 --by fame --out new", "by is 'fame', expected one of"),
         ("synth select plain --best 10 --by nats --out new", "expected one of distance"),
         ("synth select set --best 31 --by nats --out new", "best is 31, expected 1 to the 30"),
@@ -207,7 +207,7 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         ("synth select set --random 3 --by nats --out new", "or --random N"),
         ("synth select set --best 3 --worst 3 --by nats --out new", "expected --best N"),
         ("synth select files --random 3 --out new", "scores.safetensors does not exist"),
-        ("synth select set --random 3 --out plain", "plain holds {"),
+        ("synth select set --random 3 --out plain", "expected random 3 of set by chance, seed 0"),
     ],
 )
 def test_bad_input_is_one_sentence(words: str, message: str, capsys) -> None:
@@ -215,9 +215,9 @@ def test_bad_input_is_one_sentence(words: str, message: str, capsys) -> None:
     Path("files/mine.txt").write_text("mine")
     columns = {"image": torch.zeros(30, 1, 28, 28).byte(), "label": torch.arange(30) % 10}
     columns["distance"] = torch.rand(30)
-    synthetic.claim(Path("plain"), of="nothing")
+    synthetic.claim(Path("plain"), "nothing")
     synthetic.save(Path("plain"), [columns])
-    synthetic.claim(Path("set"), of="something")
+    synthetic.claim(Path("set"), "something")
     synthetic.save(Path("set"), [columns | {"nats": torch.rand(30)}])
     assert run(words) == 2
     assert message in said(capsys)

@@ -42,7 +42,8 @@ def synth(
 
     weights = loading.find_weights(model)
     crc = trees.read_metadata(weights, checkpoint.KIND)[trees.CHECKSUM]
-    synthetic.claim(out, weights=weights.name, crc32=crc, n=n, seed=seed, how=str(how))
+    made = f"{n} images by {weights.name} ({crc}), seed {seed}" + f", {how}" * (how != PLAIN)
+    synthetic.claim(out, made)
     process = runtime.make_accelerator(out, device)
     is_main, count = process.is_main_process, process.num_processes
     paths = {x: out / "parts" / f"{x:09}.safetensors" for x in range(0, n, PART)}
@@ -87,7 +88,7 @@ def select(
 
     columns, (way, count) = synthetic.load(folder), given[0]
     kept, total = synthetic.select(columns, way, count, by, seed), len(columns["label"])
-    synthetic.claim(out, of=folder.name, way=way, count=count, by=by, seed=seed)
+    synthetic.claim(out, f"{way} {count} of {folder.name} by {by or 'chance'}, seed {seed}")
     synthetic.save(out, [{x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")}])
     say(f"saved {out}: {count:,} of {total:,} images, balanced by class")
     rest = sorted(set(range(total)) - set(kept.tolist()))

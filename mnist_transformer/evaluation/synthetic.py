@@ -6,7 +6,6 @@ if there are any, and the distance to the nearest training image.
 """
 
 import gzip
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -59,14 +58,14 @@ def drawing(
     return drawn
 
 
-def claim(folder: Path, **made: object) -> None:
+def claim(folder: Path, made: str) -> None:
     """Write down how a folder's set is made; ValueError if it holds another one, or other files."""
-    note, text = folder / ".made.json", json.dumps(made)
+    note = folder / ".made"
     visible = sorted(folder.glob("[!.]*"))  # before the note is looked for: another may write it
     found = note.read_text() if note.exists() else "".join(path.name for path in visible[:1])
-    if found not in ("", text):
-        raise ValueError(f"{folder} holds {found}, expected {text} or another folder")
-    write_atomic(note, text.encode())
+    if found not in ("", made):
+        raise ValueError(f"{folder} holds {found}, expected {made} or another folder")
+    write_atomic(note, made.encode())
 
 
 def save(folder: Path, parts: list[Columns]) -> None:
