@@ -36,7 +36,7 @@ def draw(
         raise ValueError(f"n is {n}, expected 1 or more")
     png = common.picture_file(what, out, [".gif"] * gif + ["-scan.png", "-scan.svg"] * crisp)
     check_seed(seed, n)
-    gc.disable()  # for imports it only costs time, a tenth of what a digit takes from here
+    gc.disable()  # for imports it only costs time
     import torch
 
     from mnist_transformer.models import loading
