@@ -30,11 +30,9 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     waiting = _answer_while_loading(host, port)
     port = waiting.server_port
     complain(f"loading the models; {host}:{port} answers, and will show the page")
-    gc.disable()  # for imports it only costs time
     from mnist_transformer.evaluation import ledger, tables
     from mnist_transformer.models import loading
 
-    gc.enable()
     if not models:  # the best one first, those without a figure last
         rows = [row for row in ledger.latest().values() if "fd_cnn" in tables.drawn(row)]
         rows.sort(key=lambda row: tables.drawn(row)["fd_cnn"]["mean"])
@@ -50,14 +48,15 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is fetched or reported
         # gradio asks its own server whether it is there: not by way of a proxy.
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
-        gc.disable()
+        gc.disable()  # a fifth of the time of this import
         try:
             import gradio  # noqa: F401
         except ModuleNotFoundError:
             raise ValueError("demo needs gradio: pip install 'mnist-transformer[web]'") from None
+        finally:
+            gc.enable()
         from mnist_transformer.web import app
 
-        gc.enable()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # which tidies up
         app.launch(paths, host, port, waiting).block_thread()
 

@@ -34,7 +34,7 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
         wrap = textwrap.TextWrapper(80, subsequent_indent=12 * " ", break_on_hyphens=False)
         for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
             say(wrap.fill(f"{head:<12}{text}"))
-    if name:
+    if name is not None:
         return
     say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
     for recipe in RECIPES.values():

@@ -60,7 +60,8 @@ def _exit_code(program: str, run: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, ValueError) as error:
-        place, reason = getattr(error, "filename", None), getattr(error, "strerror", None) or error
+        place = getattr(error, "filename", None)
+        reason = getattr(error, "strerror", None) or error
         complain(f"{program}: {place}: {reason}" if place else f"{program}: {reason}")
         return 2
     return 0
