@@ -1,11 +1,11 @@
-"""How fast is attention, and what memory does it take: the fused kernel against the definition.
+"""How fast is attention, and how much memory does it take? Fused kernel against definition.
 
     python -m experiments.attention
 
-Causal attention of the pixel model's heads at several lengths, in batches of about as many tokens
-each: seconds of the forward pass and of forward and backward, and the memory that they add at
-their peak. On a CPU that is the process's resident memory, as Linux tells it. bfloat16 is
-measured where the hardware has it. That both kernels are right is tests/test_old_faults.py's.
+Causal attention of the pixel model's heads at several lengths, in batches of about equally many
+tokens: seconds of the forward pass and of forward and backward, and the memory that they add at
+their peak. On a CPU that is the process's resident memory, as Linux reports it. bfloat16 is
+measured where the hardware has it. tests/test_old_faults.py checks both kernels.
 
 Shapes: B batch, N heads, T tokens, K head_dim.
 """
@@ -99,7 +99,7 @@ def make_work(
 
 
 def duration(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median seconds of about as many repetitions as fit, three at least, after a first one."""
+    """Median seconds of the calls that fit into ``seconds``, at least three, after a warm-up."""
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - started < seconds:

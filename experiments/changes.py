@@ -2,8 +2,9 @@
 
     python -m experiments.changes mnist-ddpm --changes '{}' '{"built_in_guidance": 1.5}'
 
-A change is a JSON object of fields and values; {} is the recipe's own model. Digits are drawn
-plainly. A tokenizer is measured by the test set that it codes and decodes.
+A change is a JSON object of fields and values; {} is the recipe's own model. Images are drawn
+plainly. An exact likelihood is measured on the validation split; a tokenizer is measured on the
+test set, encoded and decoded.
 """
 
 import json
@@ -34,19 +35,24 @@ def main(
     seeds: tuple[int, ...] = (0,),
     max_seconds: float = 900.0,
     num_samples: int = 2000,
+    num_validation: int | None = None,
 ) -> None:
     """Train and measure what the ledger does not have yet.
 
     Args:
         name: The recipe.
-        changes: JSON objects, a cell each.
-        tokenizer: Of a model over codes, in place of the recipe's; with a config of its own.
+        changes: JSON objects, one per cell.
+        tokenizer: For a model over codes, in place of the recipe's; its own config is used.
         data: The folder with the data set's files; otherwise as for training.
         max_seconds: How long each model is trained.
-        num_samples: Digits to draw from each.
+        num_samples: Images to draw from each.
+        num_validation: Images of the validation split to measure exact likelihoods on; all of it
+            without.
     """
     recipe = find_recipe(name)
     dataset = load_dataset(recipe.dataset, data)
+    if num_validation is not None:
+        dataset = replace(dataset, val=dataset.val.spaced(num_validation))
     quality = Quality(dataset, num_samples)
     config, more = recipe.model, {}
     if tokenizer is not None:
@@ -75,7 +81,8 @@ def main(
                 epochs=None,
             )
             settings = settings_of(config, change, max_seconds) | more
-            run_cell(f"changes-{name}", settings, changed, dataset, seed, measure, exact=None)
+            exact = True if changed.model.build().likelihood == "exact" else None
+            run_cell(f"changes-{name}", settings, changed, dataset, seed, measure, exact=exact)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 An experiment is run as ``python -m experiments.NAME`` in the source tree. A cell is one
 combination of settings and one seed; it is skipped when the ledger has its row, and a cell whose
-training was interrupted goes on with it, so the same command again finishes what is left.
+training was interrupted resumes it, so running the same command again finishes the rest.
 """
 
 import ctypes
@@ -69,9 +69,9 @@ def is_done(
     dataset: str | None = None,
     again: bool = False,
 ) -> bool:
-    """Whether the ledger has this cell, of that data set if one is named.
+    """Whether the ledger has this cell, for that data set if one is named.
 
-    ``again``: never, as it is to be measured again.
+    Always false with ``again``: the cell is to be measured again.
     """
     name = trials.name_of(experiment, settings, seed)
     rows = [] if again else ledger.rows(ledger.results_folder() / "ledger.jsonl")
@@ -86,11 +86,11 @@ def record(
     seed: int | None = None,
     **details: Any,
 ) -> None:
-    """Append what was measured to the ledger, and say it.
+    """Append the figures to the ledger, and print them.
 
     Args:
-        model: tells the row's parameters and device.
-        details: what else ``trials.make_row`` takes, or takes the place of what the model tells.
+        model: gives the row's parameters, device and data set.
+        details: further arguments of ``trials.make_row``, which override what the model gives.
     """
     if model is not None:
         told = {"parameters": model.num_parameters, "device": str(model.device)}
@@ -130,12 +130,12 @@ def run_cell(
     """Train a cell's model, measure it and record the row, unless it was done before.
 
     Args:
-        measure: figures of the trained model, given the seed to draw with, beside its parameters
-            and training images/s; with an exact likelihood also the validation bits/dim that
-            training ended with, which those of a changed model take the place of.
+        measure: gives figures of the trained model, drawing with the seed. They are added to its
+            training images/s and, if the likelihood is exact, to the validation bits/dim at
+            the end of training, which a figure of the same name replaces.
         change: made to the trained model before it is measured, as a checkpoint holds weights
             and no code.
-        trained_as: the settings of the cell that it shares its training with, if another's.
+        trained_as: the settings of the cell whose training this one shares, if any.
         clock: of training, see ``train``.
     """
     if is_done(experiment, settings, seed):
@@ -165,7 +165,7 @@ def run_cell(
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
-    """MiB beyond what was there before, at the worst moment; None where nothing tells it."""
+    """Peak MiB that ``work`` adds to what was in use before; None where it cannot be measured."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -173,7 +173,7 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float | Non
         return (torch.cuda.max_memory_allocated(device) - before) / MIB
     if sys.platform != "linux":
         return None
-    # Freed memory must go back to the system, or it would be used again unseen.
+    # Freed memory must go back to the system, or its reuse would not be counted.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _resident("VmRSS")
@@ -190,9 +190,9 @@ def _resident(name: str) -> float:
 class Quality:
     """Figures of a model against one dataset, by the project's own judge.
 
-    Bits/dim are of the validation set, as experiments choose; test bits/dim are for what was
-    chosen. Images smaller than the judge's are enlarged for it, the real ones that they are
-    compared with as well.
+    Bits/dim are of the validation set, since experiments choose by them; test bits/dim are for
+    what was chosen. Images smaller than the judge's are enlarged for it, and so are the real
+    ones that they are compared with.
     """
 
     def __init__(self, dataset: Dataset, num_samples: int) -> None:
@@ -214,7 +214,7 @@ class Quality:
             return evaluate.draw_balanced(model, self.num_samples, seed, how, report=report)
 
     def drawn(self, model: GenerativeModel, seed: int, how: Sampling = PLAIN) -> Figures:
-        """Class agreement and fd_cnn of what the model draws."""
+        """Class agreement and fd_cnn of images that the model draws."""
         return self.judged(*self.draw(model, seed, how))
 
     def drawn_and_speed(self, model: GenerativeModel, seed: int) -> Figures:

@@ -1,14 +1,14 @@
-"""How large a file do test images make, by a model and by the usual codecs?
+"""How large a file do test images make, with a model and with the usual codecs?
 
     python -m experiments.compress
     python -m experiments.compress --dataset cifar10-jpeg --data FOLDER --models
 
-A row of ours is written only after every file gave its pixels back. Ours, gzip, bz2 and lzma have
-all images in one file; so has "one sheet" of a picture format, whose other row is the sum of one
-file for each image. A JPEG copy was smaller before it was decoded: its own files stand beside the
-codecs, also without the bytes that all of them begin with.
+A model's row is written only after every file gave its pixels back. Models, gzip, bz2 and lzma put
+all images into one file; so does "one sheet" of a picture format, whose other row is the sum of
+one file per image. A JPEG copy was smaller before it was decoded: its own files are measured too,
+with and without the bytes that all of them begin with.
 
-JPEG XL takes ``pip install pillow-jxl-plugin`` and is left out without it.
+JPEG XL needs ``pip install pillow-jxl-plugin`` and is left out without it.
 """
 
 import bz2
@@ -41,7 +41,7 @@ with suppress(ImportError):
     import pillow_jxl  # noqa: F401 - it makes Pillow write JPEG XL
 
 GOAL = 60  # bytes of one image alone
-# The dictionary is as large as the file: larger ones only take time, ten times as much.
+# The dictionary is as large as the file: larger ones only take ten times as long.
 LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}
 PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip -9": partial(gzip.compress, compresslevel=9, mtime=0),
@@ -69,7 +69,7 @@ def main(
         data: The data set's folder; otherwise as for training.
         models: Shipped models, checkpoints or runs' folders.
         num_images: Test images, evenly spread if fewer than all.
-        num_alone: As many of them are compressed alone, too.
+        num_alone: How many of them are also compressed one by one.
         again: Measure the models even where the ledger has them.
     """
     found = load_dataset(dataset, data)

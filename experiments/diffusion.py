@@ -1,10 +1,10 @@
-"""What should a network predict, and from which noise? Objectives of diffusion, equally long.
+"""What should a network predict, and from which noise? Diffusion objectives, equally long.
 
     python -m experiments.diffusion
 
-Every model has the size of mnist-ddpm and is trained for equally long; all are drawn with the
-same number of Euler steps. The bound is that of ``Diffusion.bound``, on a part of the validation
-set: it belongs to each schedule's own model, with its own lowest noise level.
+Every model has the size of mnist-ddpm and is trained for equally long; all draw with the same
+number of Euler steps. The bound is that of ``Diffusion.bound``, on a part of the validation
+set: each schedule bounds its own model, with its own lowest noise level.
 """
 
 from dataclasses import replace

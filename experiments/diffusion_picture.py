@@ -1,4 +1,4 @@
-"""One picture of how each works: docs/diffusion.png and docs/mar.png, from trained models.
+"""How diffusion and MAR work, one picture each: docs/diffusion.png and docs/mar.png.
 
 python -m experiments.diffusion_picture
 """
@@ -36,7 +36,7 @@ def main(
         ddpm: A trained model of the family ddpm.
         mar: A trained model of the family mar.
         data: The folder with MNIST's four files; otherwise as for training.
-        digit: What to show.
+        digit: The digit to show.
         seed: Of the noise and the drawing.
     """
     test = load_dataset("mnist", data).test
@@ -73,9 +73,9 @@ def diffusion_figure(model: Any, image: Tensor, digit: int, seed: int) -> Figure
 
 
 def mar_figure(model: Any, digit: int, seed: int) -> Figure:
-    """Canvases of one drawing, and what each step draws: known, drawn now, not asked for."""
+    """Canvases of one drawing, and what each step draws: known, drawn now, still unknown."""
     canvases = list(model.steps([digit], [seed], Sampling(num_steps=NUM_COLUMNS)))
-    # The order is the first thing that an image's generator gives: see ``MAR.sample_steps``.
+    # The order comes from an image's first random numbers: see ``MAR.sample_steps``.
     order_P = Noise([seed]).uniform(model.num_patches)[0].argsort(stable=True)
     rank_P = torch.empty_like(order_P).scatter(0, order_P, torch.arange(model.num_patches))
     bounds = model.unmasking.bounds(

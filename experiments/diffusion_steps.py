@@ -44,10 +44,10 @@ def main(
 
     Args:
         models: Shipped models, checkpoints or folders of runs.
-        head_steps: Steps of the head of mnist-mar; others have none.
+        head_steps: Steps of the head of mnist-mar; other models have no head.
         data: The folder with MNIST's four files; otherwise as for training.
         num_samples: Digits to draw in each setting.
-        again: Measure what the ledger has as well, as after a model was trained anew.
+        again: Also measure what the ledger has, as after a model was retrained.
     """
     quality = Quality(load_dataset("mnist", data), num_samples)
     for path in models:
@@ -73,7 +73,7 @@ def measure(
     seed: int,
     again: bool,
 ) -> None:
-    """Draw and judge a setting, unless it was done before and is not to be done ``again``."""
+    """Draw and judge in one setting, unless it was done before; ``again`` repeats it."""
     settings = {
         "model": name,
         "sampler": str(how.sampler),

@@ -45,7 +45,7 @@ def main(
         models: Shipped models, checkpoints or folders of runs; otherwise all that are shipped.
         num_images: Test digits to complete, evenly spaced over the test set.
         num_classified: Test digits for the exact likelihoods: Bayes' rule, and nats of rows.
-        again: Measure what the ledger has as well, as after a model was trained anew.
+        again: Also measure what the ledger has, as after a model was retrained.
     """
     test = load_dataset("mnist", data).test
     given = {model_name(name): loading.load(name) for name in models}
@@ -126,7 +126,7 @@ def measure(model: GenerativeModel, split: Split, num_quadrants: int) -> tuple[F
 
 
 def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadrants: int) -> None:
-    """A digit of each class, one a column: the original, what is seen of it, the completion."""
+    """One digit of each class per column: the original, what is seen of it, the completion."""
     first = [int((split.labels == label).nonzero()[0]) for label in split.labels.unique()]
     rows = [
         split.images[first].expand(-1, 3, -1, -1),
@@ -138,7 +138,7 @@ def _save_sheet(name: str, split: Split, keep: Tensor, completed: Tensor, quadra
 
 
 def plot_nats(name: str, model: GenerativeModel, test: Split) -> None:
-    """Where a digit's bits are: nats a pixel beside the digits, and their mean over 1,000."""
+    """Where a digit's bits are: nats per pixel below the digits, and their mean over 1,000."""
     first = [int((test.labels == label).nonzero()[0]) for label in range(6)]
     nats = pixel_nats(model, test.images[first], test.labels[first])
     mean = pixel_nats(model, test.images[:1000], test.labels[:1000]).mean(0)

@@ -3,8 +3,8 @@
     python -m experiments.mar
 
 The first cell is mnist-mar's own config; each other one differs in a few fields. All are trained
-for equally long, so what is smaller makes more steps in that time. How many steps the head draws
-in is no matter of training: experiments.diffusion_steps --models mnist-mar --head-steps 2 5 25.
+for equally long, so a smaller model takes more steps in that time. The number of steps of the head
+is set when drawing: experiments.diffusion_steps --models mnist-mar --head-steps 2 5 25.
 """
 
 from dataclasses import asdict, replace

@@ -1,10 +1,10 @@
 """Three faults of an earlier project, rebuilt to be tested and measured; never to be used.
 
 1. RoPE on the head axis: queries and keys (B, heads, T, head_dim) were handed to a function
-   that takes (B, T, heads, head_dim), so every token of a head turned by the same angle, which
+   that takes (B, T, heads, head_dim), so every token of a head rotated by the same angle, which
    cancels in q.k. The causal mask was the only position signal left.
 2. Dropout alive in evaluation: ``scaled_dot_product_attention(dropout_p=p)`` does not follow
-   ``eval()``, and p was given whatever the mode.
+   ``eval()``, and p was passed in either mode.
 3. Scale by the embedding's size: q.k / sqrt(dim) in place of q.k / sqrt(head_dim), so that the
    written-out attention and the fused one that replaced it could never agree.
 
@@ -19,7 +19,7 @@ from mnist_transformer.networks.transformer import Attention, Transformer
 
 
 class HeadAxisRope(Rope):
-    """RoPE that takes the head's number for the token's position (fault 1)."""
+    """RoPE that mistakes the head's index for the token's position (fault 1)."""
 
     def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
         turned = super().rotate(x_BNTK.transpose(-3, -2), slice(0, x_BNTK.shape[-3]))
@@ -40,7 +40,7 @@ def turn_heads(transformer: Transformer) -> None:
 
 
 def keep_dropout_alive(transformer: Transformer) -> None:
-    """Give a transformer fault 2, for good."""
+    """Give a transformer fault 2, permanently."""
     for block in transformer.blocks:
         block.attention.__class__ = AliveDropout
         block.attention.train()

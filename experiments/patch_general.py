@@ -76,7 +76,7 @@ def main(
 
 
 def plot() -> Figure:
-    """A panel a figure, by the width of the model; every seed is a dot."""
+    """One panel per figure, by the width of the model; every seed is a dot."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     rows = results("patch-general")
     for axes, name in zip(figure.subplots(2, 2).flat, FIGURES, strict=True):

@@ -3,9 +3,9 @@
     python -m experiments.pixel_sizes
     python -m experiments.pixel_sizes --device cuda --batch-size 128
 
-Nothing is learned: the models are new, and their steps those of training, optimizer and all. The
-memory is what a step adds at its worst moment to the weights: a copy of them, gradients, what
-the optimizer keeps, and activations, which grow with the batch.
+The models are untrained, but each step is a full training step with the optimizer. The memory is
+the most that a step adds to the weights: a copy of them, gradients, the optimizer's state, and
+activations, which grow with the batch.
 """
 
 from dataclasses import replace
@@ -36,10 +36,10 @@ def main(
     Args:
         data: The folder with MNIST's four files; otherwise as for training.
         names: Recipes.
-        batch_size: Images a step.
+        batch_size: Images per step.
         num_steps: Steps to time, after a first one.
         draw_at_once: Digits to draw at once, to see how fast that is.
-        device: Such as cpu, cuda or mps; otherwise the best there is.
+        device: Such as cpu, cuda or mps; otherwise the best available.
     """
     split = load_dataset("mnist", data).train
     for name in names:

@@ -4,11 +4,11 @@
     python -m experiments.positions --size 28 --schemes learned learned_axial_rope --seeds 0
 
 A small pixel model is trained on digits of 14x14 pixels with dropout, once per scheme and seed,
-on equally many images. An earlier project's RoPE on the head axis turns all tokens alike, so that a
-model trained with it is one without positions (tests/test_old_faults.py): that one is drawn from
-with the old RoPE in place. The old models also kept their attention's dropout alive when they
+on equally many images. An earlier project's RoPE on the head axis rotates all tokens alike, so a
+model trained with it equals one without positions (tests/test_old_faults.py). So the latter draws,
+with the old RoPE in place. The old models also kept their attention's dropout active when they
 drew; "learned" and the old RoPE are measured that way as well, to tell the two faults apart.
-(With the cache a token's state is drawn once; then it was drawn again in every pass.)
+(With the cache, a token's dropout is drawn once; the old models drew it again in every pass.)
 
 Slant is the shear angle of the ink's second moments, positive where a digit leans to the right:
 atan(-mu_xy / mu_yy), with y pointing down. It is compared with that of real digits.
@@ -105,7 +105,7 @@ def main(
 
     settings = {"size": size, "positions": REAL, "dropout when drawing": "off", "epochs": epochs}
     if not is_done("positions", settings):
-        # As many a class as are drawn, since slant is a matter of the class.
+        # As many per class as are drawn, since slant depends on the class.
         images, labels = balanced_subset(dataset.train, num_samples, 0)
         figures = quality.judged(images, labels) | slant_figures(images)
         record("positions", settings, figures)

@@ -81,8 +81,8 @@ def main(
         corpus: Prompts by a language model; those that are kept for testing are asked.
         seed: Decides the prompts and the digits drawn.
         sizes: Instead, train both systems on fewer prompts.
-        numbers: How many prompts these are.
-        max_seconds: How long each of those is trained.
+        numbers: Numbers of training prompts, with --sizes.
+        max_seconds: How long each system is trained, with --sizes.
         again: Also measure systems that the ledger has, for one that was retrained.
     """
     dataset = load_dataset("mnist", data)
@@ -183,7 +183,7 @@ def right(answers: list[tuple[int, ...]], prompts: list[Prompt]) -> float:
 
 
 def cost(asked: asking.Asked, quality: Quality, guidance: float, seed: int) -> Figures:
-    """Size on disk, seconds to a picture when warm, and what single digits look like."""
+    """Size on disk, seconds to a picture when warm, and the quality of single digits."""
     how, weights = Sampling(guidance=guidance), sum(2 * p.num_parameters for p in parts(asked))
     if asked.reader is not asked.drawer:
         weights += llm.weights(asked.reader.config.llm).stat().st_size
@@ -216,7 +216,7 @@ def by_number(
     max_seconds: float,
     seed: int,
 ) -> None:
-    """Train both systems for equally long on fewer prompts; how many they then read right."""
+    """Train both systems for equally long on fewer prompts; measure how many they read right."""
     encoded = load_dataset("smollm2-states") if states.FOLDER.is_dir() else None
 
     def reading(trained: Model, _: int) -> Figures:

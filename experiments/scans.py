@@ -4,7 +4,7 @@
 
 Two baselines for ``mnist-scan``, on the same test images and with the same bound: counts of
 contexts, without a network; and a small causal MLP, trained for two minutes. Both know the side m
-of a scan and the pixels drawn before a pixel, and not the class.
+of a scan and the pixels drawn before a pixel, but not the class.
 """
 
 import math
@@ -68,7 +68,7 @@ def main(
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
         templates: Numbers of nearby pixels that make a context.
         max_seconds: CPU seconds that the MLP is trained.
-        again: Measure what the ledger has as well, as after other scans were found or chosen.
+        again: Also measure what the ledger has, as after other scans were found or chosen.
     """
     dataset = load_dataset("mnist", data)
     count_sides(again)
@@ -128,7 +128,7 @@ def count_causes(again: bool) -> None:
 
 
 def cause(ink: np.ndarray) -> str | None:
-    """Why the usual candidates lack this scan (m, m), (0, 0) if there is none; None if not."""
+    """Why the usual candidates lack this scan (m, m), (0, 0) if missing; None if they have it."""
     if not len(ink):
         return CAUSES[-1]
     shares = weights(len(ink))
@@ -143,7 +143,7 @@ def cause(ink: np.ndarray) -> str | None:
 
 
 def differing(change: str) -> Figures:
-    """How many of MNIST's images the program gives no more if one detail of it is another."""
+    """How many of MNIST's images the program no longer gives after a change to one detail."""
     archive, wrong, total = load_scans(), 0, 0
     for side in archive.sides.unique()[1:].tolist():  # the first is 0, for no scan
         for index in (archive.sides == side).nonzero()[:, 0].split(BATCH):
@@ -155,7 +155,7 @@ def differing(change: str) -> Figures:
 
 
 def changed_program(scans: Tensor, side: int, change: str) -> Tensor:
-    """``to_boxes`` for scans (B, m, m) of one side, one of ``CHANGES`` made to it."""
+    """``to_boxes`` with one of ``CHANGES``, for scans (B, m, m) of one side."""
     shares = torch.from_numpy(weights(side))
     if change == "0.99 as float32":
         shares = torch.from_numpy(weights(side, np.float32))
@@ -197,10 +197,10 @@ def inside(sides: Tensor) -> Tensor:
 
 
 def bound(dataset: Dataset, split: str, cost: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Bits/dim of a split's images, at most: nats (B, S, S) of the pixels, side and escape.
+    """A bound on a split's bits/dim: ``cost``'s nats (B, S, S) of the pixels, side and escape.
 
     The sides' frequencies are those of the training scans. An image without a scan is coded by
-    the model and at the probability that ``mnist-scan`` takes for it.
+    the model, and at the probability, that ``mnist-scan`` uses for it.
     """
     config, part = RECIPES["mnist-scan"].model, getattr(dataset, split)
     known = torch.cat([sides for _, sides in batches(dataset, "train")])
@@ -295,7 +295,7 @@ def train_mlp(dataset: Dataset, max_seconds: float) -> CausalMLP:
 
 
 def plot(dataset: Dataset, per_row: int = 10) -> Figure:
-    """Test images, their scans, the images that the program makes of them, the differences."""
+    """Test images, their scans, the images that the program makes from them, the differences."""
     archive = load_scans()
     images = dataset.test.spaced(per_row * 4).images
     index = archive.find(images)

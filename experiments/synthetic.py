@@ -3,10 +3,10 @@
     mnist-transformer synth --model mnist-scan-tiny --out runs/synth
     python -m experiments.synthetic runs/synth
 
-All arms see equally many training images. Half of the drawn images are chosen by each of their
-scores, the best and the worst, beside as many random ones. Validation and test images are real.
-In the chain a generator is trained on digits that the one before drew, which replace the data, or
-are added to it (arXiv 2404.01413).
+All arms see equally many training images. For each score, the best and the worst half of the drawn
+images are compared with a random half. Validation and test images are real. In the chain, each
+generator is trained on digits that the previous one drew, which replace the data or are added to
+it (arXiv 2404.01413).
 """
 
 from collections.abc import Callable
@@ -53,14 +53,14 @@ def main(
     """Train and measure what the ledger does not have yet, then draw the plot.
 
     Args:
-        folder: What `mnist-transformer synth` drew.
+        folder: The set that `mnist-transformer synth` drew.
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
-        parts: Of the experiment: classifier, generator and chain.
+        parts: Parts of the experiment: classifier, generator and chain.
         arms: Training sets, as the tables name them; otherwise all.
         generator: The recipe of the second generator: mnist-scan-tiny, or patch-4x4, which
             needs no scans.
         classifier_images: Training images that each classifier sees.
-        generator_images: And each generator.
+        generator_images: Training images that each generator sees.
         num_samples: Digits to draw from each generator.
     """
     for part in parts:
@@ -204,7 +204,7 @@ def scans_of(drawn: Columns) -> Scans:
 
 
 def knowing(config: Any, archive: Scans) -> Any:
-    """The config of a model of scans, whose models find scans in the archive."""
+    """The config of a model of scans that finds its scans in the archive."""
 
     class Knowing(type(config)):  # type: ignore[misc]
         def build(self) -> Any:
@@ -216,7 +216,7 @@ def knowing(config: Any, archive: Scans) -> Any:
 
 
 def run_chain(bench: Bench, seed: int, data: Path | None) -> None:
-    """Three generations after the generator of real images, for each of WAYS."""
+    """Three generations after the generator trained on real images, for each of WAYS."""
     real = bench.dataset.train
     first = bench.train("generator", {"trained on": "real"}, real, seed, bench.archive())
     for way in WAYS:

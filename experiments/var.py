@@ -102,7 +102,7 @@ def main(
 
 
 def train_tokenizer(config: VQVAEConfig, dataset: Dataset, seed: int, max_seconds: float) -> Path:
-    """The folder of its run; several cells may share one."""
+    """Train a tokenizer; the folder of its run, which several cells may share."""
     scales = " ".join(map(str, config.scales))
     name = trials.name_of("var", {"of": "tokenizer", "scales": scales, "s": max_seconds}, seed)
     recipe = replace(

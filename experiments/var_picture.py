@@ -2,9 +2,9 @@
 
     python -m experiments.var_picture --model mnist-var
 
-A digit that the model draws is coded again, and each scale shown: the codes it adds, as colours,
-and the picture so far. Below, who sees whom: a row is a token, and dark are the tokens that it
-sees, those of all scales up to its own.
+A digit that the model draws is encoded, and each scale is shown: the codes it adds, as colours,
+and the picture so far. Below is the attention mask: each row is a token, and the dark cells are
+the tokens that it attends to, those of all scales up to its own.
 """
 
 from pathlib import Path

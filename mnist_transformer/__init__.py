@@ -53,12 +53,12 @@ def sample(
     """Draw images: uint8 (B, C, H, W) on the CPU.
 
     Args:
-        cond: a class per image, as its index or its name; or all of them as ``draw`` takes them,
+        cond: one class per image, as an index or a name; or all of them as ``draw`` takes them,
             such as "2026" or "cat,dog"; None draws without a class.
         model: a loaded model, or the name or path of one, as ``load`` takes them.
-        seeds: a seed per image; by default 0, 1, 2, ...
+        seeds: one seed per image; by default 0, 1, 2, ...
         keep: pixels to keep: only the others are drawn.
-        device: such as "cpu" or "cuda"; by default where the model is, or the best there is.
+        device: such as "cpu" or "cuda"; by default where the model is, or the best available.
 
     An unknown model or class, or a seed or option that the model cannot honour, raises ValueError.
     """

@@ -35,7 +35,7 @@ def _option(default: Any, help: str, dial: Dial, fits: Callable[[Any], bool], ex
     return field(default=default, metadata=metadata)
 
 
-FLAGSHIP = "mnist-scan"  # the model that draws where none is named
+FLAGSHIP = "mnist-scan"  # the default model
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from helpers import TINY
 
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.models import checkpoint
-from tools import report
+from tools import columns, report
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_render_fills_the_marks_and_nothing_else(name: str) -> None:
 
 
 def test_results_table_shows_the_figures() -> None:
-    table = tables.results_table({"tiny": row(), "bound": row("bound", exact=False)})
+    table = columns.results_table({"tiny": row(), "bound": row("bound", exact=False)})
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert "| tiny | 7.1M | 0.610 | – | 1,000 | 98.0 ± 0.1 |" in lines[2]
@@ -187,8 +187,8 @@ def test_a_table_holds_one_data_set() -> None:
     assert "| other |" in cifar
     assert "| tiny |" not in cifar
     assert "| training images | – | – | – | 1,000 | 98.0 ± 0.1 | – | 9.000 ± 0.001 |" in cifar
-    assert "9.000" in tables.results_table(rows)  # a floor for each data set
-    assert "1.250 ± 0.001 | – | 90.0 / 80.0 | – |" in tables.results_table(rows)
+    assert "9.000" in columns.results_table(rows)  # a floor for each data set
+    assert "1.250 ± 0.001 | – | 90.0 / 80.0 | – |" in columns.results_table(rows)
 
 
 def test_a_recipe_stands_in_the_table_of_each_data_set_it_was_measured_on() -> None:
@@ -208,18 +208,18 @@ def test_what_no_judge_has_seen_has_a_likelihood_and_speed() -> None:
     bare = row()
     for name in ("drawn", "floor", "num_samples"):
         del bare["metrics"][name]
-    table = tables.results_table({"tiny": bare})
+    table = columns.results_table({"tiny": bare})
     assert table.splitlines()[2] == f"| tiny | 7.1M | 0.610 |{' – |' * 8}"
     assert table.count("\n") == 3
-    assert "| 321 |" in tables.speed_table({"tiny": bare})
+    assert "| 321 |" in columns.speed_table({"tiny": bare})
 
 
 def test_model_without_likelihood_or_training_record_is_shown() -> None:
     bare = row(images_seen=None, seconds=None, exact=None)
     del bare["metrics"]["bits_per_dim"]
     del bare["metrics"]["drawn"][1]
-    assert f"| {tables.NOTHING} |" in tables.results_table({"tiny": bare})
-    assert f"| {tables.NOTHING} |" in tables.speed_table({"tiny": bare})
+    assert f"| {tables.NOTHING} |" in columns.results_table({"tiny": bare})
+    assert f"| {tables.NOTHING} |" in columns.speed_table({"tiny": bare})
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from tools import trials
 from tools.race import BFLOAT16, COMPILED, PLAIN, THE_OLD_WAY, Draw, Subject, Tell, plot, race
 
 OLD_MODEL = "mnist-pixel-3.5m"
-NUM_PASSES = 8  # timed of the old way's one per pixel
+NUM_PASSES = 8  # that are timed; the old way takes one per pixel
 
 
 def load_shipped(device: str | None = None, dataset: str = "mnist") -> dict[str, GenerativeModel]:
@@ -54,7 +54,7 @@ def load_models(names: Sequence[str], device: str | None) -> dict[str, Generativ
     """Models by name: the old way's first, with random weights where it is not shipped.
 
     Args:
-        names: as ``load`` takes them; none stand for all models that are shipped and draw.
+        names: as ``load`` takes them; if empty, all shipped models that draw.
 
     Raises:
         ValueError: as in ``load``.
@@ -71,7 +71,7 @@ def load_models(names: Sequence[str], device: str | None) -> dict[str, Generativ
 
 
 def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
-    """A model with one switch after the other turned on; ``tell`` hears which cannot be."""
+    """A model in each of its settings; ``tell`` is called for one that cannot be measured."""
     draw = _drawer(model)
     subjects = [Subject(name, PLAIN, model.num_parameters, draw, draw)]
     if type(model.config) is type(RECIPES[OLD_MODEL].model):
@@ -149,7 +149,7 @@ def main(
         seconds: About how long each measurement takes.
         peers: Race models of other libraries too, of the size of mnist-pixel-3.5m and with
             random weights; needs the extra [bench].
-        device: Such as cpu, cuda or mps; otherwise the best that is here.
+        device: Such as cpu, cuda or mps; otherwise the best available.
         record: Append the figures to results/ledger.jsonl, and draw results/bench/plot.png.
     """
     for size in batch_sizes:

@@ -25,7 +25,7 @@ from mnist_transformer.recipes import RECIPES, Recipe
 from mnist_transformer.training.info import read_info
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.terminal import exit_code, say
-from tools import trials
+from tools import columns, trials
 from tools.report import known, make_table
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -109,7 +109,7 @@ def _figures(row: ledger.Row) -> Iterator[tuple[str, str]]:
         agreement = tables.number(decoded["agreement"], 2, scale=100)
         yield "class agreement of decoded test images, %", agreement
         yield "fd_cnn of decoded test images", tables.number(decoded["fd_cnn"], 3)
-    yield "measured", f"{row['date'][:10]}, {tables.device(row)}, torch {row['torch']}"
+    yield "measured", f"{row['date'][:10]}, {columns.device(row)}, torch {row['torch']}"
 
 
 def _settings(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -134,7 +134,7 @@ def _training(recipe: Recipe, weights: Path) -> Iterator[tuple[str, str]]:
 
 
 def _measured(name: str) -> str:
-    """The table of a model's figures: its row's, or those of its sentences."""
+    """The table of a model's figures: its row's, or those by kind of prompt."""
     if name in _rows():
         return _table(_figures(_rows()[name]))
     rows = {
@@ -150,7 +150,7 @@ def _table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _pictures(name: str) -> str:
-    """A model's samples, a drawing and its loss, as far as they are there."""
+    """A model's samples, a drawing and its loss, as far as they exist."""
     shown = (("samples.png", "digits drawn"), ("drawing.gif", "drawing"), ("loss.png", "loss"))
     return "".join(
         f"![{name}: {alt}](../../results/{name}/{file})\n\n"

@@ -43,16 +43,16 @@ def main(
     """Kill runs, flip bits, change terminals, damage pictures, crowd the demo, vary the machine.
 
     Args:
-        parts: Of kills, flips, terminals, pictures, visitors, seeds.
+        parts: Any of kills, flips, terminals, pictures, visitors, seeds.
         num_kills: Runs to kill.
         num_flips: Bits to flip in each part of each kind of file.
         terminal_share: The share of all combinations of terminal, encoding and verb to try.
         num_pictures: Pictures to damage.
         num_visitors: Visitors of the demo at a time; needs the extra [web].
         visit_seconds: How long they stay.
-        models: Whose seeds are drawn in other batches, threads and kernels; otherwise all
-            that are shipped and draw.
-        largest_batch: Of those in which the same seeds are drawn.
+        models: Models whose seeds are drawn in other batches, threads and kernels; otherwise
+            all shipped ones that draw.
+        largest_batch: The largest batch in which the same seeds are drawn.
         seed: Decides what is killed, flipped and damaged.
         record: Append the counts to results/ledger.jsonl.
     """

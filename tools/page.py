@@ -76,7 +76,7 @@ def vendor(folder: Path) -> None:
 
 
 def pack(path: Path, content: bytes) -> None:
-    """Write a packed file beside its name, always with the same bytes."""
+    """Write the content, gzipped, under the name with .gz; the bytes are always the same."""
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content, 9, mtime=0))
 
 

@@ -166,7 +166,7 @@ def _nav(section: str) -> list[Any]:
 
 
 def _filled(entry: Any) -> Any:
-    """An entry of the nav in which generated pages stand for a section that ends in a slash."""
+    """An entry of the nav; generated pages replace a section that ends in a slash."""
     if isinstance(entry, list):
         return [_filled(part) for part in entry]
     if isinstance(entry, dict):
@@ -180,7 +180,7 @@ def in_site(text: str, place: str, folder: str, pictures: set[str]) -> str:
     Args:
         place: the page's place in the site.
         folder: the folder of the repository that its links start from.
-        pictures: files that it shows are added to these.
+        pictures: the set to which files that it shows are added.
     """
 
     def link(match: re.Match[str]) -> str:

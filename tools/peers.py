@@ -32,7 +32,7 @@ def peers(device: torch.device, config: Any = None) -> Iterator[Subject]:
     """Every peer, built when its turn comes.
 
     Args:
-        config: sizes of the pixel model that they are built after; mnist-pixel-3.5m's by default.
+        config: sizes of the pixel model that they imitate; mnist-pixel-3.5m's by default.
     """
     config = config or RECIPES["mnist-pixel-3.5m"].model
     yield gpt2(device, config)
@@ -146,6 +146,6 @@ def _subject(
 
 
 def _class_tokens(num_images: int, config: Any, device: torch.device) -> Tensor:
-    """int64 (B, 1): classes come after the grey levels in the one vocabulary."""
+    """int64 (B, 1): classes come after the grey levels in the shared vocabulary."""
     classes = torch.arange(num_images, device=device) % config.num_classes
     return (config.num_levels + classes)[:, None]

@@ -131,7 +131,7 @@ def check(path: Path) -> tuple[list[tuple[int, str, str]], list[tuple[int, str]]
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
-    """Markdown and Python files, those of folders too."""
+    """Markdown and Python files, including those in folders."""
     found: list[Path] = []
     for path in paths:
         inside = [p for kind in ("*.md", "*.py") for p in path.rglob(kind)]
@@ -142,7 +142,7 @@ def files(paths: Iterable[Path]) -> list[Path]:
 def main(
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /, *, long: bool = False
 ) -> None:
-    """Check prose; findings end with a ValueError.
+    """Check prose; ValueError if there are findings.
 
     Args:
         paths: Files or folders; README.md, docs, the package, experiments and examples by default.

@@ -1,7 +1,7 @@
 """A race of subjects: how long each takes to draw batches of several sizes.
 
 A subject is something that draws, in one setting. A row of the ledger is one subject at one batch
-size, beside its plain setting and the old way, which is pixel by pixel without a cache.
+size, compared with its plain setting and the old way, pixel by pixel without a cache.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from mnist_transformer.evaluation.speed import count_flops, matmul_peak, now
 from mnist_transformer.utils.images import figure_png
 from tools import trials
 
-NUM_COUNTED = 10  # images whose operations are counted: one a class
+NUM_COUNTED = 10  # images whose operations are counted: one per class
 MAX_DRAWINGS = 200
 PLAIN, THE_OLD_WAY = "plain", "no cache"
 BFLOAT16, COMPILED = "bfloat16", "compiled"
@@ -29,7 +29,7 @@ class Subject(NamedTuple):
     """Something that draws, in one setting.
 
     Attributes:
-        draw: draws a batch of that many images, or ``share`` of the work of it.
+        draw: draws a batch of that many images, or ``share`` of that work.
         plain: a function like ``draw`` whose operations are counted in its place, as they
             are hidden in compiled code.
         share: in (0, 1]; each further share of a drawing costs as much.
@@ -88,7 +88,7 @@ def race(
 
     Args:
         seconds: about how long each measurement takes.
-        tell: hears what could not be measured, and why.
+        tell: called with what could not be measured, and why.
     """
     peak_flops, _ = matmul_peak(device)
     counted: dict[Draw, float] = {}

@@ -1,4 +1,4 @@
-"""Tables and pictures made from the ledger and the runs, so that no page states a figure itself.
+"""Tables and pictures made from the ledger and the runs, so that no figure is typed by hand.
 
     python -m tools.report
 
@@ -31,14 +31,15 @@ import tyro
 
 from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.evaluation.ledger import Row
-from mnist_transformer.evaluation.tables import Cell, Rows
+from mnist_transformer.evaluation.tables import Rows
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.loading import WEIGHTS
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
 from mnist_transformer.utils.terminal import exit_code, say
-from tools import trials
+from tools import columns, trials
+from tools.columns import Cell
 
 _MARKED = re.compile(
     r"<!-- ledger:(?P<name>[\w-]+)(?: (?P<dataset>[\w-]+))? -->\n(?P<body>.*?)<!-- /ledger -->",
@@ -57,10 +58,10 @@ _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 FIGURES: dict[str, Cell] = {
     "agreement": lambda row: tables.percent(tables.drawn(row)["agreement"]),
     "bits": tables.bits,
-    "device": tables.device,
-    "floor": tables.figure("floor", "fd_cnn", "mean", digits=3),
+    "device": columns.device,
+    "floor": columns.figure("floor", "fd_cnn", "mean", digits=3),
     "parameters": tables.size,
-    "training": tables.duration,
+    "training": columns.duration,
 }
 """A row's figures in a sentence."""
 
@@ -71,10 +72,10 @@ def models_table(rows: Rows) -> str:
     def seconds(row: Row) -> str:
         return tables.number(1 / row["metrics"]["images_per_second"]["1"], 2)
 
-    return tables.table(
+    return columns.table(
         [
-            ("model", lambda row: f"`{tables.name(row)}`"),
-            ("draws", lambda row: RECIPES[tables.name(row)].about),
+            ("model", lambda row: f"`{columns.name(row)}`"),
+            ("draws", lambda row: RECIPES[columns.name(row)].about),
             ("parameters", tables.size),
             ("seconds per digit", seconds),
             ("test bits/dim", tables.bits),
@@ -87,7 +88,7 @@ def models_table(rows: Rows) -> str:
 
 def copies_table(rows: Rows) -> str:
     """Are the drawn images copies of training images?"""
-    return tables.table(
+    return columns.table(
         [
             ("model", lambda drawn: drawn["recipe"]),
             ("guidance", lambda drawn: f"{drawn['guidance']:g}"),
@@ -110,7 +111,7 @@ def _exact_curve(row: Row) -> list[list[float]]:
 
 
 def curve_table(rows: Rows) -> str:
-    """Exact validation bits/dim on the way: the first after each of some lengths, and the last."""
+    """Exact validation bits/dim in training: the first after each of some times, and the last."""
     body = []
     for row in tables.having(rows, "drawn"):
         curve = _exact_curve(row)
@@ -127,15 +128,15 @@ def curve_table(rows: Rows) -> str:
 def pixel_table(rows: Rows) -> str:
     """The pixel models, on the validation split too, as an earlier project measured."""
     measured = tables.having(rows, "bits_per_dim_val")
-    found = [row for row in measured if tables.name(row).startswith("mnist-pixel-")]
-    return tables.table(
+    found = [row for row in measured if columns.name(row).startswith("mnist-pixel-")]
+    return columns.table(
         [
-            ("model", tables.name),
+            ("model", columns.name),
             ("parameters", lambda row: f"{row['parameters']:,}"),
-            ("measured on", tables.device),
+            ("measured on", columns.device),
             ("images seen", lambda row: tables.number(row["images_seen"], 0)),
-            ("training", tables.duration),
-            ("validation bits/dim", tables.figure("bits_per_dim_val", digits=3)),
+            ("training", columns.duration),
+            ("validation bits/dim", columns.figure("bits_per_dim_val", digits=3)),
             ("test bits/dim", tables.bits),
         ],
         sorted(found, key=lambda row: row["parameters"]),
@@ -145,7 +146,7 @@ def pixel_table(rows: Rows) -> str:
 def ladder_table(rows: Rows) -> str:
     """Test bits/dim of all models and of the baselines over scans, the smallest last."""
     found = [
-        (row["metrics"]["bits_per_dim"], tables.name(row), row["parameters"], tables.bits(row))
+        (row["metrics"]["bits_per_dim"], columns.name(row), row["parameters"], tables.bits(row))
         for row in tables.having(rows, "bits_per_dim")
     ]
     for row in rows.values():
@@ -163,12 +164,12 @@ def ladder_table(rows: Rows) -> str:
 
 def tokenizer_table(rows: Rows) -> str:
     """Reconstructions of the test set, and the best that a model over the codes can do."""
-    coded = partial(tables.figure, "reconstruction")
-    return tables.table(
+    coded = partial(columns.figure, "reconstruction")
+    return columns.table(
         [
-            ("tokenizer", tables.name),
+            ("tokenizer", columns.name),
             ("parameters", tables.size),
-            ("training", tables.duration),
+            ("training", columns.duration),
             ("squared error, 1e-3", coded("squared_error", digits=2, scale=1000)),
             ("class agreement, %", coded("agreement", digits=2, scale=100)),
             ("fd_cnn", coded("fd_cnn", digits=3)),
@@ -195,13 +196,13 @@ def codes_table(rows: Rows) -> str:
 
 def classifier_table(rows: Rows) -> str:
     """The judge of the drawn digits."""
-    return tables.table(
+    return columns.table(
         [
-            ("model", tables.name),
+            ("model", columns.name),
             ("parameters", tables.size),
-            ("test accuracy, %", tables.figure("accuracy", digits=2, scale=100)),
-            ("validation, %", tables.figure("accuracy_val", digits=2, scale=100)),
-            ("training", tables.duration),
+            ("test accuracy, %", columns.figure("accuracy", digits=2, scale=100)),
+            ("validation, %", columns.figure("accuracy_val", digits=2, scale=100)),
+            ("training", columns.duration),
         ],
         tables.having(rows, "accuracy"),
     )
@@ -214,7 +215,7 @@ def machines(rows: Rows) -> str:
 
 
 def weights_table(rows: Rows) -> str:
-    """The shipped weights themselves: no row of the ledger is asked."""
+    """The shipped weights, from their files and not from the ledger."""
     body = []
     for path in sorted(WEIGHTS.glob("*.safetensors")):
         info, content = read_info(path), path.read_bytes()
@@ -238,8 +239,8 @@ def weights_table(rows: Rows) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "models": models_table,
-    "results": tables.results_table,
-    "speed": tables.speed_table,
+    "results": columns.results_table,
+    "speed": columns.speed_table,
     "copies": copies_table,
     "curve": curve_table,
     "pixel": pixel_table,
@@ -253,12 +254,12 @@ TABLES: dict[str, Callable[[Rows], str]] = {
 
 
 def known(rows: Iterable[Row]) -> list[Row]:
-    """The rows of experiments and of recipes that are still there."""
+    """The rows of experiments and of recipes that still exist."""
     return [row for row in rows if "experiment" in row["metrics"] or row["recipe"] in RECIPES]
 
 
 def render(text: str, rows: Iterable[Row] | None = None) -> str:
-    """The page with every marked table and figure replaced; nothing else of it changes.
+    """The page with every marked table and figure replaced; nothing else changes.
 
     Args:
         rows: oldest first; those of the ledger by default.
@@ -360,7 +361,7 @@ def report(root: Path | None = None, runs: Path | None = None) -> list[Path]:
 
     Args:
         root: the source tree; the one that the package is in by default.
-        runs: folder of the runs, a folder a recipe; ``root/runs`` by default.
+        runs: folder of the runs, one folder per recipe; ``root/runs`` by default.
 
     Raises:
         ValueError: there is no README.md to render, or a page's marks are wrong.

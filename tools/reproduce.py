@@ -12,10 +12,11 @@ from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.recipes import find_recipe
 from mnist_transformer.utils.checks import check_name
 from mnist_transformer.utils.terminal import exit_code, say
+from tools import columns
 
 
 def commands(name: str, rows: dict[str, Row]) -> list[str]:
-    """Lines of a shell that train and evaluate a model again, what it needs first.
+    """Shell lines that train and evaluate a model again, after the models that it needs.
 
     Raises ValueError where no row has the name.
     """
@@ -26,7 +27,7 @@ def commands(name: str, rows: dict[str, Row]) -> list[str]:
     length, seconds = "", row["seconds"]
     if recipe.max_seconds is not None and seconds and abs(seconds - recipe.max_seconds) > 1:
         length = f" --max-seconds {seconds:.0f}"
-    took = f"{tables.duration(row)}, {tables.number(row['images_seen'], 0)} images"
+    took = f"{columns.duration(row)}, {tables.number(row['images_seen'], 0)} images"
     measured = f"{row['device']}, torch {row['torch']}, {row['date'][:10]}, commit {row['commit']}"
     evaluate = [f"runs/{name}" if word == name else word for word in row["command"].split()]
     train = f"mnist-transformer train {name}{length}"

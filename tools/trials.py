@@ -50,11 +50,11 @@ def make_row(
     parameters: int = 0,
     **details: Any,
 ) -> Row:
-    """A row for ``ledger.append``; measured again, it takes the place of the one before.
+    """A row for ``ledger.append``; a later row of the same name replaces it.
 
     Args:
         parameters: of the model; 0 where there is none.
-        details: what else ``ledger.make_row`` takes.
+        details: further arguments of ``ledger.make_row``.
 
     Raises:
         ValueError: an unknown experiment.
@@ -75,14 +75,14 @@ def of(experiment: str, rows: Mapping[str, Row]) -> list[Row]:
 
 
 def by_settings(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows that differ in their seeds alone, together, in the order of the first ones."""
+    """Groups of rows that differ only in their seeds, in order of first appearance."""
     return _together(
         rows, lambda row: (row["metrics"]["experiment"], *row["metrics"]["settings"].items())
     )
 
 
 def _together(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
-    """Items of one key together, in the order of the first ones."""
+    """Groups of items with the same key, in order of first appearance."""
     groups: dict[Hashable, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -101,7 +101,7 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
     Lines with the same first setting, a model in most tables, stand together.
     """
     groups = by_settings(of(experiment, rows))
-    if not groups:  # rows stay where a script has gone
+    if not groups:  # rows may outlive their script
         check_experiment(experiment)
     by_first = _together(groups, lambda group: next(iter(group[0]["metrics"]["settings"].values())))
     groups = list(chain(*by_first))

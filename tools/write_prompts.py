@@ -46,7 +46,7 @@ SYSTEM = (
 )
 VOICES = ("a child", "a teacher", "a poet", "someone in a hurry", "a very polite person")
 SIGNS = {"number": "the number {}", "sum": "{} + {}", "difference": "{} - {}", "product": "{} x {}"}
-# Beside a number these change its meaning: without a known phrase, nothing is read.
+# Next to a number these change its meaning: without a known phrase, nothing is read.
 CHANGES = re.compile(
     rf"{SIGN} ?#|# ?{SIGN}(?: |$)|\bx #|# x\b|\b(?:plus|minus|times|add|adding|added|sum|total|"
     r"subtract|subtracting|subtracted|less|fewer|more|from|away|taken|twice|double|doubled|"
@@ -124,7 +124,7 @@ def key(text: str) -> str:
 
 
 def resume(out: Path) -> set[str]:
-    """Keys of the prompts in a file; a last line that an interruption tore is removed."""
+    """Keys of the prompts in a file; a last line that an interruption cut off is removed."""
     if not out.exists():
         return set()
     content = out.read_bytes()

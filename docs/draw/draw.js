@@ -84,19 +84,19 @@ function corner(box) {
     mass[1] += level * (i % BOX);
   });
   total = Math.max(total, 1);
-  return mass.map((m) => {
-    const start = -Math.floor((2 * (m - half * total) + total) / (2 * total));
-    return Math.min(Math.max(start, 0), IMAGE - BOX);
-  });
+  return mass.map((m) => -Math.floor((2 * (m - half * total) + total) / (2 * total)));
 }
 
-/** The 28 x 28 levels that MNIST's program makes of a scan; in its middle while it is drawn. */
+/** The 28 x 28 levels that MNIST's program makes of a scan; in its middle while it is drawn.
+ *  A box that reaches beyond the image is cut, as rare ones of MNIST are. */
 export function toImage(scan, side, unfinished = false) {
   const box = toBox(scan, side);
   const [row, column] = unfinished ? [(IMAGE - BOX) / 2, (IMAGE - BOX) / 2] : corner(box);
   const image = new Uint8Array(IMAGE * IMAGE);
-  for (let r = 0; r < BOX; r++) {
-    image.set(box.subarray(r * BOX, (r + 1) * BOX), (row + r) * IMAGE + column);
+  for (let r = Math.max(0, -row); r < Math.min(BOX, IMAGE - row); r++) {
+    for (let c = Math.max(0, -column); c < Math.min(BOX, IMAGE - column); c++) {
+      image[(row + r) * IMAGE + column + c] = box[r * BOX + c];
+    }
   }
   return image;
 }

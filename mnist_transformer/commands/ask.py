@@ -53,7 +53,7 @@ def ask(
         answer(prompt)
         return
     mark = "> " if sys.stdin.isatty() else ""
-    while True:  # a line that is wrong is told, and the next is read
+    while True:  # a wrong line is reported, and the next one read
         try:
             if line := input(mark).strip():
                 answer(line)

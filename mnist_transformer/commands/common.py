@@ -32,7 +32,7 @@ Gif: TypeAlias = Annotated[
     FlagCreatePairsOff[bool], arg(help="Also save a GIF that shows the drawing happen.")
 ]
 Device: TypeAlias = Annotated[
-    str | None, arg(help="Such as cpu, cuda or mps; otherwise the best that is here.")
+    str | None, arg(help="Such as cpu, cuda or mps; otherwise the best available.")
 ]
 _DATA = (
     "The folder with the data set's files; otherwise the one that MNIST_TRANSFORMER_DATA names, "
@@ -43,7 +43,7 @@ Data: TypeAlias = Annotated[Path | None, arg(help=_DATA)]
 
 @REGISTRY.primitive_rule
 def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """An option that may be left out is read as its other type is, and shows no "None"."""
+    """Parse an option that may be None like its other type, and do not show "None"."""
     kind, *rest = [*get_args(info.type), None]
     if rest != [NoneType, None]:
         return None
@@ -58,7 +58,7 @@ def _or_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def check_picture(out: Path | None) -> None:
-    """Raises ValueError for a file that is not to be a PNG, or no file, such as a pipe."""
+    """Raises ValueError for a name not in .png, or something that is not a file, such as a pipe."""
     if out is None or out.is_dir():
         return
     if out.exists() and not out.is_file():
@@ -68,11 +68,11 @@ def check_picture(out: Path | None) -> None:
 
 
 def picture_file(name: str, out: Path | None, beside: Sequence[str] = ()) -> Path:
-    """Where the PNG goes. No name that the user did not choose costs a file.
+    """Where the PNG goes. A name that the user did not choose never overwrites a foreign file.
 
     Args:
         name: of the PNG where the user chose none, without its suffix.
-        beside: ends of the names of other files that go there, in place of ".png".
+        beside: suffixes of other files that go there, in place of ".png".
     """
     from mnist_transformer.utils.images import is_ours
 
@@ -102,7 +102,7 @@ def finish(
 
     Args:
         made: how the picture was made, for whoever opens the file.
-        said: before the name of the file.
+        said: text before the name of the file.
     """
     from mnist_transformer.utils import images
 

@@ -13,10 +13,10 @@ from mnist_transformer.utils.terminal import complain, say, stages
 def compress(
     file: Annotated[Positional[Path], arg(metavar="IN")], out: Path, model: Model = FLAGSHIP
 ) -> None:
-    """Compress images without a loss, by the probabilities that a model gives them.
+    """Compress images losslessly, with the probabilities that a model gives them.
 
-    Before it is saved the file is read again and compared. It is for machines like this one:
-    another version of torch, or another processor, may compute other probabilities.
+    Before the file is saved, it is decoded and compared. It is for machines like this one:
+    another version of torch, or another processor, may compute different probabilities.
 
     Args:
         file: An IDX file, plain or gzipped (decompress writes it plain), a folder of pictures
@@ -50,12 +50,12 @@ def decompress(
     """Write the images of a file that compress wrote. A wrong pixel is an error.
 
     Args:
-        out: The IDX file to write, or of pictures their folder. It must not exist.
+        out: The IDX file to write, or for pictures their folder. It must not exist.
         model: The model that compress used, if the name in the file does not lead to it.
     """
     if out.exists():
         raise ValueError(f"{out} exists: name another with --out")
-    if file.exists() and not file.is_file():  # a pipe would be waited for
+    if file.exists() and not file.is_file():  # reading a pipe would block
         raise ValueError(f"{file} is not a file, expected one that compress wrote")
     from mnist_transformer.data import raw
     from mnist_transformer.models import codec

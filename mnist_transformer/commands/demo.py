@@ -22,9 +22,9 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     """Show the models in the browser: draw digits, erase and restore them. Ctrl-C ends it.
 
     Args:
-        models: The models to show, as draw's --model; by default all that are shipped and draw,
-            the best one first.
-        host: The address to serve at; the default one is seen by this machine only.
+        models: The models to show, named as for draw's --model; by default all shipped ones that
+            draw, the best one first.
+        host: The address to serve at; only this machine can reach the default.
         port: Up to 65535; 0 takes any free one.
     """
     waiting = _answer_while_loading(host, port)
@@ -42,11 +42,11 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected a name for each")
-    # Others may own the folder in which gradio keeps every drawing. One may come at the end.
+    # Another user may own gradio's default folder. A drawing may arrive during the clean-up.
     with TemporaryDirectory(prefix="gradio-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is fetched or reported
-        # gradio asks its own server whether it is there: not by way of a proxy.
+        # gradio checks that its own server answers, which must not go through a proxy.
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"
         gc.disable()  # a fifth of the time of this import
         try:

@@ -54,7 +54,7 @@ def draw(
     drawn, frames, scans = [], [], []
     for start in range(0, len(labels), MAX_BATCH):
         batch = slice(start, start + MAX_BATCH)
-        if crisp:  # the same drawing again: first, as it is what may be refused
+        if crisp:  # the same drawing again; first, because it may be refused
             scans += drawer.scans(labels[batch], seeds[batch], how)
         stage = f"drawing from image {start + 1} of {len(labels)}"
         for canvas in common.watched(drawer.steps(labels[batch], seeds[batch], how), stage):

@@ -18,7 +18,7 @@ def evaluate(
 ) -> None:
     """Measure a model as the README's tables do: likelihood, drawn images, copies, speed.
 
-    Without a shipped judge of its data set, likelihood and speed alone.
+    Without a shipped judge for its data set, only likelihood and speed are measured.
 
     Args:
         model: A shipped model, a checkpoint or a training run's folder.
@@ -64,7 +64,7 @@ def evaluate(
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):
         sheet = ledger.results_folder() / training.recipe / "samples.png"
-        labels = [label for label in range(subject.num_classes) for _ in range(10)]  # a row each
+        labels = [label for label in range(subject.num_classes) for _ in range(10)]  # one row each
         drawn = subject.sample(labels, range(len(labels)))
         images.save_png(images.enlarge(images.grid(drawn, columns=10)), sheet)
         say(f"saved {sheet}")

@@ -20,7 +20,7 @@ def push(
     """Publish a model's weights with a card. Log in first: `hf auth login`, or set HF_TOKEN.
 
     Args:
-        card: A model card in Markdown; otherwise one is made from what the checkpoint tells.
+        card: A model card in Markdown; otherwise one is made from what the checkpoint records.
         private: Make a repository that only its owner sees.
     """
     from mnist_transformer.models import hub, loading
@@ -51,7 +51,7 @@ def pull(repo: Positional[Repo], out: Path | None = None) -> None:
 
 
 def make_card(weights: Path, repo: str) -> str:
-    """A model card in Markdown from what a checkpoint tells; errors as ``read_info``."""
+    """A model card in Markdown from what a checkpoint records; errors as ``read_info``."""
     from huggingface_hub import ModelCardData
 
     from mnist_transformer.evaluation.tables import markdown

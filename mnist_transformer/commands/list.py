@@ -58,7 +58,7 @@ def _unweighted(recipe: "Recipe") -> "Model":
 def _details(
     recipe: "Recipe", row: dict[str, Any] | None, shipped: bool
 ) -> Iterator[tuple[str, str]]:
-    """All that there is to say about a model, each thing behind its head."""
+    """Everything there is to say about a model, as pairs of a heading and a text."""
     from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
     from mnist_transformer.prompting.asking import reads_prompts
 

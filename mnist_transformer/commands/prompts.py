@@ -13,7 +13,7 @@ from mnist_transformer.utils.terminal import say, stages
 def show(
     split: Annotated[Positional[str], arg(metavar="SPLIT")] = "train", n: int = 10, seed: int = 0
 ) -> None:
-    """Show prompts of the grammar, each after the number it asks for; "-" is to be refused.
+    """Show prompts of the grammar, each after the number it asks for; "-" marks one to refuse.
 
     Args:
         split: train, held_out_templates, held_out_sums, typos or out_of_scope.

@@ -41,7 +41,7 @@ def build(data: Files = None, out: Path = Path("runs/scans")) -> None:
 
 
 def verify(data: Files = None) -> None:
-    """Compare the images that MNIST's program makes of the package's scans with MNIST's files."""
+    """Compare the images that MNIST's program makes from the package's scans with MNIST's files."""
     from mnist_transformer.data import mnist, scan_file
 
     scans = scan_file.load_scans()

@@ -29,9 +29,9 @@ def train(
         recipe: The name of a recipe (`list` names them). patch, pixel, ddpm, mar, vqvae and var
             take any data.
         out: The folder of the run; otherwise runs/RECIPE.
-        dataset: For those: folder (pictures, maybe in a subfolder per class), idx, cifar10 or
+        dataset: For recipes of any data: folder (pictures, maybe in class folders), idx, cifar10 or
             another one; otherwise folder.
-        size: Height and width that a folder's pictures are brought to; otherwise 32.
+        size: Height and width that a folder's pictures are scaled to; otherwise 32.
         channels: 1 makes them grey and 3 colour; otherwise colour if any picture has some.
         seed: The same seed trains the same model.
         max_seconds: Length of the run, instead of the recipe's.
@@ -49,7 +49,7 @@ def train(
     runs = {place: found}
     source: Path | Dataset | None = data
     if recipe in GENERIC:
-        if dataset in (None, "folder"):  # a size that does not fit is told before pictures are read
+        if dataset in (None, "folder"):  # refuse a size that does not fit before pictures are read
             found.model(DataSpec("folder", (channels or 3, size or SIZE, size or SIZE), ("",)))
         source = load_dataset(dataset or found.dataset, data, size=size, channels=channels)
         for note in source.notes:

@@ -35,13 +35,12 @@ def load_dataset(name: str, folder: str | os.PathLike[str] | None = None, **how:
 
     Args:
         name: a key of ``DATASETS``.
-        folder: where the data set's files lie; without it, they are downloaded, or of MNIST the
-            folder that the variable MNIST_TRANSFORMER_DATA names, else what comes with the
-            package.
+        folder: where the data set's files lie; by default they are downloaded. MNIST is read from
+            the folder that the variable MNIST_TRANSFORMER_DATA names, else from the package.
         how: options of the data set "folder", see ``folder.load``; no other has any.
 
     Raises:
-        ValueError: an unknown name, or a file that is missing, damaged or another one.
+        ValueError: an unknown name, or a file that is missing, damaged or not the expected one.
         OSError: no mirror could be reached, or the disk failed.
     """
     check_name("dataset", name, DATASETS)

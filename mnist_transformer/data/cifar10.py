@@ -2,7 +2,7 @@
 
 The official binary version has six batches of 10,000 records, each a label and 3 x 32 x 32 bytes
 (https://www.cs.toronto.edu/~kriz/cifar.html). Hugging Face's copy is parquet files with a picture
-file and a label in each row. Where those are JPEG, which changes the images, they are another
+file and a label in each row. If these files are JPEG, which changes the images, they are another
 data set with figures of its own: ``cifar10-jpeg``.
 """
 
@@ -107,7 +107,7 @@ def _split(place: Path, batches: int, images: NDArray[np.uint8], labels: NDArray
     if len(wrong := labels[(labels < 0) | (labels >= SPEC.num_classes)]):
         raise ValueError(f"{place} has the label {wrong[0]}, expected 0 to {SPEC.num_classes - 1}")
     if (labels[1:] >= labels[:-1]).all():
-        # The rows are sorted by class, so the last 5,000 would all be trucks: deal the classes out.
+        # Rows are sorted by class, so the last 5,000 would all be trucks: interleave the classes.
         rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
         images, labels = (x[np.argsort(rank, kind="stable")] for x in (images, labels))
     return Split.of(images, labels)

@@ -33,8 +33,8 @@ class Split:
         return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
 
     def spaced(self, count: int) -> "Split":
-        """``count`` images, or all of fewer, evenly spread: MNIST's test set is not in random
-        order, its second half is the harder one."""
+        """``count`` evenly spaced images, or all if there are fewer. MNIST's test set is not in
+        random order: its second half is the harder one."""
         index = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
         return Split(self.images[index], self.labels[index])
 
@@ -57,16 +57,16 @@ class Dataset:
     val: Split
     test: Split
     spec: DataSpec
-    notes: tuple[str, ...] = ()  # what was found in a user's files, a sentence each
+    notes: tuple[str, ...] = ()  # findings in a user's files, one sentence each
 
     def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
-        """The data set with every split changed, which ``change`` is given with its name."""
+        """The data set with each split replaced by ``change`` of its name and itself."""
         names = "train", "val", "test"
         train, val, test = (change(name, getattr(self, name)) for name in names)
         return replace(self, train=train, val=val, test=test)
 
 
 def hold_out(train: Split, test: Split, spec: DataSpec, num_val: int = NUM_VAL) -> Dataset:
-    """A data set of which the last ``num_val`` training images are for validation."""
+    """A data set whose last ``num_val`` training images are for validation."""
     first = len(train) - num_val
     return Dataset(train.part(0, first), train.part(first, len(train)), test, spec)

@@ -11,7 +11,7 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], dataset: str = "") -> Pat
     """The file's path in the user's cache, downloaded (with a progress bar) unless it is there.
 
     Args:
-        md5: of the file's bytes; a download or cached file with another one is discarded.
+        md5: of the file's bytes; a download or cached file with another hash is discarded.
         mirrors: URLs of folders that hold the file, ending in a slash, tried in this order.
         dataset: its folder in the cache, as several have files of the same name; MNIST has none.
 
@@ -39,7 +39,7 @@ def fetch(name: str, md5: str, mirrors: Sequence[str], dataset: str = "") -> Pat
 
 
 def obtain(folder: Path | None, name: str, md5: str, mirrors: Sequence[str], dataset: str) -> Path:
-    """A data set's file, downloaded unless a folder has it; ValueError if that has another."""
+    """A data set's file, from a folder or downloaded; ValueError if the folder's is not the one."""
     if folder is None:
         return fetch(name, md5, mirrors, dataset)
     path, where = folder / name, f"get it from {' or '.join(mirrors)}"

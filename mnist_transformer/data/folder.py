@@ -1,9 +1,9 @@
-"""Any folder of pictures as a data set: one subfolder per class, or one class without any.
+"""Any folder of pictures as a data set: one subfolder per class, or one class without subfolders.
 
-Each picture is cropped to the square at its centre and scaled by area averages (BOX, which of
-six ways served small images best, arXiv 1707.08819). The SHA-256 of its name below the folder
-decides its split, 80 / 10 / 10, so that a picture stays in its split when others are added. A
-split that would be empty takes the next picture in the order of the hashes.
+Each picture is cropped to the square at its centre and scaled by area averaging (BOX, the best of
+six methods for small images, arXiv 1707.08819). The SHA-256 of its path below the folder decides
+its split, 80 / 10 / 10, so that a picture stays in its split when others are added. A split that
+would be empty takes the next picture in the order of the hashes.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.pictures import open_picture, square
 from mnist_transformer.data.spec import DataSpec
 
-TENTH = 2**256 // 10  # of all hashes: the first one tests, the second one validates
+TENTH = 2**256 // 10  # of all hashes: the first tenth is for testing, the second for validation
 COLOUR = 8  # levels between channels; JPEG makes smaller differences
-SIZE = 32  # pixels a side, unless told otherwise
+SIZE = 32  # pixels per side, by default
 NUM_NAMED = 10  # classes, or skipped files, in a note
 
 
@@ -31,7 +31,7 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
         size: height and width of the images.
         channels: 1 grey, 3 colour; without it colour if any picture has some.
 
-    Raises ValueError: too few pictures, two classes of one name, or a senseless option.
+    Raises ValueError: too few pictures, two classes of the same name, or an invalid option.
     """
     if size < 1:
         raise ValueError(f"size is {size}, expected 1 or more")
@@ -62,10 +62,10 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
     images = images[:num]
     if channels is None:
         channels = 3 if any(np.ptp(x, axis=0).max() > COLOUR for x in images) else 1
-    images = images if channels == 3 else images[:, 1:2]  # all three are equal but for JPEG
+    images = images if channels == 3 else images[:, 1:2]  # all three are equal, up to JPEG's errors
     shown = [path.parts[0] if names else "picture" for path in kept]
     classes, labels, counts = np.unique(shown, return_inverse=True, return_counts=True)
-    # In the order of the hashes the first images test, the next ones validate.
+    # In the order of the hashes, the first images are for testing, the next for validation.
     every, hashes = Split.of(images, labels), [_hash(path) for path in kept]
     num_test, end_val = (sum(value < n * TENTH for value in hashes) for n in (1, 2))
     num_test = min(max(num_test, 1), num - 2)

@@ -4,8 +4,8 @@ An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each a
 big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/). It may be gzipped.
 
 The data set: a file of images with the axes N, H, W, or N, H, W, 3 or N, 3, H, W in colour, and a
-file of their labels. Files with "test" or "t10k" in their names are the test set; without any,
-the last tenth of the images are. The tenth before, or the last 5,000 if fewer, validate.
+file of their labels. Files with "test" or "t10k" in their names are the test set; without any, it
+is the last tenth of the images. The tenth before it, at most 5,000 images, is for validation.
 """
 
 import gzip
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mnist_transformer.data.dataset import NUM_VAL, Dataset, Split, hold_out
 from mnist_transformer.data.spec import DataSpec
 
-MAX_BYTES = 700_000_000  # a file of a few bytes may promise any number
+MAX_BYTES = 700_000_000  # a file of a few bytes may declare any number
 GZIP = b"\x1f\x8b"
 STARTS = tuple(bytes([0, 0, 8, num_axes]) for num_axes in (1, 2, 3, 4))
 
@@ -37,7 +37,7 @@ def header(shape: tuple[int, ...]) -> bytes:
 def read(path: Path | zipfile.Path, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
     """The values of a file, plain or gzipped; no more are unpacked than its header declares.
 
-    Raises ValueError for another file, a damaged one, or one that is not of ``shape``.
+    Raises ValueError if the file is not IDX, is damaged, or is not of ``shape``.
     """
     of = f" of {_by(shape)} bytes" if shape else ""
     try:
@@ -90,7 +90,7 @@ def load(folder: Path) -> Dataset:
     if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
         raise ValueError(f"{folder} holds images of {_by(shape)} and of {_by(other)} bytes")
     names = tuple(map(str, range(int(torch.cat([train.labels, test.labels]).max()) + 1)))
-    # Models skip patches of background, of which drawings are full.
+    # Models skip patches of background, which fill most of a drawing.
     background = 0 if (train.images == 0).float().mean() > 0.5 else None
     channels, height, width = shape
     name = f"idx:{folder.resolve().name}"

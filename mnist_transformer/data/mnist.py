@@ -70,7 +70,7 @@ def load(folder: Path | None = None) -> Dataset:
 def read(folder: Path | None = None) -> tuple[Split, Split]:
     """MNIST's training and test images from the IDX files.
 
-    They lie in the folder, else in the one that the variable names, else they are downloaded.
+    Read from the folder, else from the one that the variable names, else downloaded.
 
     Raises:
         ValueError: a file is missing, damaged or not MNIST's.
@@ -96,7 +96,7 @@ def _read(folder: Path | None, file: IdxFile) -> NDArray[np.uint8]:
     try:
         values = idx.read(path, file.shape)
         md5 = hashlib.md5(idx.header(file.shape) + values.tobytes(), usedforsecurity=False)
-        # Fashion-MNIST and others have the same names and shapes: only the content tells.
+        # Fashion-MNIST and others have the same names and shapes: only the content differs.
         if (found := md5.hexdigest()) != file.md5:
             fault = f"is not MNIST's file: the md5 of its content is {found}, expected {file.md5}"
             raise ValueError(f"{path} {fault}")

@@ -1,4 +1,4 @@
-"""Three data sets made after MNIST, 28 x 28 as it is, from their official files alone."""
+"""Three data sets modelled on MNIST, also 28 x 28, from their official files alone."""
 
 import zipfile
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from mnist_transformer.data.spec import DataSpec
 
 @dataclass(frozen=True)
 class Kin:
-    """A data set of four IDX files, named as MNIST's, or of EMNIST's archive with transposed ones.
+    """A data set of four IDX files named like MNIST's, or of EMNIST's archive of transposed images.
 
     ``hashes``: the md5 of each file to download; all its mirrors have the same files.
     """

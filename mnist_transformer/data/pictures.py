@@ -1,4 +1,4 @@
-"""Pictures of a user as images, photographs or light on black, and as masks.
+"""A user's pictures as images (photographs, or light ink on black) and as masks.
 
 A mask is bool (1, H, W), true where a pixel is kept; a hole is where it is false.
 """
@@ -52,9 +52,9 @@ def square(picture: Image.Image, size: int, mode: str) -> NDArray[np.uint8]:
 def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Tensor, list[str]]:
     """A picture as an image uint8 (1, size, size), light on black; and the changes made.
 
-    An image of this size that is light on black stays as it is, also where it was enlarged pixel
-    by pixel, as our own drawings are. The paper of any other is made black, however it is lit,
-    and its ink is brought to full contrast. A blank picture raises ValueError.
+    An image of this size that is light on black stays unchanged, even if it was enlarged pixel
+    by pixel, as our own drawings are. In any other, the paper is made black, however it is lit,
+    and the ink is brought to full contrast. A blank picture raises ValueError.
     """
     grey, changes = _grey(picture)
     levels = np.asarray(grey)
@@ -63,7 +63,7 @@ def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Te
     scaled = ImageOps.pad(grey, (size, size), Image.Resampling.BOX, color=paper)
     found = np.asarray(scaled)
     low, high = int(found.min()), int(found.max())
-    # Pixel by pixel the same, but for its size: nothing was made up in between.
+    # The same pixels, only enlarged: nothing was interpolated.
     same = scaled.resize(grey.size, Image.Resampling.NEAREST)
     is_digit = ImageChops.difference(same, grey).getbbox() is None
     if paper - low > high - paper:  # most that differs from the paper is darker
@@ -82,8 +82,8 @@ def to_image(picture: Image.Image, size: int, name: str = "picture") -> tuple[Te
 def read_mask(path: Path, size: int, shape: tuple[int, int], *, crop: bool = False) -> Tensor:
     """A picture file as a mask, white where the hole is.
 
-    It is square, or has the (width, height) ``shape`` of the picture that it belongs to, to a
-    pixel of ``size``. Another shape, or a mask that hides nothing, raises ValueError; other
+    It is square, or has the (width, height) ``shape`` of the picture that it belongs to, within
+    a pixel of ``size``. Another shape, or a mask that hides nothing, raises ValueError; other
     errors are ``open_picture``'s.
     """
     mask, _ = open_picture(path)
@@ -103,7 +103,7 @@ def read_mask(path: Path, size: int, shape: tuple[int, int], *, crop: bool = Fal
 
 
 def to_mask(hidden: Image.Image, size: int) -> Tensor:
-    """A grey picture, white where a pixel is hidden, as a mask: false from a quarter on."""
+    """A grey picture, white where it hides, as a mask; a quarter of a pixel covered hides it."""
     scaled = ImageOps.pad(hidden, (size, size), Image.Resampling.BOX, color=0)
     return torch.tensor(np.array(scaled))[None] < HIDDEN_FROM
 
@@ -111,9 +111,9 @@ def to_mask(hidden: Image.Image, size: int) -> Tensor:
 def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list[str]]:
     """A picture file, upright and of moderate size, and the changes made in reading it.
 
-    It is grey, RGB or RGBA. Another file, and one that is too large or too narrow, raises
-    ValueError, one that cannot be read OSError. ``near``: pixels a side that are wanted of a
-    picture of any shape; a JPEG is decoded no finer.
+    It is grey, RGB or RGBA. A file that is not a picture, too large or too narrow raises
+    ValueError; one that cannot be read raises OSError. ``near``: the pixels per side that are
+    needed, of a picture of any shape; a JPEG is decoded no finer.
     """
     with opened(path) as picture:
         # A photograph in several sizes (MPO) is one picture.
@@ -125,7 +125,7 @@ def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list
         upright, made = _moderate(picture, exact=near is not None)
         turned = picture.getexif().get(ExifTags.Base.Orientation)
         if turned in range(2, 9):
-            exif = Image.Exif()  # without other entries, that may be damaged
+            exif = Image.Exif()  # without other entries, which may be damaged
             exif[ExifTags.Base.Orientation] = turned
             upright.info["exif"] = exif.tobytes()
             upright = ImageOps.exif_transpose(upright)
@@ -160,7 +160,7 @@ def _grey(picture: Image.Image) -> tuple[Image.Image, list[str]]:
 def _moderate(picture: Image.Image, *, exact: bool = False) -> tuple[Image.Image, list[str]]:
     """The picture in grey, RGB or RGBA, reduced if it is large; and the changes made.
 
-    16 bits become 8 by the levels that occur, or if ``exact`` by all that there are.
+    16 bits become 8 by stretching the levels that occur, or if ``exact`` the full range.
     """
     factor, changes = max(1, max(picture.size) // LARGE), []
     if picture.mode == "F" or picture.mode.startswith("I"):  # 16 bits and more

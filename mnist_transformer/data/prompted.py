@@ -50,7 +50,7 @@ def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
 
 
 def is_for_testing(prompt: Prompt) -> bool:
-    """Whether a prompt by a language model is not trained on: one in five, and held-out sums."""
+    """Whether a prompt by a language model is kept for testing: one in five, and held-out sums."""
     return is_held_out(prompt.operands) or zlib.crc32(prompt.text.encode()) % 5 == 0
 
 

@@ -22,11 +22,11 @@ Shape = tuple[int, int, int]  # (C, H, W)
 def read(path: Path, shape: Shape) -> tuple[Values, Names]:
     """The values of images, with a file's own axes; and the names of a folder's pictures.
 
-    Raises ValueError for other files, and for pictures of another shape than this one.
+    Raises ValueError for other kinds of file, and for pictures that are not of this shape.
     """
     if path.is_dir():
         return _read_folder(path, shape)
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise ValueError(f"{path} is not a file, expected an IDX file, a folder or a parquet file")
     return cifar10.read_parquet([path])[0] if path.suffix == ".parquet" else idx.read(path), ()
 

@@ -1,9 +1,9 @@
-"""A likely one of the scans that give an image, as handwriting goes.
+"""The choice, among the scans that give an image, of one that is likely as handwriting.
 
-Many scans give the same 784 bytes, as pixels of one box pixel often have the same weight, and
-``to_scan`` takes one with a shortest outline. Here an inked pixel and a blank one near it trade
-places wherever the bytes stay and the scan gets more probable. A scan's probability is that of
-``scan_coder.count``: how often a pixel of the training scans was ink in the same context.
+Many scans give the same 784 bytes, as scanned pixels in one box pixel often have the same weight.
+``to_scan`` takes one with the shortest outline. Here an inked pixel and a blank one near it trade
+places wherever the bytes stay the same and the scan gets more probable. Probabilities come from
+``scan_coder.count``: how often a pixel of the training scans was ink in a context.
 
 Shapes: m side, N pairs of pixels, K pixels whose probability depends on a pixel.
 """
@@ -39,7 +39,7 @@ def count(groups: Iterable[Ink]) -> NDArray[np.float64]:
 
 
 def likelier(ink: Ink, nats: NDArray[np.float64]) -> Ink:
-    """A scan (m, m) of 0 and 1 that gives the same image, at most as many nats as this one."""
+    """A scan (m, m) of 0 and 1 that gives the same image, in at most as many nats as this one."""
     ink, levels = ink.copy(), _levels(ink)
     for _ in range(MAX_SWEEPS):
         pairs = _pairs(ink)
@@ -49,7 +49,7 @@ def likelier(ink: Ink, nats: NDArray[np.float64]) -> Ink:
         for index in np.argsort(-gains):
             if gains[index] < 1e-3:
                 break
-            # Gains add up only that far apart.
+            # Gains add up only if pairs are that far apart.
             if any(abs(pairs[index][:, None] - other).max(-1).min() <= APART for other in traded):
                 continue
             trial = ink.copy()
@@ -76,22 +76,22 @@ def _pairs(ink: Ink) -> Pixels:
 
 
 def _keeps_levels(ink: Ink, levels: Ink, pairs: Pixels) -> NDArray[np.bool_]:
-    """Whether the levels may stay if two pixels trade places, (N,); rounding aside."""
+    """Whether the levels stay the same, up to rounding, if two pixels trade places: (N,)."""
     shares = weights(len(ink)).astype(np.float64)
     area = shares @ ink @ shares.T
     unit = area.max() / 255
-    # The brightest area decides on all of them.
+    # All levels are relative to the brightest area.
     most = np.where(area == area.max(), levels, MOST[levels])
     row, column = np.moveaxis(pairs, -1, 0)
     changes = np.einsum("xnp,ynp,p->nxy", shares[:, row], shares[:, column], [-1.0, 1.0])
-    # An area may lie a rounding error outside, and no change is always allowed.
+    # An area may lie a rounding error outside; leaving it unchanged is always allowed.
     low = np.minimum(LEAST[levels] * unit - area, -ROUNDING)
     high = np.maximum(most * unit - area, ROUNDING)
     return ((changes >= low) & (changes <= high)).all((1, 2))
 
 
 def _gains(ink: Ink, pairs: Pixels, nats: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Nats that a scan has fewer if two pixels trade places, (N,)."""
+    """Nats that a scan saves if two pixels trade places, (N,)."""
     decided = (pairs[:, :, None] + _DECIDES).reshape(len(pairs), 2 * len(_DECIDES), 2)  # (N, K, 2)
     inside = ((decided >= 0) & (decided < len(ink))).all(-1)
     own, other = np.split(decided, 2, axis=1)

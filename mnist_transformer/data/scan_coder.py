@@ -1,8 +1,8 @@
-"""A lossless code for black-and-white pictures, as JBIG codes them, without a network.
+"""A lossless code for black-and-white pictures, in the manner of JBIG, without a network.
 
-A pixel's context is its 20 nearest neighbours of those above it and to its left. The chance that
-it is ink is counted in the pictures before, and a context that was rarely seen trusts its nearest
-neighbours: with k of them, of ``seen`` pixels ``ink`` were ink,
+A pixel's context is its 20 nearest neighbours among those above it and to its left. The chance of
+ink is estimated from counts in the earlier pictures. A rarely seen context falls back on fewer,
+nearer neighbours: with k of them, ``ink`` of ``seen`` pixels were ink,
 
     p_k = (ink_k + PRIOR * p_(k-1)) / (seen_k + PRIOR),    p_(-1) = 1/2
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 REACH = 4  # rows and columns that a neighbour may be away
 NUM_NEIGHBOURS = 20
-PRIOR = 2.0  # pixels that the opinion of the nearer neighbours counts for
+PRIOR = 2.0  # weight, in pixels, of the estimate from nearer neighbours
 WORD = 16  # bits: of a chance, and of what a state gives to the stream or takes from it
 ONE = 1 << WORD  # a state is at least this, and below its square
 
@@ -33,7 +33,7 @@ _BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if
 NEIGHBOURS = sorted(_BEFORE, key=lambda at: at[0] ** 2 + at[1] ** 2)[:NUM_NEIGHBOURS]
 _ALL = [(bit, y, x) for bit, (y, x) in enumerate(NEIGHBOURS)]
 _ABOVE, _LEFT = [place for place in _ALL if place[1]], [place for place in _ALL if not place[1]]
-# The bits that the last few pixels of the row, the newest lowest, have in the context.
+# The context bits of the last few pixels of a row, indexed by those pixels, newest lowest.
 _LEFT_BITS = np.array(
     [
         sum((last >> (-x - 1) & 1) << bit for bit, _, x in _LEFT)
@@ -48,7 +48,7 @@ Counts = NDArray[np.int64]  # (2, contexts): pixels of paper and of ink
 
 def encode(groups: Sequence[Pictures]) -> bytes:
     """The code of the pictures."""
-    # A state gives its bits back in reverse, so all is coded from the end to the start.
+    # A state gives its bits back in reverse, so coding runs from the end to the start.
     counts = np.zeros((2, 1 << NUM_NEIGHBOURS), np.int64)
     for group in groups:
         counts += count(group)
@@ -98,7 +98,7 @@ def decode(code: bytes, shapes: Sequence[tuple[int, int, int]]) -> Iterator[Pict
 
 
 def _with_paper(group: Pictures) -> Pictures:
-    """The pictures as (H, W, N), with paper above them, left and right."""
+    """The pictures as (H, W, N), with paper above, left and right of them."""
     return np.pad(group, ((0, 0), (REACH, 0), (REACH, REACH))).transpose(1, 2, 0).copy()
 
 
@@ -121,9 +121,9 @@ def count(group: Pictures) -> Counts:
 
 
 def _chances(counts: Counts) -> NDArray[np.uint32]:
-    """The chance of ink in each context, of 2^16 and never 0 or all.
+    """The chance of ink in each context, as a multiple of 2^-16, never 0 or 1.
 
-    Sums, products and quotients of two doubles each, which every machine rounds alike.
+    It uses only sums, products and quotients of two doubles, which every machine rounds alike.
     """
     levels = [counts]  # the contexts of fewer and fewer neighbours
     while levels[-1].shape[1] > 1:

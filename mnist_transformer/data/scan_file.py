@@ -6,7 +6,7 @@ kept as they are. The order is MNIST's: 60,000 training images, then 10,000 test
 The file, little-endian:
 
     bytes 0-13    the magic, which ends with the version
-    bytes 14-45   SHA-256 of all that follows but L
+    bytes 14-45   SHA-256 of all that follows except L
     bytes 46-53   two uint32: the number of images N, and the length L of the next part
     then L bytes  lzma: N sides (0: no scan), N labels, 28 x 28 levels of each image without a scan
     then the end  the scans in the code of ``scan_coder``, the rarest side first
@@ -41,7 +41,7 @@ BATCH = 1000  # images that the program makes at a time
 
 @dataclass(frozen=True, eq=False)
 class Scans:
-    """Images as scans, in memory one bit per scanned pixel."""
+    """Images as scans, kept in memory as one bit per scanned pixel."""
 
     sides: Tensor  # int64 (N,), 0 where an image has no scan
     labels: Tensor  # int64 (N,)
@@ -63,7 +63,7 @@ class Scans:
         return np.unpackbits(bits, count=side * side).reshape(side, side)
 
     def canvas(self, index: Tensor, size: int) -> Tensor:
-        """The scans of these images (B,) in the middle of paper: uint8 (B, size, size) of 0 and 1.
+        """The scans of these images (B,), each centred on paper: uint8 (B, size, size) of 0 and 1.
 
         An image without a scan gives paper. Raises ValueError if a scan is larger than the canvas.
         """
@@ -77,7 +77,7 @@ class Scans:
         return torch.from_numpy(canvas)
 
     def squares(self, index: Tensor) -> Tensor:
-        """The scans of these images (B,), which are of one side: uint8 (B, m, m) of 0 and 1."""
+        """The scans of these images (B,), which share one side m: uint8 (B, m, m) of 0 and 1."""
         return self.canvas(index, int(self.sides[index[0]]))
 
     @functools.cached_property
@@ -100,7 +100,7 @@ class Scans:
 
     @functools.cached_property
     def _known(self) -> dict[bytes, int]:
-        """The image that a digest belongs to, of all that have a scan."""
+        """The image of each digest, for all images that have a scan."""
         images = self.images.numpy()
         return {_digest(images[i]): i for i in self.sides.nonzero()[:, 0].tolist()}
 
@@ -122,7 +122,7 @@ def packed(scans: Iterable[Any]) -> NDArray[np.uint8]:
 
 
 def reproducing(images: Tensor, labels: Tensor, sides: Tensor, ink: NDArray[np.uint8]) -> Scans:
-    """These images as scans, where the scan given for an image gives it back.
+    """These images as scans, except where the given scan does not reproduce the image.
 
     Args:
         images: uint8 (N, 1, 28, 28), with their labels int64 (N,).
@@ -135,7 +135,7 @@ def reproducing(images: Tensor, labels: Tensor, sides: Tensor, ink: NDArray[np.u
 
 
 def pack(scans: Scans) -> bytes:
-    """The content of a file of these scans; a minute for all of MNIST."""
+    """The content of a file of these scans; all of MNIST takes a minute."""
     fixed = (scans.sides, scans.labels, scans.leftovers)
     part = lzma.compress(b"".join(x.byte().numpy().tobytes() for x in fixed))
     rest = part + scan_coder.encode([scans.squares(x).numpy() for x in groups(scans.sides)])
@@ -163,7 +163,7 @@ def read(path: Path) -> Scans:
     cache = pooch.os_cache("mnist-transformer") / f"scans-{sha256.hex()[:16]}.safetensors"
     try:
         ink = trees.load_state(cache)["ink"].numpy()
-    except (OSError, ValueError):  # there is none, or a damaged one
+    except (OSError, ValueError):  # it is missing or damaged
         ink = _decode(unpacker.unused_data, sides.long())
         with suppress(OSError):  # without a cache, the next process decodes too
             trees.save_state(cache, {"ink": torch.from_numpy(ink)})

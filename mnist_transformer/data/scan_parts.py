@@ -1,4 +1,4 @@
-"""The recovery of all of MNIST's scans, on all cores, in parts that outlive a kill.
+"""The recovery of all of MNIST's scans, on all cores, in parts that survive a kill.
 
 A part is about 500 images in a file of ``utils.trees``. ``part-NNN.safetensors`` has the ``sides``
 of their scans, uint8, 0 where none is found, and the ``ink``: ``np.packbits`` of each scan (m, m),
@@ -27,7 +27,7 @@ from mnist_transformer.utils import trees
 PART = 500  # images
 Bytes = NDArray[np.uint8]
 Report = Callable[[str, int, int | None], None]
-"""Told how many of the images are done."""
+"""Called with a stage, the number of images done, and their total."""
 
 _NATS: list[NDArray[np.float64]] = []  # of contexts, in a process that chooses
 
@@ -35,7 +35,7 @@ _NATS: list[NDArray[np.float64]] = []  # of contexts, in a process that chooses
 def recover(images: Tensor, folder: Path, report: Report) -> tuple[Tensor, Bytes]:
     """The sides (N,) and ink of images uint8 (N, 1, 28, 28), as ``scan_file.Scans`` has them.
 
-    Parts that the folder holds are used, and it is given the others.
+    Parts that are in the folder are used, the others are written to it.
 
     Raises:
         ValueError: a part is damaged, or OR-Tools is missing.
@@ -54,8 +54,8 @@ def recover(images: Tensor, folder: Path, report: Report) -> tuple[Tensor, Bytes
 def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Bytes:
     """Ink of likelier scans that give the same images, as ``Scans`` has it; see scan_choice.py.
 
-    Contexts are counted in the first ``num_counted`` images. Parts that the folder holds are
-    used, and it is given the others.
+    Contexts are counted in the first ``num_counted`` images. Parts that are in the folder
+    are used, the others are written to it.
     """
     counted = groups(scans.sides[:num_counted])
     nats = scan_choice.count(scans.squares(index).numpy() for index in counted)
@@ -89,14 +89,14 @@ def _in_parts(
 
 
 def _start(*nats: NDArray[np.float64]) -> None:
-    """Set a process of the pool up: there is one for each core."""
+    """Set up a process of the pool, which has one per core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _NATS.extend(nats)
 
 
 def _search(task: tuple[Path, Bytes]) -> tuple[Bytes, Bytes]:
-    """The sides and ink of a part, which is written."""
+    """Find the sides and ink of a part, and write the part."""
     path, images = task
     scans = [np.zeros((0, 0), bool) if x is None else x for x in map(to_scan, images)]
     sides, ink = np.array(list(map(len, scans)), np.uint8), packed(scans)
@@ -115,7 +115,7 @@ def _read(path: Path, num_images: int) -> tuple[Bytes, Bytes]:
 
 
 def _choose(task: tuple[Path, list[Bytes]]) -> Bytes:
-    """The chosen ink of a part, which is written if it is not there."""
+    """The chosen ink of a part: read if it was written before, else chosen and written."""
     path, scans = task
     before = packed(scans)
     with suppress(ValueError, LookupError):

@@ -1,10 +1,10 @@
 """MNIST's program backwards: find a scan that gives an image, all 784 bytes of it.
 
-An image says how much area of each box pixel is ink, up to the width of one level. That makes
-two searches:
+An image tells how much of each box pixel's area is ink, to within one level. Two searches
+follow:
 
 1. The side m. A box pixel's area is the sum of a subset of its shares, and for a wrong m some
-   level has no such subset. All sums are one number's bits: adding a share x to any subset is
+   level has no such subset. All sums are the bits of one number: adding a share x to any subset is
    ``bits | bits << x``.
 2. The ink. A variable of 0 or 1 for each scanned pixel, and a linear constraint for each box
    pixel; of all solutions the one with the shortest outline. CP-SAT of OR-Tools solves it.
@@ -34,12 +34,12 @@ from mnist_transformer.data.scans import (
 GRID = 1 << 16  # area is searched in steps of 1 / GRID,
 TOLERANCE = 14  # steps; a sum of 36 rounded shares errs by less
 SCALE = 1 << 24  # CP-SAT has integers alone: shares are multiples of 1 / SCALE
-LEEWAY = 3e-4  # the brightest pixel may lack ink of next to no share
-LEAST_AREA = 0.93  # area of the brightest pixel where it lacks ink
+LEEWAY = 3e-4  # the brightest pixel may lack ink whose share is almost zero
+LEAST_AREA = 0.93  # the least area of a brightest pixel that lacks ink
 RARE_SIDES = range(SIDES.start, 75)  # larger ones have a sum for nearly every level
 RARE_PLACES = 5  # the likeliest, of a box that may reach beyond the image
 INFINITE = 1 << 60  # no upper bound
-SLACK = 3e-6  # the most that float32 moves an area
+SLACK = 3e-6  # the most by which float32 changes an area
 EFFORT = 0.5  # CP-SAT's deterministic time, about seconds: the same scans on any machine
 NONE = -(1 << 30)  # a scanned pixel that is paper, and so has no variable
 HIDDEN = -1  # the level of a box pixel beyond the image
@@ -106,11 +106,11 @@ def _box(image: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def _possible(box: np.ndarray, side: int, areas: np.ndarray) -> np.ndarray:
-    """Those areas of the brightest pixel with which each level of a box is a sum of shares."""
+    """The areas of the brightest pixel for which every level of a box is a sum of shares."""
     kinds, sums = _sums(side)
     low, high = LEAST / 255 * GRID, MOST / 255 * GRID
     pairs = set(zip(kinds[box > 0].tolist(), box[box > 0].tolist(), strict=True))
-    # The kinds with the fewest sums refuse the most.
+    # The kinds with the fewest sums rule out the most.
     for kind, level in sorted(pairs, key=lambda pair: len(sums[pair[0]])):
         first = np.searchsorted(sums[kind], areas * low[level] - TOLERANCE, "left")
         end = np.searchsorted(sums[kind], areas * high[level] + TOLERANCE, "right")
@@ -123,7 +123,7 @@ def _possible(box: np.ndarray, side: int, areas: np.ndarray) -> np.ndarray:
 def _places(image: np.ndarray) -> list[tuple[int, int]]:
     """The corners of all boxes that hold the whole ink, the likeliest first.
 
-    The program centres a scan in its square: of places alike, that is the most even one.
+    A scan is centred in its square, so the likeliest place has the most even margins.
     """
     if not image.any():
         return []
@@ -139,7 +139,7 @@ def _places(image: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _is_centred(image: np.ndarray, row: int, column: int) -> bool:
-    """Whether the program puts the box here; of one that reaches beyond the image, it may."""
+    """Whether the program puts the box here; true for any that reaches beyond the image."""
     total, index = int(image.sum()), np.arange(IMAGE)
     masses = (int((image.sum(axis) * index).sum()) for axis in (0, 1))
     is_within = 0 <= min(row, column) <= max(row, column) <= IMAGE - BOX
@@ -217,7 +217,7 @@ class _Puzzle:
             yield self.ink
 
     def _solve(self) -> list[int]:
-        """The values of all variables, none if there are none or none were found in time."""
+        """The values of all variables; [] if no solution exists, or none was found in time."""
         self.solver.solve(self.model)
         return list(self.solver.response_proto.solution)
 
@@ -235,7 +235,7 @@ class _Puzzle:
         return found and (self._solve() or found)
 
     def forbid(self, pixels: np.ndarray) -> None:
-        """Forbid what the last solution has in each of these box pixels (N, 2)."""
+        """Forbid the last solution's ink within each of these box pixels (N, 2)."""
         for row, column in pixels:
             window = self._window(row, column)
             variable = self.variable[window]
@@ -254,7 +254,7 @@ class _Puzzle:
         return np.ix_(np.flatnonzero(self.shares[row]), np.flatnonzero(self.shares[column]))
 
     def _demand_levels(self, box: np.ndarray, least: float, most: float) -> None:
-        """Each area is at least, and at most, its level / 255 of the brightest one."""
+        """Bound each area, from below and above, by its level / 255 of the brightest one."""
         brightest = self._variable(int(least * SCALE), int(most * SCALE))
         slack = -int(255 * SLACK * SCALE)
         for row, column in np.argwhere(box > 0):
@@ -273,7 +273,7 @@ class _Puzzle:
                 linear.domain.extend([slack, INFINITE])
 
     def _shorten_outline(self) -> None:
-        """Minimise the pairs of neighbours that differ; around the square is paper."""
+        """Minimise the number of neighbours that differ; paper surrounds the square."""
         variable = np.pad(self.variable, 1, constant_values=NONE)
         for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
             a, b = variable[first], variable[second]

@@ -37,7 +37,7 @@ LEAST, MOST = (_LEVEL - (_LEVEL <= 128)).clip(0), (_LEVEL + (_LEVEL >= 128)).cli
 
 
 def square(side: int, canvas: int) -> slice:
-    """The rows, and the columns, that a scan of this side has at the centre of a canvas."""
+    """The rows, and likewise the columns, of a scan of this side at the centre of a canvas."""
     start = (canvas - side) // 2
     return slice(start, start + side)
 
@@ -88,7 +88,7 @@ def to_boxes(scans: Tensor, sides: Tensor) -> Tensor:
     most = area.amax((1, 2), keepdim=True)
     # An empty scan has no brightest pixel; its image is paper.
     most = torch.where(most > 0, most, 1)
-    # A tensor above: torch divides a number by a tensor as number * (1 / tensor).
+    # A tensor as the numerator: torch divides a number by a tensor as number * (1 / tensor).
     level = area * (torch.full_like(most, 255) / most)
     return ((level - 128).trunc() + 128).byte()
 
@@ -132,12 +132,12 @@ def _at(row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def corner(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """The row and column (B,) of a box's corner, which bring its centre of mass to 14, 14."""
+    """The row and column (B,) of a box's corner that bring its centre of mass to (14, 14)."""
     ink, index = boxes.long(), torch.arange(BOX, device=boxes.device)
     total = ink.sum((1, 2)).clamp(min=1)
     masses = ((ink.sum(axis) * index).sum(1) - IMAGE // 2 * total for axis in (2, 1))
     # round(14 - mean) in integers: the centre of mass is a quotient of them. Halves round down,
-    # as all three that MNIST has do: images 23,831, 33,691 and 68,688.
+    # as all three in MNIST do: images 23,831, 33,691 and 68,688.
     row, column = (-((2 * mass + total) // (2 * total)) for mass in masses)
     return row, column
 
@@ -153,7 +153,7 @@ def shares_on(canvas: int, sides: Tensor) -> Tensor:
 
 
 def preview(scans: Tensor, sides: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """``to_images`` but for rounding, in a tenth of the time, with boxes at these corners (B,)."""
+    """``to_images`` up to rounding, in a tenth of the time, with boxes at these corners (B,)."""
     shares = shares_on(scans.shape[-1], sides)
     area = shares @ scans.float() @ shares.mT
     most = area.amax((1, 2), keepdim=True).clamp(min=0.5)
@@ -178,7 +178,7 @@ def enlarge(images: Tensor, canvas: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     levels = F.pad(images, 4 * [BOX])[_at(row, column)].float()[:, None]
     side = min(USUAL_SIDE, canvas)
     large = F.interpolate(levels, (side, side), mode="bilinear")
-    # Half of the brightest level nearby is the edge of a stroke, of a pale one too.
+    # A stroke's edge, even a pale one's, is at half of the brightest level nearby.
     near = F.max_pool2d(levels, 5, stride=1, padding=2)
     near = F.interpolate(near, (side, side), mode="nearest")
     scans = images.new_zeros(len(images), canvas, canvas)

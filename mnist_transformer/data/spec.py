@@ -13,13 +13,13 @@ MAX_DIMS = 2**18  # of an image: a model builds tables of its pixels
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set's name and the shape of what is in it; ValueError for one that cannot be."""
+    """A data set's name and the shape of its images; ValueError for invalid values."""
 
     name: str  # what recipes, checkpoints and ledger rows call it
     shape: tuple[int, int, int]  # (C, H, W) of an image
     class_names: tuple[str, ...]  # in the order of the labels
     num_levels: int = 256  # levels V of a value; values are 0 to V - 1
-    background: int | None = None  # the level of empty paper, where most of an image is that
+    background: int | None = None  # the level of empty paper, if most of an image is empty
     judge: str | None = None  # the shipped model that judges drawn images, if any
     licence: str = "unknown"  # of the images, as their authors name it
     source: str = ""  # where the images come from, for people

@@ -83,7 +83,7 @@ def encode_prompts(
 def load(folder: Path | None = None) -> Dataset:
     """States for training and validation, which also stands for a test split.
 
-    Missing or damaged ones, and those of another model or layer, raise ValueError.
+    Missing or damaged files, and states of another model or layer, raise ValueError.
     """
     splits = []
     for name in ("train", "val"):

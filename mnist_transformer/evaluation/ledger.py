@@ -21,7 +21,7 @@ FIELDS = (
     "recipe", "dataset", "commit", "date", "device", "torch",
     "parameters", "images_seen", "seconds", "metrics", "exact", "command",
 )  # fmt: skip
-FIRST_DATASET = "mnist"  # of rows from before rows named theirs
+FIRST_DATASET = "mnist"  # of old rows, which do not name theirs
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -35,7 +35,7 @@ def _in_source_tree() -> bool:
 
 
 def describe_device(device: str = "cpu") -> str:
-    """The processor, or the accelerator, and how much of it: never the name of the machine."""
+    """The accelerator, or the processor and its number of cores; never the machine's name."""
     import torch
 
     if device.startswith("cuda"):
@@ -50,7 +50,7 @@ def describe_device(device: str = "cpu") -> str:
 def current_commit() -> str | None:
     """Short name of the source tree's commit, with "-dirty" when files differ from it."""
     if not _in_source_tree():
-        return None  # installed, maybe below a repository of something else
+        return None  # installed, perhaps inside another repository
     command = ["git", "-C", str(_PACKAGE), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -59,7 +59,7 @@ def current_commit() -> str | None:
 
 
 def clean_command(arguments: Sequence[str]) -> str:
-    """A command line without the places of this machine: absolute paths keep their last part."""
+    """A command line without this machine's paths: absolute ones keep only their last part."""
     cleaned = []
     for argument in arguments:
         flag, equals, value = argument.rpartition("=")
@@ -73,7 +73,7 @@ def make_row(
 ) -> Row:
     """A row for ``append`` with the commit, date, device and torch version of this moment.
 
-    ``known`` are others of FIELDS; ``images_seen`` and ``seconds`` are those of the training.
+    ``known`` holds other FIELDS; ``images_seen`` and ``seconds`` are those of the training.
     """
     import torch
 
@@ -93,7 +93,7 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
     """Add a row at the end of the ledger and return the ledger's path; may raise OSError.
 
     Raises ValueError: a field is missing or unknown, a number is not finite, the command names
-    a place of this machine, or the ledger ends in the middle of a row.
+    a path of this machine, or the ledger ends in the middle of a row.
     """
     if set(row) != set(FIELDS):
         raise ValueError(f"row has fields {sorted(row)}, expected {sorted(FIELDS)}")
@@ -110,7 +110,7 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
 
 
 def whole(path: Path) -> Path:
-    """The path of a ledger, or of none; ValueError if it ends in the middle of a row."""
+    """The path of a ledger, which need not exist; ValueError if it ends in the middle of a row."""
     if path.exists() and (not path.is_file() or path.read_bytes()[-1:] not in (b"", b"\n")):
         raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
     return path
@@ -119,8 +119,8 @@ def whole(path: Path) -> Path:
 def rows(path: Path | None = None) -> list[Row]:
     """All rows of a ledger, oldest first; none if the file does not exist.
 
-    Without a path: the rows that an installed package brings, then those of this folder. A last
-    line that was not written to its end is left out. Raises ValueError where another is not a row.
+    Without a path: the rows that an installed package brings, then those of this folder. An
+    incomplete last line is left out. Raises ValueError if another line is not a row.
     """
     if path is None:
         return rows(_PACKAGE / "ledger.jsonl") + rows(results_folder() / "ledger.jsonl")

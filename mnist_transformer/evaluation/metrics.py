@@ -6,8 +6,8 @@
   |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), on features of this project's own classifier;
   never comparable with a published FID, which uses Inception features.
 - Improved precision and recall (arXiv 1904.06991, equations 1 and 2): the share of one set within
-  the balls around the other set's points, each as wide as the k-th nearest neighbour is far.
-- Copy check: distances, in pixels, of images to their nearest training image.
+  the balls around the other set's points, each with its k-th nearest neighbour on its surface.
+- Copy check: distances, in pixel space, of images to their nearest training image.
 
 Shapes: N images or points, F features, C channels, H x W pixels. All in float64 on the CPU,
 except the copy check's distances (float32).
@@ -43,7 +43,7 @@ def bits_per_dim(
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean over a split, given the class or not; ValueError as ``nll``, and without images."""
+    """Mean over a split, given the class or not; ValueError as in ``nll``, and for no images."""
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 
@@ -116,7 +116,7 @@ def nearest_distances(
     return torch.cat(nearest)
 
 
-@lru_cache(1)  # for the next images
+@lru_cache(1)  # reused for the next images
 def _half_norm_and_transpose(train_images: Tensor) -> tuple[Tensor, Tensor]:
     train = train_images.flatten(1).float() / 255
     return train.square().sum(1) / 2, train.T.contiguous()
@@ -125,7 +125,7 @@ def _half_norm_and_transpose(train_images: Tensor) -> tuple[Tensor, Tensor]:
 def copy_check(
     drawn: Tensor, train_images: Tensor, held_out_distances: Tensor, report: Progress = quiet
 ) -> dict[str, float]:
-    """Whether drawn images (N, C, H, W) are copies, beside held-out ones' ``nearest_distances``.
+    """Whether drawn images (N, C, H, W) are copies, given held-out ones' ``nearest_distances``.
 
     Returns:
         ``ratio`` of the median distance to that of the held-out images; well below 1 is copying.

@@ -2,10 +2,10 @@
 
 Likelihood: bits/dim of the whole test and validation sets, over all dimensions. Drawn images:
 class-balanced samples, once per seed, plain and guided, as mean and standard deviation over the
-seeds. The shipped judge measures them, beside a floor: as many training images in their place.
-A tokenizer is judged by its reconstructions, beside a ceiling: the floor coded and decoded, which
-models over its codes can hardly surpass. Where a data set has no shipped judge, likelihood, speed
-and the error of reconstructions are all there is. Test data measures; it never chooses anything.
+seeds. The shipped judge measures them, next to a floor: an equal number of training images. A
+tokenizer is judged by its reconstructions, next to a ceiling: the floor's images encoded and
+decoded, which models over its codes can hardly surpass. Without a shipped judge, only likelihood,
+speed and reconstruction error are measured. Test data measures; it never chooses anything.
 """
 
 import os
@@ -41,7 +41,7 @@ class Samples:
     """The images that a model is judged by."""
 
     num_samples: int = 10_000  # class-balanced images in a set
-    seeds: Sequence[int] = (0, 1, 2)  # of which each has its set
+    seeds: Sequence[int] = (0, 1, 2)  # one set for each
     guidances: Sequence[float] = (1.0, 2.0)  # for a model that has guidance
 
 
@@ -56,7 +56,7 @@ def evaluate(
     device: str | None = None,
     report: Progress = quiet,
 ) -> Metrics:
-    """Measure a model: likelihood, drawn images and speed, as far as it has them.
+    """Measure a model: likelihood, drawn images and speed, as far as they apply.
 
     Args:
         model: a loaded model, or the name or path of one, as ``load`` takes them.
@@ -83,11 +83,11 @@ def load_data(
 ) -> Dataset:
     """The data set that a model was trained on, from a folder of its files as for training.
 
-    Raises ValueError as ``load_dataset`` does, and if its images or classes are others.
+    Raises ValueError as ``load_dataset`` does, and if images or classes are not the model's.
     """
     spec: DataSpec = model.config.data
     name = spec.name.partition(":")[0]
-    if recipe is not None and not callable(recipe.model):  # which any data set may have
+    if recipe is not None and not callable(recipe.model):  # a recipe for one data set
         name = recipe.dataset
     how = {"size": spec.shape[1], "channels": spec.shape[0]} if name == "folder" else {}
     dataset = load_dataset(name, folder, **how)
@@ -105,7 +105,7 @@ def measure(
     recipe: Recipe | None = None,
     report: Progress = quiet,
 ) -> Metrics:
-    """Measure a model that passes ``check_measurable``; with its recipe, training's speed too."""
+    """Measure a model that passes ``check_measurable``; with its recipe, training speed too."""
     if isinstance(model, Judge):
         return judge_figures(model, dataset)
     found: Metrics = {}
@@ -177,7 +177,7 @@ def draw_balanced(
     batch_size: int = 256,
     report: Progress = quiet,
 ) -> Images:
-    """Images with the labels 0, 1, 2, ... again and again."""
+    """Draw images with the labels 0, 1, 2, ... in turn."""
     index = torch.arange(num_samples)
     labels, images = index % model.num_classes, []
     for batch in index.split(batch_size):
@@ -203,7 +203,7 @@ def balanced_subset(split: Split, num_samples: int, seed: int) -> Images:
 def _judged(
     judge: Judge, reference_NF: Tensor, report: Progress, stage: str, sets: Sequence[Images]
 ) -> Metrics:
-    """Mean and standard deviation over the sets, one per seed, beside features of test images."""
+    """Figures of the sets, one per seed, against test features: mean and standard deviation."""
     columns: dict[str, list[float]] = defaultdict(list)
     for done, (images, labels) in enumerate(sets, start=1):
         features_NF = in_batches(judge, judge.features, images)
@@ -237,7 +237,7 @@ def _drawn(
 
 
 def _reconstruction(judge: Judge | None, split: Split, images: Tensor) -> dict[str, float]:
-    """The loss of coding and decoding a split's images; squared error of pixels in [0, 1]."""
+    """Figures of a split's reconstructed images; squared error of pixels in [0, 1]."""
     images = images.to(torch.uint8)
     lost = {"squared_error": F.mse_loss(images / 255, split.images / 255).item()}
     if judge is None:

@@ -1,7 +1,7 @@
 """Speed: drawn and trained images per second, and the machine's peak.
 
-The share of the peak is images/s times the floating-point operations of an image, over those per
-second of one large matrix product on the same machine in the same run. The operations of matrix
+The share of the peak is images/s times the floating-point operations per image, divided by those
+per second of one large matrix product on the same machine in the same run. The operations of matrix
 products, convolutions and attention are counted as they run.
 """
 
@@ -25,7 +25,7 @@ from mnist_transformer.utils.devices import fast_autocast, fast_dtype, fork_rng
 
 
 def now(device: torch.device) -> float:
-    """Seconds of a clock, once everything asked of the device is done."""
+    """A clock in seconds, read once all work queued on the device is done."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
@@ -40,7 +40,7 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
 def sampling_speed(
     model: GenerativeModel, batch_size: int, *, repeats: int = 3, report: Progress = quiet
 ) -> float:
-    """Images per second, drawn plainly in batches of that size: the median after a warm-up."""
+    """Images drawn per second, plainly and in batches of that size: the median after a warm-up."""
     labels = torch.arange(batch_size) % model.num_classes
     seconds = []
     for repeat in range(repeats + 1):
@@ -65,7 +65,7 @@ def matmul_peak(device: torch.device, size: int | None = None) -> tuple[float, s
 
 
 def _attention_flops(kernel: Any, num_products: int, *arguments: Any, **others: Any) -> int:
-    """Those of a fused kernel: ``num_products`` per head, half of each where it is causal."""
+    """FLOPs of a fused kernel: ``num_products`` matrix products per head, halved if causal."""
     # The kernels take their arguments in different orders, but give them the same names.
     names = [argument.name for argument in kernel.default._schema.arguments]
     given = dict(zip(names, arguments, strict=False)) | others
@@ -74,7 +74,7 @@ def _attention_flops(kernel: Any, num_products: int, *arguments: Any, **others: 
     return 2 * num_products * batch * heads * num_queries * num_keys * head_dim // share
 
 
-# torch does not count the kernel for CPUs, and on GPUs takes causal attention for a full one.
+# torch does not count the kernel for CPUs, and on GPUs counts causal attention as full.
 # Forward two products; backward five: the scores again, and the gradients of weights, values,
 # queries and keys.
 _KERNELS = "flash_attention_for_cpu", "flash_attention", "cudnn_attention", "efficient_attention"
@@ -96,16 +96,16 @@ def count_flops(work: Callable[[], object]) -> int:
 def throughput(
     model: Model, recipe: Recipe, split: Split, *, num_steps: int = 10, report: Progress = quiet
 ) -> dict[str, Any]:
-    """Train a copy of the model for a few steps, as the recipe does, and count; figures by name.
+    """Train a copy of the model for a few steps, as the recipe does, and measure; figures by name.
 
-    A step is forward, backward and optimizer. ``flops_per_image`` are one image's, forward and
-    backward; ``peak_flops`` a second's of the best large matrix product, in ``peak_dtype``. Images
+    A step is forward, backward and optimizer. ``flops_per_image`` counts forward and backward;
+    ``peak_flops`` is per second, of the best large matrix product, in ``peak_dtype``. Images
     are real ones, because the cost of a step may depend on them.
     """
     device = model.device
     model = copy.deepcopy(model).train()
     optimizers = optim.build_optimizers(model, recipe)
-    optim.set_rates(optimizers, 0.0)  # the work of a step, and the same weights after it
+    optim.set_rates(optimizers, 0.0)  # a step does its work but keeps the weights
     chosen = torch.arange(len(split))[: num_steps * recipe.batch_size]
     batches = [split.batch(index) for index in chosen.split(recipe.batch_size)]
 

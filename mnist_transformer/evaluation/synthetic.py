@@ -1,8 +1,8 @@
-"""Sets of drawn images with a score file, and what is selected from them.
+"""Sets of drawn images with a score file, and selections from them.
 
 A set is a folder that the data set ``idx`` reads. Its ``scores.safetensors`` has seeds, drawn
-scans, and as ``BETTER`` names them: the judge's probability of the class, the model's nats, both
-if there are any, and the distance to the nearest training image.
+scans, and the scores of ``BETTER``: the judge's probability of the class and the model's nats, if
+available, and the distance to the nearest training image.
 """
 
 import gzip
@@ -24,14 +24,14 @@ from mnist_transformer.utils.checks import check_choice
 from mnist_transformer.utils.files import write_atomic
 
 SCORES = "scores.safetensors"
-BETTER = {"probability": -1, "nats": 1, "distance": 1}  # times a score: less is better
+BETTER = {"probability": -1, "nats": 1, "distance": 1}  # times this factor, less is better
 Columns = dict[str, Tensor]  # "image" (N, C, H, W), "label" (N,), and those of the scores
 
 
 def drawing(
     model: GenerativeModel, data: Path | None, seed: int, how: Sampling
 ) -> Callable[[range], Columns]:
-    """A function of numbers, which tell class and seed, that draws images and scores them."""
+    """A function that draws and scores images, given numbers that determine class and seed."""
     spec = model.config.data
     train = model.check_images(load_data(model, None, data).train.images)
     judge = load_judge(spec) if spec.judge else None
@@ -59,9 +59,9 @@ def drawing(
 
 
 def claim(folder: Path, made: str) -> None:
-    """Write down how a folder's set is made; ValueError if it holds another one, or other files."""
+    """Record how a folder's set is made; ValueError if it holds another set, or other files."""
     note = folder / ".made"
-    visible = sorted(folder.glob("[!.]*"))  # before the note is looked for: another may write it
+    visible = sorted(folder.glob("[!.]*"))  # before the note, which another process may write
     found = note.read_text() if note.exists() else "".join(path.name for path in visible[:1])
     if found not in ("", made):
         raise ValueError(f"{folder} holds {found}, expected {made} or another folder")
@@ -69,7 +69,7 @@ def claim(folder: Path, made: str) -> None:
 
 
 def save(folder: Path, parts: list[Columns]) -> None:
-    """Write a set of one part or more; its scores come last and tell that it is whole."""
+    """Write a set of one part or more; its scores come last and mark it as complete."""
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     images, labels = columns.pop("image").movedim(1, -1), columns.pop("label").byte()
     for name, values in (("images-idx-ubyte", images.squeeze(-1)), ("labels-idx-ubyte", labels)):

@@ -20,7 +20,7 @@ from mnist_transformer.utils.checks import check_below, check_tensor
 from mnist_transformer.utils.devices import check_defaults
 
 Canvas = Tensor | Callable[[], Tensor]
-"""Images as they are drawn, or a function that makes them until the drawing goes on."""
+"""Images of an unfinished drawing, or a function that makes them, valid until the next step."""
 
 
 class Model(nn.Module, ABC):
@@ -76,6 +76,9 @@ class Model(nn.Module, ABC):
         """Further figures to log at a validation, by name, over all its images."""
         return {}
 
+    def start(self) -> None:
+        """Called once, before the first step of training: weights that are not random."""
+
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """The training objective (B,), float32; regularisers act in training mode only."""
@@ -96,11 +99,11 @@ class Model(nn.Module, ABC):
             return self.fitted_nats(images, cond) if fitted else self.nats(images, cond)
 
     def nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        """``nll`` of what has been checked, for a family with a ``likelihood`` to implement."""
+        """``nll`` of checked arguments; a family with a ``likelihood`` implements it."""
         raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
 
     def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        """The same with ``fitted``, for a family that builds guidance in to implement."""
+        """``nats`` with ``fitted``; a family with built-in guidance implements it."""
         return self.nats(images, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ def in_batches(
     batch_size: int = 500,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """``function`` of columns (N, ...) by batches, in evaluation mode: float64 on the CPU.
+    """``function`` of columns (N, ...) in batches, in evaluation mode: float64 on the CPU.
 
     ``report`` is called with (done, total) after each batch.
     """
@@ -156,10 +159,10 @@ class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
-    draws_in_fast_dtype: ClassVar[bool] = False  # of its device, without being told
+    draws_in_fast_dtype: ClassVar[bool] = False  # uses its device's ``fast_dtype`` by default
     archive: Any = None  # in a model of scans: those of known images, or () for MNIST's
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
-    built_in_guidance: float = 1.0  # with which it has learned to draw
+    built_in_guidance: float = 1.0  # the guidance that it learned to draw with
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -181,7 +184,7 @@ class GenerativeModel(Model):
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
         Takes one class and one seed per image; None draws without a class. The same seed gives the
-        same image in any batch, but for rounding. A request that does not fit raises ValueError.
+        same image in any batch, up to rounding. A request that does not fit raises ValueError.
         """
         drawing = self._start(cond, seeds, how, keep)
 
@@ -242,12 +245,12 @@ class GenerativeModel(Model):
         raise ValueError(f"a {type(self).__name__} draws no scans, expected a model of scans")
 
     def source(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Whether the model can code images uint8 (B, C, H, W), bool (B,); ``code``'s own input."""
+        """bool (B,): which images uint8 (B, C, H, W) can be coded; then the input of ``code``."""
         return torch.ones(len(images), dtype=torch.bool), images
 
     def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
-        """Write the images of a ``source``, or without any, (), read as many as there are
-        conditions: uint8 (B, C, H, W), on the CPU."""
+        """Write the images of a ``source``, or if that is (), read one image per condition:
+        uint8 (B, C, H, W), on the CPU."""
         expected = "expected one of pixels, patches or scans with a likelihood"
         raise ValueError(f"a model of the kind {type(self).__name__} codes no images, {expected}")
 
@@ -282,7 +285,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class UsesTokenizer(Protocol):
-    """A model over the codes of a tokenizer, which is part of it, frozen."""
+    """A model over the codes of a frozen tokenizer, which is part of the model."""
 
     def set_tokenizer(self, tokenizer: Model) -> None:
         """Take over a tokenizer's weights; ValueError if it is not the one expected."""

@@ -3,7 +3,7 @@
 A checkpoint holds a model's tensors and, in the file's metadata header, what it takes to build
 the model: ``format``, ``family`` (a key of FAMILIES), ``config`` (JSON of the frozen
 dataclass, which begins with the data set) and ``notes`` (JSON, free). The checksum covers all of
-it. In format 1 it covered the tensors alone, and a config had no data set: it was MNIST.
+it. In format 1 it covered the tensors alone, and a config had no data set: MNIST was implied.
 """
 
 import itertools
@@ -34,7 +34,7 @@ def save(
     """Write a model so that ``load`` rebuilds it: bit for bit, unless ``dtype`` rounds it.
 
     Args:
-        path: replaced in one go; an OSError leaves what was there.
+        path: replaced atomically; an OSError leaves the old file there.
         dtype: of the stored floating-point weights.
         notes: JSON values, for whoever opens the file.
     """
@@ -47,7 +47,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     """The model of a checkpoint, on the CPU, in float32 and eval mode.
 
     Raises:
-        ValueError: the file is missing, damaged, no checkpoint, or does not fit its model.
+        ValueError: the file is missing, damaged, not a checkpoint, or does not fit its model.
     """
     path = Path(path)
     tensors, metadata = trees.read(path, KIND)
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The notes of a checkpoint. Raises ValueError as ``load`` does, tensors unread."""
+    """Read the notes of a checkpoint, not its tensors. Raises ValueError as ``load`` does."""
     return trees.header(trees.read_metadata(Path(path), KIND), "notes", Path(path))
 
 
@@ -106,13 +106,13 @@ def _build(
 ) -> Model:
     """A model whose weights have the names and shapes of the tensors.
 
-    Each weight is counted as it is registered, before its memory is written. Building it on the
-    meta device instead would cost the import of 800 modules of torch, half a second.
+    Each weight is counted as it is registered, before its memory is written. Building the model on
+    the meta device instead would cost the import of 800 modules of torch, half a second.
     """
     number, size = itertools.count(1), sum(x.numel() for x in tensors.values())
 
     def count(module: Any, name: str, weight: Tensor | None) -> None:
-        if next(number) > 2 * len(tensors):  # as a depth of 10^9 asks for
+        if next(number) > 2 * len(tensors):  # as with a depth of 10^9
             raise ValueError(f"it has more than twice the {len(tensors)} tensors of the file")
         if weight is not None and weight.numel() > size:
             shape = tuple(weight.shape)
@@ -120,7 +120,7 @@ def _build(
 
     counting = register_module_parameter_registration_hook(count)
     try:
-        with torch.random.fork_rng(devices=[]):  # the caller's randomness is not ours to use up
+        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
             model: Model = from_json(config_class, values).build()
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         name, reason = config_class.__name__, str(error).splitlines()[0]
@@ -132,7 +132,7 @@ def _build(
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The floating-point ones in ``dtype``, the others as they are."""
+    """Floating-point tensors cast to ``dtype``, the others unchanged."""
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
 
 

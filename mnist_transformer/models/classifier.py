@@ -29,7 +29,7 @@ class ClassifierConfig(ModelConfig):
             size, shear and shift (in pixels) of a training image, drawn uniformly.
         mirror: whether images are mirrored left to right half of the time. Shifts are then whole
             pixels, which leaves images sharp, and borders are reflected.
-        residual: whether the network is the larger one, for more than digits.
+        residual: whether to use the larger, residual network, for data harder than digits.
     """
 
     real_valued = True
@@ -80,7 +80,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 
 
 class Residual(nn.Sequential):
-    """Adds what its parts make of an input to that input."""
+    """Adds the output of its layers to their input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
@@ -93,7 +93,7 @@ class Classifier(Judge):
     """
 
     config: ClassifierConfig
-    adamw_modules = ("output",)  # all kernels and the output: none is a hidden matrix for Muon
+    adamw_modules = ("output",)  # the kernels too, as Muon takes only linear layers
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__(config)
@@ -123,7 +123,7 @@ class Classifier(Judge):
         self.output = nn.Linear((8 if config.residual else 4) * width, config.num_classes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Cross-entropy in nats, float32 (B,); in training of distorted images, smoothed labels."""
+        """Cross-entropy in nats, float32 (B,); training distorts images and smooths labels."""
         scaled, smoothing = images.float() / 255, 0.0
         if self.training:
             scaled = random_affine(scaled, self.config)
@@ -132,7 +132,7 @@ class Classifier(Judge):
         return F.cross_entropy(logits, cond, label_smoothing=smoothing, reduction="none")
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
-        """The share of images that are read right."""
+        """The share of images that are classified correctly."""
         right_B = in_batches(self, self.logits, images).argmax(-1) == cond.cpu()
         return {"accuracy": right_B.double().mean().item()}
 
@@ -144,6 +144,6 @@ class Classifier(Judge):
         return self._features(images.float() / 255)
 
     def _features(self, scaled: Tensor) -> Tensor:
-        if self.config.residual:  # the layout that large convolutions are fastest in
+        if self.config.residual:  # large convolutions are fastest in this layout
             scaled = scaled.contiguous(memory_format=torch.channels_last)
         return self.stages(scaled).mean((2, 3))

@@ -1,17 +1,17 @@
 """Images as a file of about the size that a model's likelihood promises.
 
-Images are coded without a class, in blocks, each by a drawing of its own on one thread of the
-CPU: encoder and decoder take the same steps, as the last bits of a logit depend on the batch. A
+Images are coded without a class, in blocks. Each block is one drawing on one thread of the CPU:
+the last bits of a logit depend on the batch, so encoder and decoder must take the same steps. A
 file:
 
     3 bytes   the magic, which ends with the version
     4 bytes   CRC-32 of all that follows
     then      the header, deflated JSON
-    2 bytes   of the CRC-32 of the model's own file; those of images find what it misses
-    then      the images that the model cannot code, or not well, deflated
-    a block   CRC-32 of its images (4 bytes), and their code
+    2 bytes   of the CRC-32 of the model's own file; the images' CRC-32 finds what it misses
+    then      the images that the model cannot code, or codes no better, deflated
+    blocks    each the CRC-32 of its images (4 bytes) and their code
 
-Where that is smaller, the header tells the axes alone and the values follow as they are.
+If the file is smaller uncoded, its header holds only the axes, and the values follow as they are.
 """
 
 import functools
@@ -44,7 +44,7 @@ USUAL = b'"names":[".png"],"lengths":[0]}' + b"".join(
     b' {"model":"mnist-scan","torch":"2.13.0+cpu","cpu":"%s","axes":[1,28,28],"lengths":[0]}' % cpu
     for cpu in (b"DEFAULT", b"AVX2", b"AVX512")
 )
-MAX_PROCESSES = 8  # each takes the memory of drawing a block
+MAX_PROCESSES = 8  # each needs the memory to draw a block
 
 Progress = Callable[[str, int, int | None], None]
 Job = tuple[Path, int, tuple[Any, ...], bytes | None]
@@ -53,7 +53,7 @@ Job = tuple[Path, int, tuple[Any, ...], bytes | None]
 
 @dataclass(frozen=True)
 class Header:
-    """A file's header; what is empty is left out."""
+    """A file's header; empty fields are left out."""
 
     model: str = ""  # "": the values are not coded
     torch: str = ""
@@ -71,13 +71,13 @@ def open_model(path: Path) -> GenerativeModel:
 
 
 def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
-    """The content of a file of images, given as ``data.raw.read`` does.
+    """The content of a file of images, given as ``data.raw.read`` returns them.
 
     Args:
-        model: named as in ``load``; one that codes no images or not these raises ValueError.
-        report: called with the stage, and the blocks that are done, of how many.
+        model: named as in ``load``; ValueError if it cannot code images, or not these.
+        report: called with the stage, the number of blocks done, and their total.
     """
-    Coder()  # raises before work is done
+    Coder()  # raises before any work
     path = find_weights(model)
     drawer = open_model(path)
     images = drawer.check_images(to_images(values, drawer.image_shape))
@@ -115,17 +115,17 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
 def decode(
     content: bytes, name: str, model: str | None, report: Progress, note: Callable[[str], None]
 ) -> tuple[Values, Names]:
-    """Undo ``encode``; what does not decode to the same images raises ValueError.
+    """Undo ``encode``; ValueError if the decoded images are not the encoded ones.
 
     Args:
         name: of the file, for messages.
         model: the one to use; by default the one that the file names.
-        note: called with a sentence where another torch or processor wrote the file.
+        note: called with a sentence if another torch or processor wrote the file.
     """
     header, body = _open(content, name)
     path = None
     if header.model:
-        Coder()  # raises, as the next lines do, what is not a fault of the file
+        Coder()  # like the next lines, raises errors that are not the file's fault
         path = find_weights(model or PurePath(header.model).name)
         open_model(path)
     try:
@@ -144,7 +144,7 @@ def _decode(
     report: Progress,
     note: Callable[[str], None],
 ) -> tuple[Values, Names]:
-    """The images, by the model of that path; none decodes values that are not coded."""
+    """The images, decoded by the model at that path; without one, values that are not coded."""
     if path is None:
         return np.frombuffer(body.read(), np.uint8).reshape(header.axes), ()
     wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
@@ -178,7 +178,7 @@ def _decode(
 def _each(jobs: list[Job], stage: str, report: Progress) -> Iterator[tuple[bytes, Values]]:
     """``_code`` of each job in turn, in several processes where there are several jobs."""
     num_processes = max(1, min(len(jobs), torch.get_num_threads(), MAX_PROCESSES))
-    leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, and it the others
+    leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, which ends the others
     with ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, leave) as pool:
         results = pool.map(_code, jobs) if num_processes > 1 else map(_code, jobs)
         for done, result in enumerate(results, start=1):
@@ -222,7 +222,7 @@ def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
 
 
 def _here() -> tuple[str, str]:
-    """Torch's version, and the instructions that it uses: what logits may depend on."""
+    """Torch's version, and the instructions that it uses; logits may depend on both."""
     return str(torch.__version__), torch.backends.cpu.get_cpu_capability()
 
 

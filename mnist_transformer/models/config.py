@@ -14,7 +14,7 @@ from mnist_transformer.options import Sampling
 class ModelConfig:
     """A family's config starts with the data set, which gives shape, levels and classes."""
 
-    real_valued: ClassVar[bool] = False  # pixels are real numbers, which 256 levels stand for
+    real_valued: ClassVar[bool] = False  # pixels are real numbers, stored as 256 levels
 
     data: DataSpec
 
@@ -28,7 +28,7 @@ class ModelConfig:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(C, H, W); an adapter of states has another."""
+        """(C, H, W); an adapter that reads states has another shape."""
         return self.data.shape
 
     @property
@@ -57,7 +57,7 @@ class TransformerConfig(ModelConfig):
     """A config with a transformer in it; its sizes as in ``Transformer``.
 
     Args:
-        positions: a name of ``positions.POSITIONS``. RoPE wants dim / num_heads to be a multiple
+        positions: a name of ``positions.POSITIONS``. RoPE needs dim / num_heads to be a multiple
             of 2, axial RoPE of 4.
     """
 
@@ -87,7 +87,7 @@ class TransformerConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class BackboneConfig(TransformerConfig):
-    """A transformer that knows classes.
+    """A transformer that is conditioned on classes.
 
     Args:
         class_drop: share of training images that are shown without their class.
@@ -106,7 +106,7 @@ class BackboneConfig(TransformerConfig):
 
 @dataclass(frozen=True)
 class DiffusionConfig(BackboneConfig):
-    """A config of diffusion over patches; sampler and num_steps are a drawing's defaults."""
+    """A config of diffusion over patches; sampler and num_steps are defaults for drawing."""
 
     real_valued = True
 
@@ -123,7 +123,7 @@ class DiffusionConfig(BackboneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_patch_size(self.image_size, self.patch_size)
-        Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raise if these cannot be
+        Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raises if these are invalid
         _ = self.diffusion
 
     @property

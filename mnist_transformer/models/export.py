@@ -97,7 +97,7 @@ class DenoiseStep(nn.Module):
 
 
 class FixedCache(KVCache):
-    """A key-value cache (T, depth, 2, G, N, K), which leaves it to the caller to add a token."""
+    """A key-value cache (T, depth, 2, G, N, K) to which the caller adds each new token."""
 
     def __init__(self, cache: Tensor) -> None:
         self.cache, self.length = cache.permute(1, 2, 3, 4, 0, 5), 0
@@ -171,7 +171,7 @@ class ScanStep(nn.Module):
     def values(
         self, inputs: dict[str, Tensor], around_E: Tensor, state_GD: Tensor, uniform_I: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The values (I,) of a patch as ``draw_from_guesses`` has them, and their logits (I, V)."""
+        """The values (I,) of a patch by ``draw_from_guesses``' method, and their logits (I, V)."""
         head = self.decoder.head
         weight, own_weight = head.window.matrix().tensor_split([len(around_E)])
         sums = head.state(state_GD) + around_E @ weight
@@ -213,7 +213,7 @@ def export(model: GenerativeModel, name: str, path: Path) -> None:
     step = STEPS[type(model)](model).eval()
     passes = torch.export.Dim("passes", min=1, max=2)
     shapes = {key: {PASSES[key]: passes} if key in PASSES else None for key in step.inputs}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of operators not used here
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators not used here
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

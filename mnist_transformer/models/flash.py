@@ -77,6 +77,12 @@ class Flash(Denoiser):
             raise ValueError(f"the teacher is a {kind}, expected a DDPM of the same data set")
         return found.requires_grad_(False)
 
+    def start(self) -> None:
+        """Take the teacher's weights, where its network has the same sizes (arXiv 2303.01469)."""
+        mine, theirs = self.state_dict(), self.teacher.state_dict()
+        if [x.shape for x in mine.values()] == [x.shape for x in theirs.values()]:
+            self.load_state_dict(theirs)
+
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Distance of the images that both ends of a link lead to, root mean square (B,)."""
         cond, x0 = self.classes.with_drops(cond), to_signed(images)

@@ -1,4 +1,4 @@
-"""Guidance that a model learns to draw with: what the families with a class embedding share."""
+"""Built-in guidance, shared by the families with a class embedding."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,8 +26,8 @@ class GuidedModel(GenerativeModel):
     ) -> Sequence[Tensor]:
         """The outputs to fit to the images: ``guidance_free`` ones if guidance is built in.
 
-        ``null_of`` makes the outputs without a class. It is called after ``own`` was made, since
-        autocast keeps weights as they were first rounded, here without a gradient.
+        ``null_of`` makes the outputs without a class. It is called after ``own`` was made:
+        autocast caches weights as they were first cast, which here is without a gradient.
         """
         if self.built_in_guidance == 1:
             return own

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import huggingface_hub.constants  # first: of a wrong HF_ENDPOINT the others print a line too
+import huggingface_hub.constants  # first: on a wrong HF_ENDPOINT the others print a line too
 from huggingface_hub import (
     CommitOperationAdd,
     HfApi,
@@ -29,19 +29,19 @@ FILENAME = "model.safetensors"
 def download(address: str) -> Path:
     """The file behind ``hf://owner/name`` or ``hf://owner/name@revision``, cached or downloaded.
 
-    A wrong address, or a file that is neither there nor in the cache, raises ValueError.
+    A wrong address, or a file that is neither on the Hub nor in the cache, raises ValueError.
     """
     repo_id, _, revision = address.removeprefix(PREFIX).partition("@")
     fetch = partial(hf_hub_download, repo_id, FILENAME, revision=revision or None)
-    logging.getLogger("huggingface_hub.utils._fixes").setLevel("INFO")  # tells of a lock it awaits
+    logging.getLogger("huggingface_hub.utils._fixes").setLevel("INFO")  # logs a lock it awaits
     try:
         validate_repo_id(repo_id)
-        # Once: hf_hub_download would ask a hub that is not there for half a minute.
+        # Asked once: hf_hub_download would retry an unreachable hub for half a minute.
         get_hf_file_metadata(hf_hub_url(repo_id, FILENAME, revision=revision or None))
         return Path(fetch())
     except HFValidationError as error:
         raise ValueError(f"address is {address!r}, expected {PREFIX}owner/name") from error
-    except Exception as error:  # of an address, a proxy, a package that it needs
+    except Exception as error:  # from the address, a proxy or a missing package
         with suppress(LocalEntryNotFoundError):
             return Path(fetch(local_files_only=True))
         refused = f"{address} has no {FILENAME} that can be read here"
@@ -53,7 +53,7 @@ def push(
 ) -> str:
     """Upload a checkpoint and its card, Markdown, to a repository; returns the commit's address.
 
-    The repository is made if need be. The hub's own login or HF_TOKEN says who you are. Raises
+    The repository is created if needed. The hub's own login or HF_TOKEN identifies you. Raises
     ValueError for another file, a wrong address, or a hub that refuses or cannot be reached.
     """
     checkpoint.read_notes(path)  # so that nothing else is ever published by mistake
@@ -74,7 +74,7 @@ def push(
 
 
 def _failure(error: Exception, refused: str, failed: str) -> ValueError:
-    """``refused`` where the hub answered so, else ``failed``, as it cannot be reached."""
+    """``refused`` if the hub refused the request, else ``failed`` because it cannot be reached."""
     if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
         return ValueError(refused)
     hub = huggingface_hub.constants.ENDPOINT

@@ -1,4 +1,4 @@
-"""Around a hole: named holes, completions, and the class that an image may belong to.
+"""Inpainting: named holes, completions, and the class that an image may belong to.
 
 A mask is bool (1, H, W), true where a pixel is kept; a hole is where it is false.
 
@@ -15,7 +15,7 @@ from mnist_transformer.models.base import GenerativeModel, in_batches
 from mnist_transformer.options import PLAIN, Keep, Sampling
 from mnist_transformer.utils.images import grid
 
-MAX_DRAWINGS = 1024  # at once, each particle being one; mnist-pixel-3.5m then takes 7 GB
+MAX_DRAWINGS = 1024  # at once, counting each particle; mnist-pixel-3.5m then takes 7 GB
 HOLES = ("top", "bottom", "left", "right", "center", "random:SHARE")
 HOLE_COLOR = (40, 110, 140)
 
@@ -63,7 +63,7 @@ def complete(
 ) -> Iterator[Tensor]:
     """Canvases uint8 (n, C, H, W) of n completions of one image (C, H, W), the last ones finished.
 
-    Too many at once raise ValueError, and so does what ``GenerativeModel.steps`` refuses.
+    Too many at once raise ValueError, as do requests that ``GenerativeModel.steps`` refuses.
     """
     if "num_particles" in model.honours and n * how.num_particles > MAX_DRAWINGS:
         expected = f"expected at most {MAX_DRAWINGS:,} drawings at once"
@@ -77,7 +77,7 @@ def class_posterior(model: GenerativeModel, images: Tensor) -> Tensor:
 
     Its mean over completions that were drawn without a class estimates p(class | kept pixels). The
     estimate is as good as the completions: they should be drawn at temperature 1 and with many
-    particles, and the model without a class should be the mean of the model with each.
+    particles, and the model without a class should be its mean over all classes.
     """
 
     def log_prob(images: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def class_posterior(model: GenerativeModel, images: Tensor) -> Tensor:
 def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
     """The three likeliest classes of completions of one image, such as "3 (87%), 5 (9%)".
 
-    None where the model has no exact likelihood: a bound, drawn at random, is too rough.
+    None where the model has no exact likelihood: a randomly estimated bound is too rough.
     """
     if model.likelihood != "exact":
         return None
@@ -100,7 +100,7 @@ def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
 
 
 def sheet(image: Tensor, keep: Tensor, completions: Tensor, columns: int) -> Image.Image:
-    """A picture of the image, of it with its hole, and of the completions (N, C, H, W)."""
+    """A picture of the image, the image with its hole, and the completions (N, C, H, W)."""
     left = torch.stack([image.expand(3, -1, -1), show_hole(image, keep)])
     return grid(torch.cat([left, completions.expand(-1, 3, -1, -1)]), columns, gap=2)
 

@@ -26,7 +26,7 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     if name not in names:
         if name.startswith("hf://"):
             try:
-                with redirect_stdout(None):  # of a wrong variable it prints a line of its own
+                with redirect_stdout(None):  # on a wrong variable it prints a line of its own
                     from mnist_transformer.models import hub
             except ValueError as error:
                 place = f"HF_ENDPOINT, {os.environ.get('HF_ENDPOINT')!r},"

@@ -7,10 +7,10 @@ transformer reads the class and then the values, each level a token of its own (
 Chen et al., "Generative pretraining from pixels", ICML 2020, without its palette of 512 colours).
 The token at t carries value t - 1, stands at the position of value t, and predicts a softmax over
 the levels of value t; token 0 carries the class. Positions form a grid of H rows and W*C columns,
-and so they tell the channel. Classes and levels have separate vocabularies, so no probability is
+so they encode the channel. Classes and levels have separate vocabularies, so no probability is
 lost on drawing a class. No token follows the last value, hence T tokens for T values and a class.
 
-Shapes: B batch, T values, V levels, D dim; in drawing R rows (K particles an image) and X the
+Shapes: B batch, T values, V levels, D dim; in drawing R rows (K particles per image) and X the
 cache's batch (2R with guidance, else R).
 """
 
@@ -141,5 +141,5 @@ def _nats(logits_BTV: Tensor, images: Tensor) -> Tensor:
 
 
 def _values(images: Tensor) -> Tensor:
-    """Those of images (B, C, H, W) in the order of drawing (B, T)."""
+    """The values of images (B, C, H, W) in drawing order (B, T)."""
     return images.permute(0, 2, 3, 1).flatten(1)

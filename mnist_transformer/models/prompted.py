@@ -121,21 +121,21 @@ class PromptedPatch(SidedPatch):
         return seen_XT
 
     def lay_out_text(self, text_QT: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (Q, T, D) and their positions (Q, T): ASK is at the same one in every prompt."""
+        """Tokens (Q, T, D) and their positions (Q, T): ASK has the same one in every prompt."""
         before = F.pad(text_QT, (self.window - 1, 0), value=PAD)
         id_QTW = before.masked_fill(before < 0, self.nothing).unfold(1, self.window, 1)
         place_W = torch.arange(self.window, device=text_QT.device)
         x_QTD = self.text(id_QTW + place_W * (self.nothing + 1)).sum(2)
         start_Q = self.decoder.around.num_patches + 1 + MAX_BYTES - tokens.num_bytes(text_QT)
         at_QT = start_Q[:, None] + torch.arange(text_QT.shape[1], device=text_QT.device)
-        return x_QTD, at_QT.clamp(max=self.transformer.num_tokens - 1)  # of PAD
+        return x_QTD, at_QT.clamp(max=self.transformer.num_tokens - 1)  # for PAD
 
     def answers(self, text_QT: Tensor, state_UD: Tensor) -> Tensor:
         """Logits (Q, K, V) of symbol k given the prompt and the digits before it."""
         length_Q = (text_QT >= 0).sum(1)
         ask_Q = length_Q.cumsum(0) - length_Q + tokens.num_bytes(text_QT)
         index_QK = ask_Q[:, None] + torch.arange(self.max_digits, device=ask_Q.device)
-        # Nothing is predicted behind the last digit, so any state will do there.
+        # Nothing is predicted after the last digit, so any state will do there.
         return self.answer(state_UD[index_QK.clamp(max=len(state_UD) - 1)])
 
 
@@ -203,7 +203,7 @@ class Prompted(Scan):
         return row_BT[:, None]
 
     def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
-        """Rows (B, 1 + T) on the model's device, of labels, of rows or of the first ones."""
+        """Rows (B, 1 + T) on the model's device, from labels or rows; of several rows the first."""
         cond = None if cond is None else torch.as_tensor(cond)
         if cond is None or cond.ndim == 1:
             return self._rows(super().check_cond(cond, num_images))[:, 0]

@@ -50,7 +50,7 @@ class ReaderConfig(TransformerConfig):
 
     @property
     def image_shape(self) -> tuple[int]:
-        """For a state, which takes the place of an image in training."""
+        """The shape of a state, which takes the place of an image in training."""
         return (self.state_dim,)
 
     def build(self) -> "Reader":
@@ -67,7 +67,7 @@ class Reader(Model):
         self.states = nn.Linear(config.state_dim, config.dim)
         self.symbols = nn.Embedding(1 + config.num_classes, config.dim)  # ASK, digits
         nn.init.normal_(self.symbols.weight, std=0.02)
-        # A token is a byte or more.
+        # A token of the language model is at least one byte.
         self.transformer = config.transformer(MAX_BYTES + config.max_digits, grid_width=1)
         self.answer = nn.Linear(config.dim, config.num_classes + 1)
         for parameter in self.answer.parameters():

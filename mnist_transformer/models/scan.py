@@ -32,7 +32,7 @@ from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.checks import check_share
 
-# One bit each of the eight ways to turn or mirror a square.
+# Combined, one bit each, these are the eight ways to turn or mirror a square.
 TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
     partial(torch.flip, dims=(2,)),
     partial(torch.flip, dims=(3,)),
@@ -70,7 +70,7 @@ class ScanConfig(ModelConfig):
 
     @property
     def canvas(self) -> int:
-        """The side of the scans' canvas; larger scans count as none."""
+        """The side of the scans' canvas; larger scans count as missing."""
         return self.scan.data.shape[1]
 
     def build(self) -> "Scan":
@@ -126,7 +126,7 @@ class Scan(GenerativeModel):
         """The model that codes images without a scan; not part of this one's weights."""
         from mnist_transformer.models.loading import load
 
-        # It is loaded during an evaluation, whose precision is not meant for building a model.
+        # This may run inside an evaluation's autocast, which must not affect building a model.
         with torch.autocast(self.device.type, enabled=False):
             return load(self.config.escape, str(self.device))
 
@@ -143,13 +143,13 @@ class Scan(GenerativeModel):
         return has_B.to(self.device), scan_B.to(self.device), side_B.to(self.device)
 
     def sided(self, cond: Tensor, sides: Tensor) -> Tensor:
-        """The patch model's conditions (B, 3 ...), of this model's and the scans' sides (B,)."""
+        """The patch model's conditions (B, 3 ...), from this model's and the scans' sides (B,)."""
         cond = cond.view(len(cond), cond[:1].numel())
         form = torch.stack([sides, torch.zeros_like(sides)], 1)
         return torch.cat([cond[:, :1], form, cond[:, 1:]], 1)
 
     def turn(self, scan: Tensor, sided: Tensor) -> tuple[Tensor, Tensor]:
-        """Some of the scans (B, 1, S, S) turned or mirrored in training, and their conditions."""
+        """Turn or mirror some of the scans (B, 1, S, S) in training, and set their conditions."""
         if self.training and self.config.turned:
             # Drawn on the CPU, so that one seed turns the same scans on every device.
             is_turned_B = torch.rand(len(scan)) < self.config.turned
@@ -204,7 +204,7 @@ class Scan(GenerativeModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Canvas]:
-        """The images of the scans as they are drawn; only the last ones have MNIST's bytes."""
+        """Yield previews of the images; only the last ones are exact, by MNIST's program."""
 
         def preview(canvas: Callable[[], Tensor]) -> Tensor:
             return scans.preview(canvas()[:, 0], sides, *corner)
@@ -238,8 +238,8 @@ class Scan(GenerativeModel):
     def _around(self, keep: Keep) -> tuple[Tensor, list[Tensor], Keep]:
         """The sides (B,), the corners of the boxes, and the scans' pixels that are kept.
 
-        A scan's pixel is kept where all image pixels are that it has a share in. An image that
-        has no scan gets an enlargement for one.
+        A scan's pixel is kept if all image pixels that it contributes to are kept. An image
+        without a scan gets an enlargement in place of one.
         """
         has_B, scan_B, side_B = self.look_up(keep.images)
         seen = keep.images.masked_fill(~keep.mask, 0)

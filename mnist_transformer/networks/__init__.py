@@ -1,1 +1,1 @@
-"""Bricks of models, which know no data set and no family."""
+"""Building blocks that know no data set and no model family."""

@@ -1,9 +1,9 @@
-"""Attention by the kernel that suits device, dtype and length; its masks; packed sequences.
+"""Attention with the kernel that suits device, dtype and length; masks; packed sequences.
 
     softmax(q k^T / sqrt(K)) v                              (arXiv 1706.03762, equation 1)
 
-Shapes: B batch, N heads, T queries, S keys, K head_dim; packed, B is 1 and T is all tokens of all
-sequences, one behind the other.
+Shapes: B batch, N heads, T queries, S keys, K head_dim. For packed sequences B is 1, and T counts
+the tokens of all of them, laid end to end.
 """
 
 from typing import NamedTuple
@@ -27,12 +27,12 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(head_dim)) v.
 
-    Causal: query i of T sees keys up to S - T + i, since the queries are the last ones. A bool
-    ``mask`` that broadcasts to (B, N, T, S), true where a query sees a key, replaces that rule.
+    Causal: query i of T attends to keys up to S - T + i, since the queries come last. A bool
+    ``mask`` broadcasts to (B, N, T, S), is true where a query attends, and replaces that rule.
     """
     num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
     short_in_bf16 = q_BNTK.dtype == torch.bfloat16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS
-    # With dropout the fused kernel writes out the definition too, with a slower dropout.
+    # With dropout the fused kernel falls back to the definition too, with a slower dropout.
     if q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout):
         return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
     if causal and mask is None and 1 < num_queries < num_keys:
@@ -56,7 +56,7 @@ def plain_attention(
     if causal and mask is None and num_queries > 1:
         mask = _causal_mask(num_queries, num_keys, scores.device)
     if mask is not None:
-        # Added, where filling it in would cost the gradient a pass of its own.
+        # Added, because masked_fill on the scores would cost the gradient an extra pass.
         hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
         scores = scores + hidden
     return drop(scores.softmax(-1), dropout) @ v_BNSK
@@ -68,9 +68,9 @@ def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tenso
 
 
 def causal_mask_of(seen_BT: Tensor) -> Tensor:
-    """bool (B, 1, T, T) for ``attend``: causal, and no token sees padding (not ``seen``).
+    """bool (B, 1, T, T) for ``attend``: causal, and no token attends to padding (not ``seen``).
 
-    Only itself does, so that its state is not NaN.
+    Each padding token attends to itself, so that its state is not NaN.
     """
     num_tokens = seen_BT.shape[1]
     itself_TT = torch.eye(num_tokens, dtype=torch.bool, device=seen_BT.device)
@@ -81,7 +81,7 @@ def causal_mask_of(seen_BT: Tensor) -> Tensor:
 def drop(x: Tensor, probability: float) -> Tensor:
     """Dropout (arXiv 1207.0580); on a CPU the probability is rounded to 1/256.
 
-    There torch draws a wider random number per element, a seventh of a training step.
+    torch draws a wider random number per element there, which takes a seventh of a training step.
     """
     if not probability or x.device.type != "cpu":
         return F.dropout(x, probability)
@@ -92,7 +92,7 @@ def drop(x: Tensor, probability: float) -> Tensor:
 
 
 class Packing(NamedTuple):
-    """Where packed sequences lie."""
+    """Where each of the packed sequences starts and ends."""
 
     lengths: list[int]  # number of tokens of each
     bounds: Tensor  # int32 (sequences + 1,): the first token of each, and the end of the last
@@ -111,7 +111,7 @@ def attend_packed(
     causal: bool,
     dropout: float = 0.0,
 ) -> Tensor:
-    """``attend`` within each sequence: by one kernel in half precision on CUDA, else a loop."""
+    """``attend`` within each sequence: one kernel in half precision on CUDA, otherwise a loop."""
     qkv = q_BNTK, k_BNTK, v_BNTK
     if dropout or not _has_packed_kernel(q_BNTK):
         sequences = zip(*(x.split(packing.lengths, 2) for x in qkv), strict=True)
@@ -127,7 +127,7 @@ def attend_packed(
 
 
 def _has_packed_kernel(q_BNTK: Tensor) -> bool:
-    # FlashAttention's. Before torch 2.11 the function takes other arguments, or is missing.
+    # FlashAttention's limits. Before torch 2.11 the function takes other arguments, or is missing.
     fits = q_BNTK.shape[-1] % 8 == 0 and q_BNTK.shape[-1] <= 256
     half = q_BNTK.dtype in (torch.bfloat16, torch.float16)
     return q_BNTK.device.type == "cuda" and half and fits and torch.__version__ >= "2.11"

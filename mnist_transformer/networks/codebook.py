@@ -1,16 +1,16 @@
-"""A codebook that learns: k-means that never ends, with dead codes restarted.
+"""A codebook learned by online k-means, with dead codes restarted.
 
-n_v and m_v, number and sum of the vectors nearest to code v, are averaged over the training
-steps, and code v = m_v / n_v (arXiv 1711.00937, appendix A.1). K-means on the first batch starts
-it. A code that has become rare is restarted at a vector of the batch, as if it had its fair share
-of them (Jukebox, arXiv 2005.00341, section 3.1). That vector is drawn by its squared distance to
-the nearest code, as in k-means++. Features move fast early in training, so a slow average leaves
-codes behind: a decay of 0.97 and a tenth of the fair share restart one after some 80 steps.
+n_v and m_v, number and sum of the vectors nearest to code v, are moving averages, and code v =
+m_v / n_v (arXiv 1711.00937, appendix A.1). K-means on the first batch initialises the codes. A rare
+code is restarted at a vector of the batch, as if it had its fair share of vectors (Jukebox, arXiv
+2005.00341, section 3.1). The vector is drawn in proportion to its squared distance to the nearest
+code, as in k-means++. Features move fast early in training, so a slow average leaves codes behind:
+a decay of 0.97 and a threshold of a tenth of the share restart an unused code after some 80 steps.
 
 Unlike general codebooks it starts at the first training step, has a threshold that fits one token
 per image as well as 49, and sums in float32 under autocast. Buffers hold all of its state.
 
-Shapes: V codes, N vectors, C numbers of a vector.
+Shapes: V codes, N vectors, C dimensions of a vector.
 """
 
 import torch
@@ -22,7 +22,7 @@ KMEANS_STEPS = 10
 
 
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes, in the order of one process that has the whole batch."""
+    """The rows of all processes, in the order that a single process with the whole batch has."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
@@ -31,12 +31,12 @@ def gather(x: Tensor) -> Tensor:
 
 
 class Codebook(nn.Module):
-    """V vectors at the means of what is nearest to them.
+    """V code vectors, each at the mean of the vectors nearest to it.
 
     Args:
         decay: of the moving averages per step, in [0, 1); it rises until they span the last
             tenth of the steps, so that the codes settle.
-        dead: a code used less than this share of its even part, N / V, is restarted.
+        dead: a code used less often than this share of N / V, an even split, is restarted.
     """
 
     codes: Tensor
@@ -64,14 +64,14 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def learn(self, rows_NC: Tensor) -> None:
-        """One step of the averages towards the vectors of all processes, float32."""
+        """Move the averages one step towards the vectors (float32) of all processes."""
         rows_NC = gather(rows_NC)
         started = bool(self.counts.any())
         weights_N = torch.ones(len(rows_NC))
         if started:
             distances_NC = rows_NC - self.codes[self.nearest(rows_NC)]
             weights_N = distances_NC.square().sum(-1).clamp(min=1e-12).cpu()
-        # The first process draws for all: they must not part.
+        # The first process draws for all, so that their codes stay equal.
         chosen_V = weights_N.multinomial(len(self.codes), replacement=True).to(rows_NC.device)
         spare_VC = rows_NC[gather(chosen_V)[: len(self.codes)]]
         if not started:
@@ -82,7 +82,7 @@ class Codebook(nn.Module):
         self._follow(rows_NC, spare_VC, max(self.decay, 1 - 10 / self.steps.item()))
 
     def _follow(self, rows_NC: Tensor, spare_VC: Tensor, decay: float) -> None:
-        # A product and no scattered additions: those come in any order on a GPU.
+        # A matrix product, because a GPU does scattered additions in any order.
         members_NV = F.one_hot(self.nearest(rows_NC), len(self.codes)).to(rows_NC)
         self.counts.lerp_(members_NV.sum(0), 1 - decay)
         self.sums.lerp_(members_NV.T @ rows_NC, 1 - decay)

@@ -33,7 +33,7 @@ class ClassEmbedding(nn.Module):
 
 
 def with_null(cond_B: Tensor, null_class: int, guidance: float) -> Tensor:
-    """The batch to evaluate for ``guide``: (B,), or (2B,) with the null class behind it."""
+    """The batch to evaluate for ``guide``: (B,), or (2B,) with the null class appended."""
     if guidance == 1:
         return cond_B
     return torch.cat([cond_B, torch.full_like(cond_B, null_class)])

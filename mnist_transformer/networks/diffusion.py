@@ -1,4 +1,4 @@
-"""Diffusion, once for all families: noise schedules, a loss and a bound over one function.
+"""Diffusion, shared by all families: noise schedules, a loss and a bound over one function.
 
     x_t = alpha_t x0 + sigma_t noise,    t from 0 (data) to 1 (noise)
 
@@ -9,7 +9,7 @@ lines of rectified flow (arXiv 2209.03003), alpha noise - sigma x0 where alpha^2
 
     noise error = -(alpha / sigma) x0 error,    v error = -(1 / sigma) x0 error
 
-so prediction and space of the error are chosen independently. solvers.py draws.
+so the prediction and the space of the error are chosen independently. solvers.py samples.
 
 Shapes: N things that are denoised (images, tokens), "..." their own dimensions; t is (N,), or
 (1,) for all of them. Pixels are float32 in [-1, 1].
@@ -28,10 +28,10 @@ from mnist_transformer.utils.checks import check_choice
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t (N, ...), t (N,) or (1,) -> (N, ...)
 
-NUM_LEVELS = 1000  # T of the paper: noise levels of "linear", of the bound, and most steps
+NUM_LEVELS = 1000  # T of the paper: the noise levels of "linear" and of the bound; the most steps
 SCHEDULES = ("flow", "linear", "cosine")
 SPACES = ("x", "epsilon", "v")
-# Below this sigma losses weigh no more than at it (arXiv 2511.13720), and a flow has no bound.
+# Below this sigma loss weights stay constant (arXiv 2511.13720); a flow's bound starts at it.
 MIN_LEVEL = 0.05
 
 # alpha_t^2 of DDPM, section 4: betas from 1e-4 to 0.02; the entry at 0 is the data's.
@@ -59,7 +59,7 @@ class Diffusion:
         prediction, loss_space: output and space of the squared error: "x", "epsilon" or "v".
         time_mean, time_sd: of logit(t) in training, which is normal (arXiv 2403.03206); without
             a mean t is uniform.
-        uniform_share: share of training times that are uniform all the same.
+        uniform_share: share of training times that stay uniform where there is a mean.
         clip: estimates of x0 are clamped to [-clip, clip].
     """
 
@@ -98,12 +98,12 @@ class Diffusion:
     def draw_times(self, number: int) -> Tensor:
         """float32 (N,) on the CPU: times for training, spread evenly over their distribution.
 
-        N even places get one random shift and a random order (arXiv 2107.00630, I.1).
+        N evenly spaced points get one random shift and a random order (arXiv 2107.00630, I.1).
         """
         u = (torch.randperm(number) + torch.rand(1)) / max(number, 1)
         if self.time_mean is not None:
             normal = torch.sigmoid(self.time_mean + self.time_sd * torch.special.ndtri(u))
-            # Few of them are near 0, where the last steps of drawing are.
+            # Few normal times are near 0, where the last steps of drawing are.
             u = torch.where(torch.arange(number) < self.uniform_share * number, u, normal)
         return self._on_levels(u, upwards=True).clamp(1 / NUM_LEVELS, 1)
 
@@ -125,14 +125,14 @@ class Diffusion:
 
     @staticmethod
     def _gain(space: str, at: Levels) -> Tensor:
-        """An error in a space per error in x0; levels are kept off 0."""
+        """The error in ``space`` per unit of error in x0; levels are kept away from 0."""
         if space == "x":
             return torch.ones_like(at.alpha)
         above = at.alpha.clamp(min=MIN_LEVEL) if space == "epsilon" else 1
         return above / at.sigma.clamp(min=MIN_LEVEL)
 
     def estimate(self, denoise: Denoise, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's x0 within [-clip, clip], and the noise that goes with it; t above 0."""
+        """The network's x0 clamped to [-clip, clip], and the noise that matches it; t above 0."""
         at = self.levels(t, x_t)
         output = denoise(x_t, t).float()
         if self.prediction == "epsilon":
@@ -147,14 +147,14 @@ class Diffusion:
     ) -> Tensor:
         """Unbiased estimate of a variational bound on -log p of 256-level pixels: nats (N,).
 
-        The model that is bounded draws with the ancestral sampler over T = 1,000 levels and
-        then each pixel from a normal around the last x0, cut at the grey levels:
+        The bounded model draws with the ancestral sampler over T = 1,000 levels, then each pixel
+        from a normal around the last x0, discretized to the grey levels:
 
             KL(q(x_T | x0) | N(0, 1)) + sum_i (snr_i-1 - snr_i) / 2 |x0 - x0_hat(x_i)|^2
             - log p(x0 | x_1)           (arXiv 2006.11239, equations 5, 8 and 13)
 
-        ``num_samples`` terms of the sum are evaluated per image, drawn with probabilities near to
-        their shares; by default all are.
+        By default all terms of the sum are evaluated, else ``num_samples`` per image, drawn with
+        probabilities near their shares of the sum.
         """
         lowest = MIN_LEVEL if self.schedule == "flow" else 1 / NUM_LEVELS
         t = torch.linspace(lowest, 1, NUM_LEVELS, dtype=torch.float64).float().to(x0.device)
@@ -192,7 +192,7 @@ def discretized_normal(x0: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
     """Log probability of each of 256 grey levels under N(mean, sd^2) (arXiv 2006.11239, eq. 13)."""
     upper = torch.where(x0 > 1 - 1 / 255, math.inf, (x0 - mean + 1 / 255) / sd)
     lower = torch.where(x0 < -1 + 1 / 255, -math.inf, (x0 - mean - 1 / 255) / sd)
-    # In the left tail, where the cumulative distribution has its digits.
+    # Flip to the left tail, where the cumulative distribution keeps its precision.
     flip = lower > 0
     upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
     log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
@@ -212,5 +212,5 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """The nearest of the 256 grey levels; what is outside [-1, 1] becomes black or white."""
+    """The nearest of the 256 grey levels; values outside [-1, 1] become black or white."""
     return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

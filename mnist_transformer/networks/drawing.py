@@ -65,7 +65,7 @@ def log_prob(logits_BV: Tensor, value_B: Tensor, how: Sampling) -> Tensor:
 def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Tensor:
     """Draw one symbol per row by inverting the cumulative distribution: int64 (B,).
 
-    One uniform number decides one symbol, so the result depends on its own image's seed only.
+    One uniform number decides one symbol, so each row depends on its own image's seed alone.
     """
     cumulative = adjust_logits(logits_BV, how).softmax(-1).cumsum(-1)
     # Float sums may end just below 1: scale by the last entry, and stay below it, so that the
@@ -79,10 +79,10 @@ def draw_from_guesses(
 ) -> Tensor:
     """Symbols (B, I) as if drawn one by one, in fewer passes (arXiv 2002.09928).
 
-    All are drawn at once from a guess of all, and again from the result. Those before the first
-    wrong guess are right, so a result that no longer changes is the one drawn one by one.
-    ``logits_of`` gives the logits (N, I, V) of all symbols of rows (N,), each given those before
-    it in (N, I).
+    All symbols are drawn at once given a guess of all, then again given the result. Those before
+    the first wrong guess are right, so a result that no longer changes is the one drawn one by
+    one. ``logits_of`` gives the logits (N, I, V) of all symbols of rows (N,), each given the
+    symbols before it in (N, I).
     """
     drawn_BI = torch.zeros_like(uniform_BI, dtype=torch.long)
     row_N = torch.arange(len(drawn_BI), device=drawn_BI.device)

@@ -1,9 +1,9 @@
-"""Entropy coding: a drawing whose symbols a file holds, where others draw them at random.
+"""Entropy coding: drawing with symbols from a file instead of random ones.
 
-A model computes the probabilities of a symbol before it draws it. A coder that writes is told the
-symbol and spends -log2 p bits on it; one that reads finds it, given the same probabilities. They
-must be the same to the last bit, so both take the same steps. The library ``constriction`` (arXiv
-2201.01741) makes integer frequencies of them, none zero, and is the range coder.
+A model computes the probabilities of a symbol before it draws it. An encoder is given the
+symbol and spends -log2 p bits on it; a decoder recovers it from the same probabilities. These must
+agree to the last bit, so both take the same steps. The library ``constriction`` (arXiv 2201.01741)
+turns them into nonzero integer frequencies and is the range coder.
 
 Shapes: N symbols that are coded at once, V values of one symbol.
 """
@@ -21,7 +21,7 @@ class Coder:
             from constriction import stream
         except ImportError as error:
             needs = "pip install 'mnist-transformer[compress]'"
-            raise ValueError(f"to code images takes the package constriction: {needs}") from error
+            raise ValueError(f"coding images needs the package constriction: {needs}") from error
         self._family = stream.model.Categorical(perfect=False)
         self._writer, self._reader = stream.queue.RangeEncoder(), None
         if code is not None:
@@ -29,21 +29,21 @@ class Coder:
             self._reader = stream.queue.RangeDecoder(words.astype(np.uint32))
 
     def code(self, logits_NV: Tensor, symbol_N: Tensor) -> Tensor:
-        """The next symbols int64 (N,): those given, or if it reads, those that it finds."""
+        """Code the next symbols int64 (N,): returns those given, or when reading, those decoded."""
         chances = logits_NV.float().softmax(-1).numpy()
         if self._reader is None:
             self._writer.encode(symbol_N.int().contiguous().numpy(), self._family, chances)
             return symbol_N
         try:
             return torch.from_numpy(self._reader.decode(self._family, chances)).long()
-        except AssertionError:  # nothing writes such a code, so a checksum will not fit
+        except AssertionError:  # no writer makes such a code, so a checksum will fail
             return torch.zeros_like(symbol_N)
 
     def finish(self) -> bytes:
-        """The shortest code of all that was written; zeros at its end go without saying."""
+        """The shortest code of everything written; zeros at its end are implied."""
         words, (num_words, (low, size)) = self._writer.get_compressed(), self._writer.pos()
         padded = np.pad(words, (0, num_words + 2 - len(words))).astype(">u4").tobytes()
-        # Any number from first to last stands for the same symbols, also the one with most zeros.
+        # Any number from first to last decodes to the same symbols: take the one with most zeros.
         number = int.from_bytes(padded, "big")
         first = number - (number - low) % 2**64
         last = first + size - 1

@@ -1,4 +1,4 @@
-"""Levels of a pixel's value: as features that a network reads, and as a distribution it predicts.
+"""Pixel levels: as features that a network reads, and as a distribution that it predicts.
 
 Shapes: E features, K logistics, V levels.
 """
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SMOOTH_OCTAVES = 3  # of photographs' levels; finer ones tell noise
+SMOOTH_OCTAVES = 3  # for photographs, where finer octaves encode noise
 LEAST_LOG_SCALE = -9.0  # a thirtieth of a level of 256
 
 
 def features(num_levels: int, background: int | None) -> Tensor:
     """Features (V + 1, E) of each level; those of row V, outside the canvas, are zero.
 
-    Inside, not the background, the level itself, and its sines and cosines at octaves up to the
-    Nyquist frequency: neighbouring levels are alike, yet none is confused with another. Without a
-    background, only the first octaves.
+    They are flags (inside the canvas, not the background), the level, and its sines and cosines at
+    octaves up to the Nyquist frequency: neighbouring levels are alike, yet none is confused with
+    another. Without a background, only the first octaves are used.
     """
     level = torch.arange(num_levels).double()[:, None]
     num_octaves, ink = int(math.log2(num_levels)), []
@@ -29,12 +29,12 @@ def features(num_levels: int, background: int | None) -> Tensor:
     angle = 2 * math.pi * level * 2 ** torch.arange(num_octaves) / num_levels
     sines = angle[:, : math.ceil(math.log2(num_levels)) - 1].sin()  # zero at the Nyquist frequency
     columns = [torch.ones_like(level), *ink, level / (num_levels - 1), angle.cos(), sines]
-    # V columns tell V levels apart; more would only repeat them.
+    # V columns suffice to tell V levels apart.
     return F.pad(torch.cat(columns, 1)[:, :num_levels], (0, 0, 0, 1)).float()
 
 
 def edge_detector(left: Tensor, above: Tensor, corner: Tensor) -> Tensor:
-    """A value's prediction by its neighbours: the plane through them, yet between the first two.
+    """Predict a value from its neighbours: the plane through them, clamped between the first two.
 
     The median edge detector of LOCO-I and JPEG-LS.
     """
@@ -43,7 +43,7 @@ def edge_detector(left: Tensor, above: Tensor, corner: Tensor) -> Tensor:
 
 
 def spread(bias: Tensor) -> None:
-    """Set parameters (3 * K,) in place to logistics side by side around the prediction."""
+    """Set parameters (3 * K,) in place to logistics evenly spread around the prediction."""
     with torch.no_grad():
         logits, means, log_scales = bias.chunk(3)
         logits.zero_()
@@ -54,8 +54,8 @@ def spread(bias: Tensor) -> None:
 def log_prob(parameters: Tensor, predicted: Tensor, level: Tensor, num_levels: int) -> Tensor:
     """Log-probability (...) of levels int64 (...) by a mixture of logistics, float32.
 
-    PixelCNN++, arXiv 1701.05517, section 2.1: a level takes the mass between the edges half a
-    level below and above it, the first and the last level all that is beyond.
+    PixelCNN++, arXiv 1701.05517, section 2.1: a level takes the mass from half a level below
+    to half a level above it; the first and the last level also take the tails.
 
     Args:
         parameters: (..., 3 * K), K logits; K means, as distances from ``predicted`` in scales; K

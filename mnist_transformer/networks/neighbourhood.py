@@ -1,7 +1,7 @@
 """The values around a patch of an image: where they are, and masked sums over them.
 
-The window's weights are shared by all positions, and each value sees those drawn before it alone:
-a masked network as in MADE (arXiv 1502.03509).
+The window's weights are shared by all positions, and each value sees only those drawn before
+it: a masked network as in MADE (arXiv 1502.03509).
 
 Shapes: B batch, L values of a padded image, P patches, N some patches, S slots of a neighbourhood,
 the last I being the patch's own, I = C*s*s, E features of a value, V levels, W width.
@@ -19,7 +19,7 @@ from mnist_transformer.networks import levels
 
 
 class Neighbourhood(nn.Module):
-    """The slots around each patch: ``margin`` rows above, ``margin`` columns left, the patch."""
+    """The slots of each patch: ``margin`` rows above, ``margin`` columns to the left, the patch."""
 
     features: Tensor
     slot_index: Tensor
@@ -48,7 +48,7 @@ class Neighbourhood(nn.Module):
         self.near = near.all(-1).argmax(-1)
 
     def pad(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in a frame of V, "outside": int64 (B, L), channels last."""
+        """Images (B, C, H, W), padded with V for "outside": int64 (B, L), channels last."""
         frame = self.margin, self.margin, self.margin, 0
         return F.pad(images.long(), frame, value=self.num_levels).permute(0, 2, 3, 1).flatten(1)
 
@@ -61,7 +61,7 @@ class Neighbourhood(nn.Module):
     def predict(self, values: Tensor) -> Tensor:
         """A plain prediction (..., I) of a patch's values, given all slots (..., S).
 
-        A channel is predicted from its neighbours, and to err as the channel before it did.
+        A value is predicted from its neighbours, plus the error of the channel before it.
         """
         level = torch.where(values == self.num_levels, self.num_levels // 2, values).float()
         plain = levels.edge_detector(*(level[..., slots] for slots in self.near))
@@ -74,13 +74,13 @@ class Neighbourhood(nn.Module):
 
 
 class Window(nn.Module):
-    """Sums over the values drawn before a value, up to ``margin`` pixels away.
+    """For each value, a weighted sum over those drawn before it, up to ``margin`` pixels away.
 
-    There is one weight (E, W) per offset: of rows and columns, and the channels of both values.
+    There is one weight (E, W) per offset in rows and columns and pair of channels.
     """
 
     index_SEI: Tensor
-    seen: Tensor  # slots and offsets by each value in turn, beginning at ``first``
+    seen: Tensor  # slots and offsets of each value in turn, starting at ``first``
     first_I: Tensor
 
     def __init__(self, around: Neighbourhood, width: int) -> None:
@@ -94,7 +94,7 @@ class Window(nn.Module):
         num_features = around.features.shape[1]
         self.weight = nn.Parameter(torch.empty(len(unique), num_features, width))
         nn.init.normal_(self.weight, std=around.num_around**-0.5)
-        index = np.full((len(slots), len(own)), len(unique))  # one too far: unseen
+        index = np.full((len(slots), len(own)), len(unique))  # past the end: unseen
         index[slot, value] = offset = offset.ravel()
         index_SEI = index[:, None] * num_features + np.arange(num_features)[:, None]
         self.first = np.searchsorted(value, np.arange(len(own) + 1)).tolist()
@@ -113,7 +113,7 @@ class Window(nn.Module):
 
     def look(self, table: Tensor, values_NS: Tensor, start: int, stop: int) -> Tensor:
         """``forward`` for the values ``start`` to ``stop`` (N, ., W), by adding up rows of a table,
-        features @ weight, with a row per offset and level: fast, but its gradient is not."""
+        features @ weight, with one row per offset and level: fast, but with a slow gradient."""
         slot, offset = self.seen[:, self.first[start] : self.first[stop]]
         rows = offset * (len(table) // len(self.weight)) + values_NS.index_select(1, slot)
         first = self.first_I[start:stop] - self.first[start]

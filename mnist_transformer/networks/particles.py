@@ -3,9 +3,9 @@
 A model that draws in raster order cannot look ahead at the pixels that it must keep, so K
 particles draw each image. Each draws free pixels from the model; a kept pixel multiplies its
 weight by the probability that the model gave it. When few particles carry most of the weight, new
-ones are drawn from them by weight; in the end one is. As K grows it follows p(free | kept).
+ones are drawn from them by weight. At the end one is drawn: it follows p(free | kept) as K grows.
 
-Shapes: B images, K particles an image, R = B * K rows, image-major; E resampling times.
+Shapes: B images, K particles per image, R = B * K rows, image-major; E resampling times.
 """
 
 import math
@@ -26,17 +26,17 @@ class Particles:
         self._time = 0
 
     def weigh(self, rows: Tensor, log_prob: Tensor) -> None:
-        """Multiply the weights of these rows by the probabilities of what they had to keep."""
+        """Multiply the weights of these rows by the probabilities of their kept pixels."""
         self.log_weight_BK.view(-1)[rows] += log_prob
 
     def log_evidence(self) -> Tensor:
-        """Estimate (B,) of log p(kept pixels), up to now; its exponential is unbiased."""
+        """Estimate (B,) of log p(kept pixels) so far; its exponential is unbiased."""
         return self.log_weight_BK.logsumexp(-1) - math.log(self.num_particles)
 
     def resample(self) -> Tensor | None:
-        """For each row its parent row (R,), or None where no image resamples.
+        """The parent of each row (R,), or None if no image resamples.
 
-        An image does when its effective number of particles falls below K / 2.
+        An image resamples when its effective number of particles falls below K / 2.
         """
         uniform_B1 = self._uniform_BE[:, self._time, None]
         self._time += 1
@@ -45,7 +45,7 @@ class Particles:
         if not poor_B.any():
             return None
         own_K = torch.arange(self.num_particles, device=weight_BK.device)
-        # Systematic: K equally spaced points, moved by one random number.
+        # Systematic resampling: K equally spaced points, shifted by one random number.
         point_BK = (own_K + uniform_B1) / self.num_particles
         parent_BK = torch.where(poor_B[:, None], self._pick(weight_BK, point_BK), own_K)
         self.log_weight_BK[poor_B] = self.log_evidence()[poor_B, None]

@@ -57,9 +57,9 @@ class Sinusoidal(Added):
 class Rope(Positions):
     """Rotary embedding of the 1-D position (arXiv 2104.09864, equation 34).
 
-    Pairs (i, i + K/2) of each head's queries and keys turn by position * frequency_i, so that
-    q.k depends on the difference of positions alone. On a grid of a given width half of the pairs
-    turn with the row and half with the column (axial RoPE, arXiv 2403.13298).
+    Pairs (i, i + K/2) of each head's queries and keys rotate by position * frequency_i, so that
+    q.k depends on the difference of positions alone. On a grid of a given width, half of the pairs
+    rotate with the row and half with the column (axial RoPE, arXiv 2403.13298).
     """
 
     cos: Tensor
@@ -87,7 +87,7 @@ class Rope(Positions):
 
 
 class LearnedAndRope(Positions):
-    """A learned vector per position, and a RoPE: where a token is, and how far off."""
+    """A learned vector for where a token is, and RoPE for how far apart two tokens are."""
 
     def __init__(self, dim: int, num_tokens: int, rope: Rope) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class LearnedAndRope(Positions):
         return self.rope.rotate(x_BNTK, at)
 
 
-# By name: each scheme of D dim, K head_dim, T tokens on a grid W wide.
+# Each scheme by name, given D dim, K head_dim, T tokens and a grid W wide.
 POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
     "learned": lambda D, K, T, W: Learned(D, T),
     "sinusoidal": lambda D, K, T, W: Sinusoidal(D, T),

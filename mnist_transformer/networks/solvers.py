@@ -49,7 +49,7 @@ def heun_step(
 ) -> Tensor:
     """Euler's step, repeated with the mean of the estimates at both ends (arXiv 2206.00364, 1).
 
-    Two evaluations, but one in the step to s = 0, where there is no noise to estimate.
+    It takes two evaluations, but one in the step to s = 0, where the noise cannot be estimated.
     """
     x0, noise = diffusion.estimate(denoise, x_t, t)
     at_t, at_s = diffusion.levels(t, x_t), diffusion.levels(s, x_t)
@@ -85,10 +85,10 @@ def sample(
 
     Args:
         sampler: a name of ``STEPS``.
-        keep: (x0, mask), both like x_1: where the mask is true, x_t is x0 with the noise of t.
-        num_resamples: with ``keep``, passes of each step, going back by new noise in between, so
-            that the rest comes to fit what is kept (RePaint, arXiv 2201.09865).
-        temperature: factor of x_1 and of the steps' noise.
+        keep: (x0, mask), both shaped like x_1: where the mask is true, x_t is x0 noised to t.
+        num_resamples: with ``keep``, passes of each step, with new noise back to t in between, so
+            that the free part comes to fit the kept one (RePaint, arXiv 2201.09865).
+        temperature: scales x_1 and the noise of the steps.
     """
     x = temperature * x_1
     for t, s in pairwise(diffusion.times(num_steps).to(x.device).unsqueeze(1)):

@@ -1,8 +1,8 @@
-"""The backbone that every family stands on: a pre-norm transformer with a key-value cache.
+"""The backbone of most families: a pre-norm transformer with a key-value cache.
 
     x = x + Attention(norm(x));  x = x + MLP(norm(x))
 
-RMSNorm (arXiv 1910.07467) has no gain, which the next matrix would repeat. Queries and keys are
+RMSNorm (arXiv 1910.07467) has no gain, since the next matrix would absorb it. Queries and keys are
 normalised per head (arXiv 2302.05442). Output projections start at zero, so that every block starts
 as the identity. With ``cond_dim`` a condition (a class, a noise level) sets scale, shift and gate
 of every branch: adaptive norm, arXiv 2212.09748.
@@ -38,7 +38,7 @@ class KVCache:
         return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these sequences of the batch, int64 (B,), not more than there are."""
+        """Continue with these sequences of the batch, int64 (B,), at most as many as before."""
         for buffers in (self._keys, self._values):
             for layer, buffer in enumerate(buffers):
                 chosen = buffer[:, :, : self.length].index_select(0, rows)
@@ -53,7 +53,7 @@ def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 class Pass(NamedTuple):
-    """Shared by all blocks in one pass: arguments of ``Transformer.forward``."""
+    """The arguments of ``Transformer.forward`` that all blocks share in one pass."""
 
     at: At
     mask: Tensor | None
@@ -80,7 +80,7 @@ class Attention(nn.Module):
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
         )
-        # Both at once: with one token per step the number of operations counts.
+        # Both at once: with one token per step, time depends on the number of operations.
         qk = positions.rotate(rms_norm(torch.stack([q_BNTK, k_BNTK])), run.at)
         q_BNTK, k_BNTK = qk.unbind()
         if run.cache is not None:
@@ -114,7 +114,7 @@ class Modulation(nn.Module):
 
     def __init__(self, cond_dim: int, dim: int, num_chunks: int) -> None:
         super().__init__()
-        # A matrix each: in one, Muon would make the rows of all chunks orthogonal to each other.
+        # One matrix per chunk: in a joint one, Muon would make rows of all chunks orthogonal.
         self.linears = nn.ModuleList(nn.Linear(cond_dim, dim) for _ in range(num_chunks))
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
@@ -167,7 +167,7 @@ class Transformer(nn.Module):
         depth: number of blocks.
         num_tokens: the longest sequence, on a grid ``grid_width`` wide in raster order.
         positions: a name of ``positions.POSITIONS``.
-        causal: whether a token sees itself and earlier ones only.
+        causal: whether a token attends to itself and earlier ones only.
         cond_dim: width of the condition of adaptive norms; None for plain ones.
     """
 
@@ -208,11 +208,11 @@ class Transformer(nn.Module):
         """States of the T given tokens; with a cache they continue the tokens it holds.
 
         Args:
-            at: int64 (B, T), the tokens' positions; else they follow one another.
-            mask: bool, broadcasts to (B, N, T, S), true where a token sees another; replaces
+            at: int64 (B, T), the tokens' positions; by default consecutive ones.
+            mask: bool, broadcasts to (B, N, T, S), true where a token attends; replaces
                 the causal rule.
             cond: (B, C), or (B, T, C) for one per token; required with ``cond_dim``.
-            packing: the T tokens are packed sequences; a token sees its own only. Ignores ``mask``.
+            packing: where the T tokens form sequences, within which they attend. Ignores ``mask``.
         """
         if at is None:
             start = cache.length if cache is not None else 0

@@ -27,11 +27,11 @@ class Unmasking:
         return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u
 
     def masks(self, num_images: int, num_tokens: int, least: float) -> Tensor:
-        """Masks of training, bool (B, P) on the CPU, true where unknown: one token or more.
+        """Masks for training, bool (B, P) on the CPU, true where unknown: at least one token each.
 
         ``least`` is the smallest share that is masked, in [0, 1).
         """
-        # As with the times of the diffusion, a batch covers all shares of masked tokens.
+        # Like the times of diffusion, the masked shares are evenly spread over a batch.
         u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
         share_B1 = (least + (1 - least) * self.unknown_share(u)).unsqueeze(1)
         rank_BP = torch.rand(num_images, num_tokens).argsort(1)
@@ -40,8 +40,8 @@ class Unmasking:
     def bounds(self, known_BP: Tensor, num_steps: int) -> list[Tensor]:
         """Numbers of known tokens before each step and at the end, (B,) each.
 
-        ``known_BP`` is true for tokens known from the start. Each step makes one or more known,
-        while there are any.
+        ``known_BP`` is true for tokens known from the start. Each step makes at least one known,
+        while any is unknown.
         """
         num_known_B, unknown_B = known_BP.sum(1), (~known_BP).sum(1)
         bounds = []

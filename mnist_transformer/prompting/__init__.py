@@ -1,1 +1,1 @@
-"""Everything about sentences."""
+"""Prompts: their grammar, their tokens, and the systems that answer them."""

@@ -23,9 +23,9 @@ from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, sta
 
 
 class Asked:
-    """A system that can be asked for a number: a prompted model, or an adapter's reader.
+    """A system that can be asked for a number: a prompted model, or an adapter.
 
-    Its ``drawer`` draws the digits. ValueError if what an adapter needs is not installed.
+    Its ``drawer`` draws the digits. ValueError if a package that an adapter needs is missing.
     """
 
     def __init__(self, reader: Prompted | Reader) -> None:
@@ -52,7 +52,7 @@ class Asked:
         if isinstance(self.reader, Prompted):
             return self.reader.read(texts)
         for text in texts:
-            encode(text)  # the same limits
+            encode(text)  # checks the same limits
         answers: list[Digits] = []
         for first in range(0, len(texts), READ_AT_ONCE):
             states = self.llm.states(texts[first : first + READ_AT_ONCE])
@@ -63,7 +63,7 @@ class Asked:
     def answer(self, text: str) -> Digits:
         """The digits to draw for a text: as ``read``, but () where a rule refuses it.
 
-        Models misread some of those texts. One that is not ``plain`` raises ValueError.
+        Models misread some texts that the rules refuse. A text not ``plain`` raises ValueError.
         """
         (digits,) = self.read([plain(text)])
         return () if is_out_of_range(plain(text)) or HEXADECIMAL.search(text) else digits

@@ -1,7 +1,7 @@
 """A grammar that writes requests with their answer: "could you draw 2 + four?", 6.
 
 It fills templates with digits and number words, and adds politeness, case, punctuation and typos.
-It also writes requests to refuse. Test splits share nothing with training that they test: the
+It also writes requests to refuse. A test split shares with training nothing that it tests: the
 templates are two disjoint sets, and a pair of operands, like a misspelt text, belongs either to
 training or to a test split.
 """
@@ -38,9 +38,9 @@ def prompts(split: str, seed: int = 0) -> Iterator[Prompt]:
     """An endless stream of prompts, the same for the same seed; texts may repeat.
 
     - train: in scope, some misspelt, and a tenth to refuse.
-    - held_out_templates: pairs of training in requests, and half in phrases, never trained on.
-    - held_out_sums: pairs of operands never trained on, in templates of training.
-    - typos: templates and pairs of training with one or two typos, in texts never trained on.
+    - held_out_templates: training pairs, in requests (and half of the phrases) never trained on.
+    - held_out_sums: pairs of operands never trained on, in training templates.
+    - typos: training templates and pairs with one or two typos, in texts never trained on.
     - out_of_scope: to refuse, in templates never trained on.
 
     Another split raises ValueError.
@@ -101,7 +101,7 @@ def _operands(rng: random.Random, operation: str) -> tuple[int, ...]:
 
 
 def _fitting(templates: list[str], operands: tuple[int, ...]) -> list[str]:
-    """The templates that can say this: those without {a} only where it is 2."""
+    """The templates that fit the operands: those without {a} only where a is 2."""
     return [template for template in templates if "{a}" in template or operands[0] == 2]
 
 
@@ -138,7 +138,7 @@ def _refused(rng: random.Random, source: Templates) -> Prompt:
 
 
 def _unheld(rng: random.Random) -> tuple[int, int]:
-    """Two numbers from 2 that are not a held-out pair: not even a refusal may show one."""
+    """Two numbers from 2 to 99 that are not a held-out pair: not even a refusal may show one."""
     while True:
         pair = rng.randrange(2, 100), rng.randrange(2, 100)
         if not is_held_out(pair):

@@ -54,15 +54,15 @@ class LLM:
             whole: Any = transformers.AutoModel.from_pretrained(folder, **file, dtype=torch.float32)
         whole.layers = whole.layers[:layer]
         whole.config.num_hidden_layers = layer
-        whole.norm = torch.nn.Identity()  # it belongs behind the last layer
+        whole.norm = torch.nn.Identity()  # it belongs after the last layer
         self.model = whole.to(device).eval()
         self.device = torch.device(device)
 
     @torch.inference_mode()
     def states(self, texts: Sequence[str]) -> list[Tensor]:
         """States of each text's tokens, float32 (T, F) on the CPU, clamped to float16's range."""
-        # All later tokens attend to the first one a little, and its state grows huge: so a token
-        # that no text needs stands there.
+        # The first token is an attention sink, and its state grows huge. So a token that belongs
+        # to no text comes first.
         first = self.tokenizer.bos_token_id
         ids = [torch.tensor([first, *self.tokenizer.encode(text)]) for text in texts]
         padded = pad_sequence(ids, batch_first=True, padding_value=first).to(self.device)

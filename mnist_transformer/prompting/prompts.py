@@ -3,7 +3,7 @@
 "Show me 2 + four" asks for a 6. ``grammar.py`` writes such sentences from templates, and a language
 model may write others (tools/write_prompts.py).
 
-In templates.json one half of the templates is to train on, the other is held out. ``{x}`` stands
+In templates.json one half of the templates is for training, the other is held out. ``{x}`` stands
 for a number or an expression, ``{n}`` for a number, ``{a_n}`` for a number with its article (a 3,
 an 8), ``{a}``, ``{b}`` and ``{c}`` for operands. A phrase or sentence of products without ``{a}``
 doubles ``{b}``. An expression means the same in every frame. Outside their slots templates hold no
@@ -59,20 +59,20 @@ def number_words(number: int, joint: str = "-") -> str:
 _WORDS = {number_words(n, joint): n for n in range(MAX_NUMBER + 1) for joint in ("-", " ", "")}
 _VALUES = _WORDS | {str(n): n for n in range(MAX_NUMBER + 1)}
 _NUMBER = re.compile(
-    # An x may stand against a digit, 2x4; another letter may not, 3rd. 2.5 is one number.
+    # An x may touch a digit, as in 2x4; other letters may not, as in 3rd. 2.5 is one number.
     r"(?P<value>(?<![a-wyz0-9.])[0-9]+(?:[.,][0-9]+)?(?![a-wyz0-9])"
     rf"|(?<![a-z])(?<![a-z]-)(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z]))|[0-9]+"
 )
 SIGN = "[-−–+*×·÷/^%]"
 _SIGNS = re.compile(rf"\s*({SIGN}|=)\s*(?=#)|(?<=#)\s*({SIGN})\s*|(?<=#)\s*(x)\s*(?=#)")
-# Other characters than those of training prompts are misread in silence.
+# Characters that training prompts lack would be misread silently.
 LEARNT, _TYPED = "!'*+,-./:=?×÷−", str.maketrans("’–·", "'-*")
 _UNLEARNT = re.compile(rf"[^A-Za-z0-9 {re.escape(LEARNT)}]")
-# It may also be a product, with 0.
+# 0x7 may also mean the product 0 x 7.
 HEXADECIMAL = re.compile("(?<![0-9])0x[0-9a-f]", re.IGNORECASE)
 _LARGE = re.compile(r"# (?:hundred|thousand|million|billion)\b")
 _UNRELATED = re.compile(r"# (?:[/÷] )?#")  # "7/2", "1 7": a model would guess
-# A negative number: its sign is written against it, and no other number stands before that.
+# A negative number: its sign touches it, and no other number comes before the sign.
 _MINUS, _NO_OPERAND = re.compile(r"(?:^|\s)[-−–][0-9]"), re.compile(r"(?<!#) [-−–] #")
 
 
@@ -93,7 +93,7 @@ class Prompt:
 
 
 def compute(operation: str, operands: Sequence[int]) -> int | None:
-    """The result; None where operands or result are not from 0 to 99, or too few or many."""
+    """The result; None if a number is not from 0 to 99, or the count of operands is wrong."""
     if len(operands) != (1 if operation == "number" else 2):
         return None
     a, b = operands[0], operands[-1]
@@ -104,13 +104,13 @@ def compute(operation: str, operands: Sequence[int]) -> int | None:
 def is_held_out(operands: Sequence[int]) -> bool:
     """Whether a pair of operands, in either order, is in no training prompt: about one in eight.
 
-    It holds for all operations, so that 3 + 5 tells nothing of 5 x 3 either.
+    It holds for all operations, so that 3 + 5 reveals nothing about 5 x 3 either.
     """
     return len(operands) == 2 and zlib.crc32(repr(sorted(operands)).encode()) % 8 == 0
 
 
 def plain(text: str) -> str:
-    """The text in the characters that training prompts have; ValueError for any other one."""
+    """The text in the characters that training prompts have; ValueError for any other character."""
     text = text.translate(_TYPED)
     # Digits of any script are 0 to 9.
     text = "".join(" " if c.isspace() else str(unicodedata.decimal(c, c)) for c in text)
@@ -138,7 +138,7 @@ def find_numbers(text: str) -> tuple[str, list[int]]:
 def is_out_of_range(text: str) -> bool:
     """Whether the text has a number, or clearly asks for a result, that is not from 0 to 99.
 
-    So is what two numbers without a sum, difference or product ask for.
+    Two numbers without a sum, difference or product also count as out of range.
     """
     marked, numbers = find_numbers(text)
     below_zero = _MINUS.search(text) and _NO_OPERAND.search(f" {marked}")

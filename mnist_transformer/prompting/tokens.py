@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.prompting.prompts import MAX_BYTES
 
-ASK = 256  # behind the bytes; digit d is ASK + 1 + d
+ASK = 256  # follows the bytes; digit d is ASK + 1 + d
 PAD = -1
 IGNORED = -100  # cross_entropy's: no symbol is predicted here
 READ_AT_ONCE = 250  # prompts

@@ -1,4 +1,4 @@
-"""How a model was trained, as its checkpoint tells. Importing this needs no torch."""
+"""How a model was trained, as its checkpoint records it. Importing this needs no torch."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +9,7 @@ from mnist_transformer.utils.checks import from_json
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A training run in figures; None for all that a checkpoint does not tell."""
+    """A training run in figures; None for whatever a checkpoint does not record."""
 
     recipe: str
     dataset: str | None = None
@@ -27,7 +27,7 @@ class RunInfo:
 def read_info(weights: Path) -> RunInfo:
     """The training of a checkpoint's model; errors as ``checkpoint.read_notes``.
 
-    The file's name stands for a recipe not noted. In the first checkpoints every note was a
+    The file's name stands in for a missing recipe. In the first checkpoints every note was a
     string, and ``images_seen`` was ``images``.
     """
     from mnist_transformer.models import checkpoint

@@ -24,9 +24,9 @@ from mnist_transformer.utils.images import figure_png
 from mnist_transformer.utils.terminal import LINE_SECONDS, bars, complain, errors
 
 VALIDATION_BATCH = 250
-LOSS_IMAGES = 1_000  # have their loss measured too where there is a likelihood
+LOSS_IMAGES = 1_000  # whose loss is measured too where there is a likelihood
 PANELS = {"loss": "loss per image", "bits_per_dim": "bits/dim of validation images"}
-PLACE = {"kind", "step", "images", "seconds"}  # what each line has
+PLACE = {"kind", "step", "images", "seconds"}  # fields of every line
 STYLES = {"train": "C0-", "validation": "C1o-"}
 AXES = {"seconds": (1 / 60, "minutes"), "images": (1e-3, "thousand training images")}
 
@@ -53,7 +53,7 @@ class Record:
 def validate(model: Model, split: Split, seed: int) -> dict[str, float | None]:
     """Means over a split, in evaluation mode and the precision that the caller has set.
 
-    A loss that draws at random draws the same at every call, from ``seed``.
+    A random loss draws the same random numbers, from ``seed``, at every call.
 
     Returns:
         ``loss``: the training objective.
@@ -81,7 +81,7 @@ def in_words(validation: Mapping[str, float | None]) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, as a killed run leaves halves of them; [] if none."""
+    """The complete lines of a metrics.jsonl, [] if none; a killed run may leave partial ones."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = (trees.parse(line) for line in text.splitlines())
     return [line for line in lines if isinstance(line, dict) and line.keys() >= PLACE]
@@ -117,7 +117,7 @@ def plot_losses(lines: Iterable[dict[str, Any]]) -> bytes:
 
 @contextmanager
 def training(name: str) -> Iterator[Callable[[Record], None]]:
-    """A function that shows the records of a run: by a bar, or lines without a terminal."""
+    """A function that shows the records of a run: by a bar, or by lines without a terminal."""
     last_line = -math.inf
     with bars(TextColumn("{task.percentage:>3.0f}% {task.fields[figures]}")) as progress:
         # Shown by its first record, because only one of several processes reports.

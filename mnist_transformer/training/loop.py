@@ -2,8 +2,8 @@
 
 Step s of a run is a function of the weights, the seed and s alone: its images come from
 permutations drawn from (seed, epoch), and (seed, s, rank) seeds torch's random generator. So a
-killed run goes on from its last state as if nothing had happened: bit for bit where its length
-is given in epochs; where it is given in seconds, the learning rates follow the clock.
+killed run resumes from its last state as if nothing had happened: bit for bit if its length is
+given in epochs; if it is given in seconds, the learning rates follow the clock.
 
 Under ``accelerate launch --multi_gpu --num_processes N`` the processes share the images of a
 step evenly, so the mean of their gradients is the gradient of the whole batch. Random numbers
@@ -55,23 +55,23 @@ def train(
     report: Callable[[Record], None] = lambda record: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
-    """Train a recipe, or the one of a name; go on if ``out`` holds a part of the same run.
+    """Train a recipe, given or by name; resume if ``out`` holds a part of the same run.
 
     Args:
         out: folder for everything, by default runs/ and the recipe's name: model.safetensors at
-            the end; states to go on from, metrics.jsonl, loss.png, samples.png and tensorboard/
+            the end; states to resume from, metrics.jsonl, loss.png, samples.png and tensorboard/
             while it runs.
         data: the dataset's folder (see ``load_dataset``), or a dataset itself.
-        device: such as "cpu", "cuda:1", "mps"; without it the best there is.
+        device: such as "cpu", "cuda:1", "mps"; by default the best available.
         max_seconds, epochs: length, in place of the recipe's. Validation and saving count as
             seconds; pauses (Ctrl-Z), compiling and the measurements after the last step do not.
         batch_size: images per step over all processes, in place of the recipe's.
         lr: AdamW's peak rate in place of the recipe's; Muon's changes by the same factor.
         report: called in the main process, at most every half second and for messages.
-        clock: seconds that never go back, such as ``time.process_time`` for those of the CPU.
+        clock: seconds that never go back, such as ``time.process_time`` for CPU seconds.
 
     Returns:
-        The path of the weights, averaged ones where the recipe averages.
+        The path of the weights, averaged if the recipe averages.
 
     Raises:
         ValueError: an argument, the data or the folder's content is wrong, or training diverged.
@@ -92,7 +92,7 @@ def train(
         few = min(recipe.batch_size, len(dataset.train)) if batch_size is None else batch_size
         recipe = replace(recipe, model=recipe.model(dataset.spec), batch_size=few)
     elif recipe.model.data.name == recipe.dataset != dataset.spec.name:
-        # A copy that differs, as JPEG does: checkpoints and the ledger have its name.
+        # A copy that differs, as JPEG does: checkpoints and the ledger record its name.
         recipe = replace(recipe, model=replace(recipe.model, data=dataset.spec))
     claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
     with claimed, fork_rng(accelerator.device), runtime.quiet_writer():
@@ -141,6 +141,7 @@ class _Run:
         model = recipe.model.build()
         if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(model, recipe, out.parent)
+            model.start()
         model.to(accelerator.device)
         self.data = dataset.train.to(accelerator.device)
         shape = tuple(self.data.images.shape[1:])
@@ -161,7 +162,7 @@ class _Run:
             raise ValueError(f"{wrong}, expected a new folder")
 
     def skip_pause(self) -> None:
-        """Take what passed since the last step out of the clock: SIGSTOP or Ctrl-Z paused it."""
+        """Remove the time since the last step from the clock: SIGSTOP or Ctrl-Z paused the run."""
         self.clock.set(min(self.clock.read(), self.state.seconds))
 
     def start(self) -> None:
@@ -231,7 +232,7 @@ class _Run:
         self.accelerator.backward(loss * self.scale)
 
     def finish(self) -> None:
-        """Measure on the whole validation split and write the weights, wherever that can be."""
+        """Validate on the whole split and write the weights, elsewhere if the disk refuses."""
         if self.accelerator.is_main_process:
             records, model = self.records, self.state.averaged
             notes = asdict(records.info()) | {"run": self.state.identity()}

@@ -30,9 +30,9 @@ NEWTON_SCHULZ_STEPS = 5
 def orthogonalise(x_NRC: Tensor) -> Tensor:
     """Bring every singular value of each matrix near 1 (about 0.7 to 1.2), R <= C.
 
-    All the steps act on the left of X, as polynomials q of the Gram matrix, so a long matrix
-    is better left alone until the end: X <- q X becomes P <- q P, G <- q G q on small
-    squares. In bfloat16 G loses the small singular values, so that way is for float32 only.
+    All steps multiply X from the left by polynomials q of the Gram matrix, so a long matrix
+    is multiplied only once, at the end: X <- q X becomes P <- q P, G <- q G q on small squares.
+    In bfloat16 G loses the small singular values, so this shortcut is for float32 only.
     """
     a, b, c = NEWTON_SCHULZ
     x_NRC = x_NRC / x_NRC.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
@@ -55,14 +55,14 @@ def orthogonalise(x_NRC: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Muon):
-    """``torch.optim.Muon`` with matrices of one shape batched, in a dtype that is fast here.
+    """``torch.optim.Muon`` with matrices of one shape batched, in the device's fast dtype.
 
     torch's own step goes matrix by matrix and always through bfloat16, which a CPU without
     bfloat16 instructions emulates hundreds of times slower than float32.
 
     Orthogonalising takes a third of a step on a CPU, yet its result changes slowly. So the
-    matrices take turns: each is updated in one step of ``interval``, by as many times the rate,
-    and gathers momentum in all of them.
+    matrices take turns: each is updated once every ``interval`` steps, at ``interval`` times the
+    rate, and accumulates momentum in all steps.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, interval: int) -> None:
@@ -98,7 +98,7 @@ def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters as (hidden matrices, the rest).
 
     A hidden matrix is the weight of an ``nn.Linear`` outside the model's ``adamw_modules``: inputs
-    and outputs do not profit from orthogonal updates.
+    and outputs do not benefit from orthogonal updates.
     """
     excluded = tuple(f"{prefix}." for prefix in model.adamw_modules)
     matrices = {
@@ -111,7 +111,7 @@ def param_groups(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 
 def build_optimizers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon and AdamW over the model's parameters, at the recipe's peak rates; nothing decays."""
+    """Muon and AdamW over the model's parameters, at the recipe's peak rates; no weight decay."""
     hidden, rest = param_groups(model)
     # Losses are in nats per dimension, so gradients are small, hence the small epsilon.
     adamw = torch.optim.AdamW(
@@ -137,7 +137,7 @@ def averaged(model: Model, horizon: float) -> AveragedModel:
     """A copy that averages the weights over about the last ``horizon`` of the updates made so far.
 
     The decay at update t is 1 - 1 / (1 + horizon t), which suits short and long runs alike
-    (arXiv 2312.02696). Buffers are followed, not averaged.
+    (arXiv 2312.02696). Buffers are copied, not averaged.
     """
 
     @torch.no_grad()

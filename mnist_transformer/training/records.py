@@ -22,7 +22,7 @@ from mnist_transformer.utils.images import grid, save_png
 
 LOG_SECONDS = 5.0
 REPORT_SECONDS = 0.5
-VALIDATE_SECONDS = (20.0, 150.0)  # bounds on a fortieth of the run
+VALIDATE_SECONDS = (20.0, 150.0)  # bounds of the interval, a fortieth of the run
 VALIDATE_SHARE = 0.04  # of the run's time, at most
 VALIDATE_IMAGES = 1_000
 WINDOW = 50  # steps; a record's loss and speed are means over them
@@ -31,7 +31,7 @@ SAMPLES_PER_CLASS = 8
 
 @dataclass
 class Records:
-    """The records of a run; processes other than the main one call ``tell`` alone."""
+    """The records of a run; processes other than the main one only call ``tell``."""
 
     folder: Path
     state: RunState
@@ -44,7 +44,7 @@ class Records:
     bits_per_dim: float | None = None  # of the last validation
 
     def start(self) -> None:
-        """Open the files, without lines about steps that will be made again."""
+        """Open the files, without lines about steps that will be repeated."""
         step, seconds = self.state.step, self.state.seconds
         self.path = self.folder / "metrics.jsonl"
         self.lines = [line for line in read_metrics(self.path) if line["step"] <= step]
@@ -55,7 +55,7 @@ class Records:
         self.validate_seconds = self._between_validations()
 
     def due(self, work: str, every: float) -> bool:
-        """Whether work of every so many seconds of the run is to be done now."""
+        """Whether work to be done every so many seconds of the run is due now."""
         if self.state.seconds - self.last[work] < every:
             return False
         self.last[work] = self.state.seconds
@@ -83,7 +83,7 @@ class Records:
 
     @contextmanager
     def spared(self) -> Iterator[None]:
-        """Tell what goes wrong inside, and go on: no record is worth a run."""
+        """Report errors inside and continue: no record is worth a run."""
         try:
             yield
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
@@ -110,7 +110,7 @@ class Records:
                 self.validate_seconds = max(self._between_validations(), took / VALIDATE_SHARE)
 
     def validate(self, split: Split) -> dict[str, float | None]:
-        """Validate on the split, or a part of it, and tell the figures."""
+        """Validate on a split and report the figures."""
         with self.accelerator.autocast():
             found = validate(self.state.averaged, split, mix(self.state.seed, 3))
         self.bits_per_dim = found["bits_per_dim"]
@@ -119,7 +119,7 @@ class Records:
         return found
 
     def redraw(self) -> None:
-        """Draw the plot and, of a model that draws, samples; may raise OSError."""
+        """Draw the plot, and samples if the model draws; may raise OSError."""
         write_atomic(self.folder / "loss.png", plot_losses(self.lines))
         model = self.state.averaged
         if isinstance(model, GenerativeModel):
@@ -129,7 +129,7 @@ class Records:
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
     def info(self) -> RunInfo:
-        """The metadata of the run, once it is validated on the whole split."""
+        """Validate on the whole split and return the run's metadata."""
         state, validation = self.state, self.validate(self.dataset.val)
         bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
@@ -158,7 +158,7 @@ class Records:
             self.accelerator.log(known, step=state.step)
 
     def _between_validations(self) -> float:
-        """Seconds, by the length of the run; of one in epochs as far as its progress tells."""
+        """Seconds, from the run's length, or for a run in epochs from its progress so far."""
         state, (least, most) = self.state, VALIDATE_SECONDS
         length = state.recipe.max_seconds or state.seconds / (state.progress or 1.0)
         return min(max(length / 40, least), most)

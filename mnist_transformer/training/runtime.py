@@ -1,4 +1,4 @@
-"""The ground of a run: recipe, tokenizer, clock, device, precision, processes, stop signals."""
+"""The setup of a run: recipe, tokenizer, clock, device, precision, processes, stop signals."""
 
 import math
 import os
@@ -25,7 +25,7 @@ from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.state import RunState
 from mnist_transformer.utils.devices import check_defaults, fast_dtype, find_device
 
-# In an environment that was made for others these would change a recipe unseen.
+# In an environment set up for other programs, these would silently change a recipe.
 OVERRULED = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_DYNAMO_BACKEND": "no"}
 for _name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER"):
     OVERRULED[f"ACCELERATE_USE_{_name}"] = "false"
@@ -41,7 +41,7 @@ class Clock:
         return self.now() - self._zero
 
     def set(self, seconds: float) -> None:
-        """Make this moment so many seconds of the run."""
+        """Set the clock to so many seconds of the run."""
         self._zero = self.now() - seconds
 
 
@@ -52,7 +52,7 @@ def override(
     batch_size: int | None,
     lr: float | None,
 ) -> Recipe:
-    """The recipe with the values that are given in place of its own; ValueError if senseless."""
+    """The recipe with the given values in place of its own; ValueError if one is invalid."""
     if max_seconds is not None or epochs is not None:
         recipe = replace(recipe, max_seconds=max_seconds, epochs=epochs)
     if batch_size is not None:
@@ -71,9 +71,9 @@ def override(
 
 
 def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
-    """Hand a model over codes the tokenizer that its recipe names: a run in ``runs``, else shipped.
+    """Give a model over codes the tokenizer that its recipe names: a run in ``runs``, else shipped.
 
-    Raises ValueError: it is not there, or not what the model expects, which may be none.
+    Raises ValueError: the tokenizer is missing, or the model expects another one, or none.
     """
     name = recipe.tokenizer
     if name is None and not isinstance(model, UsesTokenizer):
@@ -92,14 +92,14 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:
-    """An accelerator for a device, in bf16 where that is fast there; logs to out/tensorboard.
+    """An accelerator for a device, in bf16 where that is fast; logs to out/tensorboard.
 
-    Raises ValueError: the device is not here, or a launcher gives each process its own.
+    Raises ValueError: the device is not available, or a launcher gives each process its own.
     """
     check_defaults()
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # has no argument
+    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # set by variable only
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
     variables = dict(OVERRULED)
     if device is not None:
@@ -120,8 +120,8 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
 
 
 def claim(folder: Path) -> AbstractContextManager[Any]:
-    """A context that keeps other runs out of a folder; ValueError if one is in it."""
-    try:  # the system opens the lock when the process ends, however it does
+    """A context that keeps other runs out of a folder; ValueError if one uses it."""
+    try:  # the system releases the lock however the process ends
         return FileLock(folder / ".lock", blocking=False).acquire()
     except Timeout as error:
         raise ValueError(f"{folder} is in use by another run, expected another folder") from error
@@ -131,7 +131,7 @@ def claim(folder: Path) -> AbstractContextManager[Any]:
 def quiet_writer() -> Iterator[None]:
     """A context in which TensorBoard's thread fails without a traceback, as on a full disk.
 
-    ``Records`` tell of it: the thread hands its error on.
+    ``Records`` report the error, which the thread passes on.
     """
     hook = threading.excepthook
 
@@ -148,10 +148,10 @@ def quiet_writer() -> Iterator[None]:
 
 @contextmanager
 def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP, so that the step is finished.
+    """Collect SIGINT, SIGTERM and SIGHUP, so that the current step can finish.
 
-    A second SIGINT interrupts at once. SIGHUP stays ignored where it is, as under nohup.
-    ``on_continue`` is called when the process goes on after SIGSTOP or Ctrl-Z.
+    A second SIGINT interrupts at once. SIGHUP stays ignored if it already is, as under nohup.
+    ``on_continue`` is called when the process continues after SIGSTOP or Ctrl-Z.
     """
     received: list[int] = []
     sigcont, sighup = getattr(signal, "SIGCONT", None), getattr(signal, "SIGHUP", None)
@@ -167,7 +167,7 @@ def stop_signals(on_continue: Callable[[], None]) -> Iterator[list[int]]:
             received.append(number)
 
     with ExitStack() as after:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in filter(None, (signal.SIGINT, signal.SIGTERM, sighup, sigcont)):
                 after.callback(signal.signal, number, signal.signal(number, handle))
         yield received
@@ -188,7 +188,7 @@ def compile_by(step: Callable[[], None], state: RunState) -> None:
     """Run a step that compiles the model and leaves its weights and buffers as they were.
 
     Raises:
-        ValueError: it cannot be compiled here.
+        ValueError: the model cannot be compiled here.
     """
     before = deepcopy(state.model.state_dict())
     try:

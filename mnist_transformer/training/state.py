@@ -1,6 +1,6 @@
 """The state of a run: everything that changes from step to step, and the files that keep it.
 
-A folder keeps the last two states; a run goes on from the newest one that can be read. A file
+A folder keeps the last two states; a run resumes from the newest one that can be read. A file
 holds ``RunState.to_tree``. The images of a step, and the seeds of everything drawn at random, need
 no file: they are functions of the run's seed and the step alone.
 """
@@ -26,9 +26,9 @@ from mnist_transformer.utils import trees
 
 NUM_KEPT = 2
 # Fields of a recipe that may change between two parts of one run: learning rates follow progress,
-# so a run may be made shorter or longer on its way, and compiled or not it is the same model.
+# so a run may be made shorter or longer midway; compiled or not, the model is the same.
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
-# Fields that identities of before lack, and the values that they stood for.
+# Fields that identities of older runs lack, and the values that those runs had.
 EARLIER = {
     "muon_interval": 4,
     "model.built_in_guidance": 1.0,
@@ -46,7 +46,7 @@ def mix(*numbers: int) -> int:
 
 
 def images_of(step: int, num_images: int, batch_size: int, seed: int) -> Tensor:
-    """int64 (batch_size,): the run's permutations one after another, cut to batches."""
+    """int64 (batch_size,): the run's permutations one after another, cut into batches."""
     epoch, first = divmod(step * batch_size, num_images)
     num_epochs = -(-(first + batch_size) // num_images)
     orders = [_permutation(num_images, seed, epoch + further) for further in range(num_epochs)]
@@ -83,7 +83,7 @@ class RunState:
         return self.progress_at(self.images_seen, self.seconds)
 
     def progress_at(self, images_seen: int, seconds: float) -> float:
-        """From 0 to 1, by seconds or by images, as the recipe has it."""
+        """From 0 to 1, by seconds or by images, whichever the recipe limits."""
         if self.recipe.max_seconds is not None:
             return min(1.0, seconds / self.recipe.max_seconds)
         assert self.recipe.epochs is not None
@@ -146,7 +146,7 @@ def save(state: RunState, folder: Path) -> None:
     path, tree = folder / f"state-{state.step:09d}.safetensors", state.to_tree()
     with_room(path, lambda: trees.save_state(path, tree))
     states = find_states(folder)
-    # A later state is one that could not be read: this run has come back from before it.
+    # A later state is one that could not be read: this run resumed from an earlier one.
     kept = [found for found in states if found <= path][:NUM_KEPT]
     for dropped in set(states) - set(kept):
         dropped.unlink()
@@ -155,7 +155,7 @@ def save(state: RunState, folder: Path) -> None:
 def with_room(path: Path, write: Callable[[], None]) -> None:
     """Write a file; on a full disk the states beside it make room, the oldest first.
 
-    Raises OSError where that does not help; no state is dropped then in vain.
+    Raises OSError where that does not help, without dropping a state in vain.
     """
     while True:
         try:
@@ -169,12 +169,12 @@ def with_room(path: Path, write: Callable[[], None]) -> None:
 
 
 def is_finished(state: RunState, weights: Path) -> bool:
-    """Whether weights are those of this run at its end, whose last state a full disk may lack."""
+    """Whether weights are this run's final ones; a full disk may have lost its last state."""
     try:
         notes = checkpoint.read_notes(weights)
         reached = state.progress_at(notes["images_seen"], notes["seconds"] + 0.05)  # rounded
         return reached >= 1 and not other_run(state, notes["run"])
-    except UNUSABLE:  # of before, or damaged
+    except UNUSABLE:  # old or damaged
         return False
 
 
@@ -189,7 +189,7 @@ def other_run(state: RunState, theirs: Mapping[str, Any]) -> str:
 
 
 def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> bool:
-    """Go on from the newest readable state, if there are any; ``tell`` of unreadable ones.
+    """Resume from the newest readable state, if there is one; ``tell`` reports unreadable ones.
 
     Raises ValueError: the folder is another run's, or nothing in it can be read.
     """
@@ -213,7 +213,7 @@ def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> b
 
 
 def drop_leftovers(folder: Path) -> None:
-    """Delete what a killed run had half written: see ``files.write_atomic`` for the names."""
+    """Delete the half-written files of a killed run; ``files.write_atomic`` names them."""
     for kind in ("safetensors", "png", "jsonl"):
         for path in folder.glob(f".*.{kind}.*"):
             path.unlink()

@@ -24,7 +24,7 @@ def check_name(kind: str, name: str, known: Collection[str]) -> None:
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:
-    """Refuse an option's value that is not one of a few."""
+    """Refuse an option's value that is not one of the known ones."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
 
@@ -36,7 +36,7 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_below(name: str, x: Tensor, limit: int) -> None:
-    """Refuse whole numbers of which one is not in [0, limit)."""
+    """Refuse whole numbers unless all are in [0, limit)."""
     if len(wrong := x[(x < 0) | (x >= limit)]):
         raise ValueError(f"{name} {wrong[0].item()} is unknown, expected 0 to {limit - 1}")
 
@@ -50,9 +50,9 @@ def check_tensor(name: str, x: Tensor, dtype: torch.dtype, *shape: int | str) ->
 
 
 def from_json(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Undo ``asdict``, with every value checked by the dataclass's annotations.
+    """Undo ``asdict``, with every value checked against the dataclass's annotations.
 
-    An unknown field or an unfit value raises ValueError, a missing field TypeError.
+    An unknown field or an invalid value raises ValueError, a missing field TypeError.
     """
     hints = {field.name: field.type for field in fields(kind)}
     if unknown := ", ".join(sorted(values.keys() - hints.keys())):

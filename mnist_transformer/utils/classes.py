@@ -15,7 +15,7 @@ def class_of(name: str, names: Sequence[str]) -> int:
 
 def classes_of(text: str, names: Sequence[str]) -> list[int]:
     """The labels of a number's digits, or of names joined by commas; ValueError for other texts."""
-    if text in names:  # maybe one with a comma in it
+    if text in names:  # a name may contain a comma
         return [names.index(text)]
     if not set(names) <= set(DIGITS):
         return [class_of(name.strip(), names) for name in text.split(",")]

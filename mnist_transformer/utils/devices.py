@@ -9,7 +9,7 @@ from torch import nn
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-if hasattr(os, "register_at_fork"):  # a fork would wait for ever for threads of its parent
+if hasattr(os, "register_at_fork"):  # a fork would wait forever for its parent's threads
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
@@ -22,15 +22,15 @@ def check_defaults() -> None:
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """The device of a name such as "cuda:1", else the best here; ValueError if it is not here."""
+    """The device of a name such as "cuda:1", else the best available; ValueError if missing."""
     if name is None:
         here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((kind for kind, is_here in here.items() if is_here), "cpu")
     try:
         found = torch.empty(1, device=name)
-        found.tolist()  # which "meta", a device without numbers, refuses
+        found.tolist()  # fails on "meta", a device without values
         return found.device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by its build
+    except (RuntimeError, AssertionError) as error:  # which one depends on torch's build
         reason = str(error).splitlines()[0].partition(". ")[0]  # the rest can be 3,000 characters
         raise ValueError(f"device is {name!r}, expected one that is here ({reason})") from error
 
@@ -58,7 +58,7 @@ def fast_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def fork_rng(device: torch.device) -> AbstractContextManager[None]:
-    """A context after which random numbers, this device's too, go on as if it had not been."""
+    """A context that leaves the random state, this device's too, as it was before."""
     if device.type == "cpu":
         return torch.random.fork_rng([])
     return torch.random.fork_rng([device], device_type=device.type)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; ValueError if they are too many, else OSError."""
+    """Make a folder and those above it; ValueError if it is nested too deep, else OSError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except RecursionError as error:  # mkdir calls itself for the folder above
@@ -16,7 +16,7 @@ def make_folder(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Make a file's folder; an OSError says now, not after long work, that none can be written."""
+    """Make a file's folder; OSError now, not after long work, if the file cannot be written."""
     make_folder(path.parent)
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -25,7 +25,7 @@ def check_place(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file, or make it and its folder, in one go; an OSError leaves the old one there."""
+    """Write a file atomically, making its folder; an OSError leaves the old file there."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name[-50:]}.{os.getpid()}")
     try:
@@ -37,9 +37,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:  # a full disk does not say which file it was
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        with suppress(OSError):  # it is gone, or the disk takes no change at all
+        with suppress(OSError):  # it is gone, or the disk refuses any change
             temporary.unlink()
-    if os.name == "posix":  # elsewhere a folder cannot be opened, hence not synced
+    if os.name == "posix":  # elsewhere a folder cannot be opened to sync it
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
-SOFTWARE = "mnist-transformer"  # written into every file, so that our own are known again
-LONG_SIDE = 640  # pixels that a small picture is scaled up towards in a file
+SOFTWARE = "mnist-transformer"  # written into every file, so that our own are recognised
+LONG_SIDE = 640  # pixels; a small picture is saved enlarged to about this
 MAX_SCALE = 10
 MAX_FRAMES = 60
 FRAME_MS, LAST_FRAME_MS = 60, 2000
@@ -51,7 +51,7 @@ def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
 
 
 def columns_for(num_classes: int, times: int) -> int:
-    """Columns of ``grid``: several classes stand in a row; one of them many times in a square."""
+    """Columns for ``grid``: one per class, or about a square of a single class."""
     return num_classes if num_classes > 1 else math.isqrt(times - 1) + 1
 
 
@@ -72,7 +72,7 @@ def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None =
     """Write a PNG file, making its folder; notes become text fields. Raises OSError."""
     info = PngImagePlugin.PngInfo()
     for key, value in {"Software": SOFTWARE, **(notes or {})}.items():
-        # Half of a surrogate pair, as a terminal may send it, is no character.
+        # Half of a surrogate pair, which a terminal may send, is not a character.
         info.add_itxt(key, value.encode(errors="replace").decode())
     _write(path, picture, "PNG", pnginfo=info, optimize=True)
 
@@ -80,7 +80,7 @@ def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None =
 def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
     """Write frames of one size as an endless GIF that rests on the last one; raises OSError.
 
-    Of many frames an even selection is shown, the first and the last among them.
+    Many frames are thinned evenly; the first and the last are kept.
     """
     places = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES))
     first, *rest = [frames[round(place)] for place in places]
@@ -92,7 +92,7 @@ def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
 def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) -> None:
     """Write scans uint8 (m, m) of 0 and 1, ink black, to files -scan.png and -scan.svg.
 
-    These ends take the place of ".png" in ``png``; the PNG notes how the scans were ``made``.
+    These suffixes replace the ".png" of ``png``; the PNG notes how the scans were ``made``.
     """
     from contourpy import contour_generator
 
@@ -103,7 +103,7 @@ def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) ->
         sheet[row : row + len(scan), column : column + len(scan)] -= scan.cpu().numpy()
     picture = Image.fromarray(255 * sheet)
     save_png(enlarge(picture), png.with_name(f"{png.stem}-scan.png"), {"Description": made})
-    # A contour is a closed line of points (x, y) in the middle between ink and paper.
+    # A contour is a closed line of points (x, y) midway between ink and paper.
     lines: Any = contour_generator(z=1 - sheet.astype(float)).lines(0.5)
     outlines = (" ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in line) for line in lines)
     path = "".join(f"M{outline}Z" for outline in outlines)
@@ -117,11 +117,11 @@ def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) ->
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture file; whatever Pillow says against it, here or in the context, is a ValueError.
+    """Open a picture file; any error of Pillow, here or in the context, becomes a ValueError.
 
-    An error of the machine stays the OSError that it is.
+    An error of the machine stays an OSError.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would block
         raise ValueError(f"{path} is not a file, expected a PNG or JPEG file")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
@@ -135,7 +135,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path} has over {MAX_PIXELS:,} pixels, expected fewer") from error
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
-    except Exception as error:  # of which Pillow has many kinds
+    except Exception as error:  # Pillow raises many kinds
         if getattr(error, "errno", None) is not None:
             raise
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error
@@ -143,14 +143,14 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 def is_ours(path: Path) -> bool:
     """Whether a file is a picture that this module wrote."""
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         return False
     if path.suffix == ".svg":
         return SOFTWARE.encode() in path.read_bytes()
     try:
         with opened(path) as picture:
             mark = picture.info.get("Software", picture.info.get("comment"))
-    except (OSError, ValueError):  # such as no picture
+    except (OSError, ValueError):  # such as not a picture
         return False
     return mark in (SOFTWARE, SOFTWARE.encode())
 

@@ -30,7 +30,7 @@ class _Console(Console):
         raise BrokenPipeError  # to ``exit_code``: rich would exit with 1
 
 
-if not os.environ.get("COLUMNS", "").strip("0"):  # into no columns rich would print nothing
+if not os.environ.get("COLUMNS", "").strip("0"):  # with 0 columns rich would print nothing
     os.environ.pop("COLUMNS", None)
 screen, errors = _Console(emoji=False), _Console(stderr=True, emoji=False)
 _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -41,13 +41,13 @@ complain = partial(errors.print, **_AS_IT_IS)
 def exit_code(program: str, run: Callable[[], object]) -> int:
     """Run a program, report its failure, return 0, 2 (error), 130 (Ctrl-C) or 141 (pipe closed)."""
     for stream, way in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):  # whatever its encoding cannot hold
+        if isinstance(stream, io.TextIOWrapper):  # for characters that its encoding lacks
             stream.reconfigure(errors=way)
     code = _exit_code(program, run)
     try:
         if sys.stdout:
             sys.stdout.flush()
-    except OSError:  # nothing may be flushed at exit either
+    except OSError:  # else the flush at exit fails too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
@@ -72,11 +72,11 @@ def show(picture: "Image") -> None:
     if not screen.is_terminal:
         return
     width = min(picture.width, screen.width)  # one pixel per column
-    # Colours, and the blocks of which two stand in a column, need a terminal for them.
+    # Colours, and blocks of half a character's height, need a terminal that supports them.
     if screen.color_system and not screen.no_color and screen.encoding.startswith("utf"):
         logging.getLogger("textual_image").addHandler(logging.NullHandler())
         try:
-            # Importing it asks the terminal what it can show.
+            # The import asks the terminal what it can show.
             from textual_image.renderable import Image as TerminalImage
 
             screen.print(TerminalImage(picture, width=width, height="auto"))

@@ -1,7 +1,7 @@
 """Safetensors files, verified when read and written atomically.
 
-A file holds tensors and a header of strings, with a checksum. A tree is dicts (keys: str) and
-lists over tensors and JSON scalars, such as the state of a training run.
+A file holds tensors and a header of strings, with a checksum. A tree consists of dicts (keys: str)
+and lists over tensors and JSON scalars, such as the state of a training run.
 """
 
 import json
@@ -43,7 +43,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
     def put(leaf: Any) -> Any:
         is_tensor = isinstance(leaf, str) and leaf.startswith(_LEAF)
-        # A copy: the file is mapped into memory, and would go on taking its room once deleted.
+        # A copy: the file is memory-mapped, and would keep its disk space after it is deleted.
         return tensors[leaf.removeprefix(_LEAF)].clone() if is_tensor else leaf
 
     return tree_map(put, header(metadata, "tree", path))
@@ -69,7 +69,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path, kind: str) -> dict[str, str]:
-    """The metadata of a file of this kind, tensors unread; errors as in ``read``."""
+    """The metadata of a file of this kind, without its tensors; errors as in ``read``."""
     with _open(path) as file:
         metadata: dict[str, str] = file.metadata() or {}
     if (found := metadata.get("format")) not in [f"mnist-transformer {kind} {n}" for n in (1, 2)]:
@@ -94,14 +94,14 @@ def parse(text: str) -> Any:
     """The value of a JSON text; None if it is not JSON."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # the latter of nests without end
+    except (ValueError, RecursionError):  # the latter for endless nesting
         return None
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would block
             raise OSError("it is not a file")
         with safe_open(str(path), "pt") as file:
             yield file

@@ -19,13 +19,13 @@ ABOUT = "Small transformers that draw digits and other pictures, here on this ma
 
 
 def launch(models: Mapping[str, Path], host: str, port: int, waiting: BaseServer) -> gr.Blocks:
-    """Begin to serve the page, in a thread; its ``block_thread`` waits for Ctrl-C.
+    """Start serving the page in a thread; its ``block_thread`` waits for Ctrl-C.
 
-    It is over checkpoints by name, as far as they draw; ValueError if none does. It takes the
-    place of ``waiting``. The tabs' examples are drawn in another thread.
+    The page shows those of the named checkpoints that draw; ValueError if none does. It replaces
+    ``waiting``. The tabs' examples are drawn in another thread.
     """
     filled, title = shelf.fill(models), "MNIST Transformer"
-    keep = (60, gate.KEEP_SECONDS)  # how often files are looked through, and how old they get
+    keep = (60, gate.KEEP_SECONDS)  # seconds between clean-ups, and how old files get
     with shelf.Page(title=title, analytics_enabled=False, delete_cache=keep) as page:
         gr.Markdown(f"# {title}\n{ABOUT}")
         with gr.Tab("Draw"):

@@ -27,7 +27,7 @@ def dials(
 ) -> list[gr.Component]:
     """The seed, then the dials of all options in the order of the fields, for ``read``.
 
-    They stand at ``start`` at first; ``keeping`` says whether pixels are kept.
+    They start at the values of ``start``; ``keeping`` says whether pixels are kept.
     """
     made: list[gr.Component] = [gr.Number(0, label="Seed")]
     for option, label in _DIALS:
@@ -53,7 +53,7 @@ def _fit(option: Field, models: Sequence[GenerativeModel], keeping: bool) -> dic
     """The properties of an option's dials that depend on the models."""
     users = [model for model in models if option.name in model.honours]
     fit: dict[str, Any] = {"visible": bool(users) and (keeping or option.name not in NEED_KEEP)}
-    if option.name == "num_steps":  # that all of the models can take
+    if option.name == "num_steps":  # as many as all the models can take
         fit["maximum"] = min([option.metadata["dial"].high, *(m.max_steps for m in users)])
     return fit
 
@@ -85,7 +85,7 @@ def for_model(model: GenerativeModel, wanted: Sampling, who: str) -> tuple[Sampl
 
 
 def number(name: str, value: Any, low: float, high: float, step: float = 1) -> Any:
-    """A field's number, an int where ``step`` is 1; ValueError if it is none or out of range."""
+    """A field's number, an int where ``step`` is 1; ValueError if it is not one or out of range."""
     whole, fits = step == 1, isinstance(value, int | float) and low <= value <= high
     if not fits or (whole and value != int(value)):
         kind = "whole number" if whole else "number"

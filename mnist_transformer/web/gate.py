@@ -1,6 +1,6 @@
-"""The gate before gradio: what the page asks for, pictures as uploads, visitors who listen.
+"""The gate before gradio: only the page's own requests, pictures and listening visitors pass.
 
-A visitor joins the queue by one request, and hears of the drawing by another that stays open.
+A visitor joins the queue with one request, and follows the drawing with another that stays open.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ ROUTES = re.compile(
     "|heartbeat/.*|startup-events)"
 )
 MAX_FILES, MAX_BYTES = 4, 10_000_000  # of one request
-MAX_PAD_PIXELS = 4_000_000  # a browser may have several for one of the pad's
+MAX_PAD_PIXELS = 4_000_000  # a browser may send several pixels for one of the pad's
 KEEP_SECONDS, MAX_KEPT = 300, 500_000_000  # how long uploads are kept, and bytes of them all
-SILENT_SECONDS = 5  # who does not listen by then has left
+SILENT_SECONDS = 5  # a visitor who does not listen by then has left
 
 
 class Gate:
@@ -48,11 +48,11 @@ class Gate:
         else:
             try:
                 await self._serve(Request(scope, receive), send)
-            except Exception as error:  # noqa: BLE001 - of which gradio has many kinds
+            except Exception as error:  # noqa: BLE001 - gradio raises many kinds
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 complain(f"{scope['path']}: {reason}")
                 refusal = JSONResponse({"detail": f"the request is refused: {reason}"}, 400)
-                with suppress(RuntimeError):  # where the answer has begun
+                with suppress(RuntimeError):  # if the answer has begun
                     await refusal(scope, receive, send)
 
     async def _serve(self, request: Request, send: Send) -> None:
@@ -87,7 +87,7 @@ class Gate:
             if isinstance(file, UploadFile):
                 try:
                     width, height = Image.open(BytesIO(await file.read()), formats=FORMATS).size
-                except Exception as error:  # of which Pillow has many kinds
+                except Exception as error:  # Pillow raises many kinds
                     expected = "expected a PNG or JPEG file"
                     raise ValueError(f"{file.filename} is not a picture, {expected}") from error
                 if width * height > limit:
@@ -103,7 +103,7 @@ class Gate:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A request's body, to be received once more, and then what follows it."""
+    """A function that receives a request's body once more, and then what follows it."""
     parts: list[Message] = [{"type": "http.request", "body": body}]
 
     async def receive_again() -> Message:

@@ -69,7 +69,7 @@ def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
             parts = [PAINTED, *inpaint.HOLES[:-1]]
             hole = gr.Radio(parts, value=PAINTED, label="Erase", elem_id="hole")
         with gr.Column(min_width=320):
-            # One that can also say which digit it may be, where there is one.
+            # Prefer a model that can also say which digit it may be.
             default = max(models, key=lambda name: models[name].likelihood == "exact")
             model = models[default]
             chosen = gr.Dropdown(list(models), value=default, label="Model")
@@ -93,11 +93,11 @@ def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
         request = models, default, {"composite": opened}, PAINTED, UNKNOWN
         for note, sheets in restore(*request, *(knob.value for knob in knobs)):
             yield note, []
-        yield note, [*sheets, opened]  # once: the pad begins again with each picture
+        yield note, [*sheets, opened]  # once: every picture resets the pad
 
     inputs, first = [chosen, pad, hole, label, *knobs], shelf.Example(example, [notes, sheet, pad])
     shelf.wire([start.click], cancel, partial(restore, models), inputs, [notes, sheet], first)
-    # Shown progress would end, after a bad upload, as an error that covers the pad.
+    # After a bad upload, a progress display would end as an error that covers the pad.
     upload.upload(show, [upload, chosen], pad, **shelf.QUIET)
     blank.click(lambda: white, None, pad, **shelf.QUIET)
     chosen.change(fit, chosen, [label, *knobs[1:]], **shelf.QUIET)
@@ -105,7 +105,7 @@ def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
 
 
 def painted(model: GenerativeModel) -> Image.Image:
-    """The pad's first picture: the model's, with its lower right painted over."""
+    """The pad's first picture: one that the model draws, with its lower right painted over."""
     first = class_of(shelf.first_class(model.class_names), model.class_names)
     pad = on_pad(model.sample([first], [0])[0], model.config.data)
     ImageDraw.Draw(pad).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
@@ -152,7 +152,7 @@ def restore(
     label: str,
     *values: Any,
 ) -> shelf.Drawing:
-    """A note and a sheet of the chosen model's completions, over and over while they are drawn.
+    """Yield a note and a sheet of the chosen model's completions, again and again as it draws.
 
     An empty pad, no hole, and a number out of its range raise ValueError.
     """

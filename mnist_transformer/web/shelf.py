@@ -57,19 +57,19 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
 
 
 class Page(gr.Blocks):
-    """Blocks that refuse a visitor's mistake, and what no page of theirs sends, in a sentence."""
+    """Blocks that answer a visitor's mistake, or a forged request, with one sentence."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list, *args: Any) -> Any:
         for block, value in zip(block_fn.inputs, inputs, strict=False):
             if value is None:
                 raise ValueError(f"{block.label} is empty, expected a value")
-            if isinstance(value, dict) and "layers" in value:  # thousands, which are not used
+            if isinstance(value, dict) and "layers" in value:  # maybe thousands, all unused
                 value.update(layers=[], background=None)
         if re.search("'path': ['\"]https?:", str(inputs)):  # gradio would fetch it
             raise ValueError("a picture is at an address, expected an upload")
         try:
             return await super().preprocess_data(block_fn, inputs, *args)
-        except Exception as error:  # of which gradio has many kinds
+        except Exception as error:  # gradio raises many kinds
             sentence = getattr(error, "message", "the request has a value of the wrong kind")
             raise ValueError(sentence) from error
 
@@ -79,14 +79,14 @@ class Page(gr.Blocks):
         except ValueError as error:
             if block_fn.is_validator_function:  # the first input tells; no picture has a mark
                 return {"data": gr.validate(False, str(error))}
-            # The page would show it as HTML, and load the files that it names.
+            # The page would render it as HTML, and load the files that it names.
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
 
 class Example:
     """A tab's first drawing, made once, in the background, for all who open the page.
 
-    What it yields without pictures is not shown.
+    Output without pictures is not shown.
     """
 
     def __init__(self, draw: Callable[[], Drawing], outputs: Sequence[gr.Component]) -> None:
@@ -95,7 +95,7 @@ class Example:
         self.shown = gr.on(None, self._watch, None, outputs, concurrency_limit=None, **QUIET)
 
     def run(self) -> None:
-        """Draw, as long as the program is to run."""
+        """Draw, unless the program ends first."""
         try:
             for note, pictures in self.draw():
                 if pictures:
@@ -116,7 +116,7 @@ class Example:
 
 
 def _own(value: Any) -> Any:
-    """A visitor's copy of a picture, or another value.
+    """A visitor's own copy of a picture; any other value unchanged.
 
     gradio names a file by its content and writes it in place: two visitors with the same picture
     would read a file that the other is writing.
@@ -159,7 +159,7 @@ def wire(
             yield [note, *map(_own, pictures)]
 
     limit = {"concurrency_id": "models", "concurrency_limit": NUM_RUNNING}
-    # The first picture tells the place in the queue; the note before it has no height as yet.
+    # The first picture shows the place in the queue: the note before it has no height yet.
     look = QUIET | {"show_progress": "minimal", "show_progress_on": outputs[1]}
     ends = {"cancels": [example.shown]}
     event = gr.on(triggers, stream, inputs, outputs, validator=check, **ends, **limit, **look)
@@ -177,7 +177,7 @@ def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Im
 
 
 def together(streams: Iterable[Iterator[Any]]) -> Iterator[list[Any]]:
-    """The latest canvas of every stream, a step of each in turn; the last list is finished.
+    """The latest canvas of every stream, each advanced in turn; the last list is finished.
 
     None stands for a stream that has drawn nothing.
     """

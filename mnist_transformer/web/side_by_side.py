@@ -74,9 +74,9 @@ def _build(
 def draw(
     models: Mapping[str, GenerativeModel], text: str, times: float | None, *values: Any
 ) -> shelf.Drawing:
-    """A note and a picture per model, over and over; none where a model lacks the class.
+    """Yield a note and a picture per model, step by step; none where a model lacks the class.
 
-    A class of no model, too many, and a number out of its range raise ValueError.
+    A class that no model has, too many classes, or a number out of range raises ValueError.
     """
     num_times = number("how many times", times, 1, MAX_TIMES)
     seed, wanted = read(values)
@@ -105,10 +105,10 @@ def draw(
 def answer(
     asked: Mapping[str, Asked], text: str, *values: Any, loads: bool = True
 ) -> shelf.Drawing:
-    """The number that every model reads, and its picture, over and over; none where it refuses.
+    """Yield the number that each model reads, and its picture, step by step; none if it refuses.
 
-    Unless it ``loads``, a model that first has to is not asked: the text is one of EXAMPLES.
-    An empty or too long text, and a number out of its range, raise ValueError.
+    Without ``loads``, a model that would have to load first is not asked: EXAMPLES answer.
+    An empty or too long text, or a number out of range, raises ValueError.
     """
     text, (seed, wanted) = text.strip(), read(values)
     encode(plain(text))  # raises what reading would

@@ -1,6 +1,6 @@
 """The parts of ``tools.hard_use``: each does one kind of harm many times and counts what follows.
 
-A part is a function of how often and of an empty folder. It yields a line of its table at a time:
+A part is a function of the number of tries and an empty folder. It yields its table line by line:
 settings, and figures.
 """
 
@@ -27,7 +27,7 @@ def python(*arguments: str, **variables: str) -> tuple[list[str], dict[str, str]
 def verb(
     *arguments: str, folder: Path, given: bytes = b"", variables: Mapping[str, str] = {}
 ) -> tuple[int | None, str]:
-    """Run a verb in a folder: its exit code, None if it hangs, and all that it said."""
+    """Run a verb in a folder: its exit code (None if it hangs), and its output."""
     command, environment = python("-m", "mnist_transformer", *arguments, **variables)
     try:
         done = subprocess.run(

@@ -95,7 +95,7 @@ def outcome(kind: Kind, whole: Any) -> str:
     except ValueError as error:
         sentence = kind.path.name in str(error) and "\n" not in str(error)
         return "refused" if sentence else "no sentence"
-    except Exception:  # noqa: BLE001 - whatever comes is counted
+    except Exception:  # noqa: BLE001 - any exception is counted
         return "no sentence"
     return "harmless" if same(whole, found) else "unnoticed"
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, then gone on with: do they end in the same weights?
+"""Runs that are killed at random moments, then resumed: do they end in the same weights?
 
 A run saves its state after every step, so that many moments are in the middle of saving. Each part
 of a run is a fork of this process, which spares it the imports, and SIGKILL ends it as it would
@@ -59,7 +59,7 @@ def make_data(num_train: int = 80) -> Dataset:
 
 
 class Life:
-    """One part of a run, in a process of its own; ``moment`` tells what it is at."""
+    """One part of a run, in a process of its own; ``moment`` tells what it is doing."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         self._shared = mmap.mmap(-1, 1)  # a byte that both processes see
@@ -94,13 +94,13 @@ class Life:
         try:
             loop.train(RECIPE, folder, data=make_data(), device="cpu")
             code = 0
-        except BaseException:  # noqa: BLE001 - nothing of it may go back to the caller
+        except BaseException:  # noqa: BLE001 - no exception may reach the caller
             traceback.print_exc()
         finally:
             os._exit(code)
 
     def end(self, seconds: float) -> bool:
-        """Wait for its end; whether it came, in time and without a failure."""
+        """Wait for it to end; whether it did, in time and without a failure."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process:
             process, status = os.waitpid(self.process, os.WNOHANG)
@@ -130,7 +130,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def kills(number: int, folder: Path, seed: int = 0) -> Lines:
     """Kill so many runs, each at a moment drawn evenly from the duration of an undisturbed one.
 
-    Every second of them goes on from there to its next saving, which takes milliseconds.
+    Every second run is killed later, during its next save, which takes milliseconds.
     """
     rng, log = random.Random(seed), folder / "log.txt"
     begun = time.monotonic()
@@ -144,7 +144,7 @@ def kills(number: int, folder: Path, seed: int = 0) -> Lines:
         shutil.rmtree(place, ignore_errors=True)
         life = Life(place, log)
         if life.end(rng.uniform(0, duration)):
-            continue  # it was done before
+            continue  # it ended earlier
         if sum(killed.values()) % 2:
             life.reach_saving()
             time.sleep(rng.uniform(0, SAVING_SECONDS))

@@ -40,7 +40,7 @@ def originals() -> dict[str, bytes]:
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, a part lost, or a part twice."""
+    """Some bytes changed, a part lost, or a part repeated."""
     damaged = bytearray(content)
     kind, place = rng.randrange(4), rng.randrange(len(content))
     length = 1 + min(int(rng.expovariate(1 / 40)), len(content) - place)
@@ -75,7 +75,7 @@ def many_pictures(number: int, folder: Path, seed: int = 0) -> Lines:
             except ValueError as error:
                 sentence = path.name in str(error) and "\n" not in str(error)
                 found["refused" if sentence else "no sentence"] += 1
-            except Exception:  # noqa: BLE001 - whatever comes is counted
+            except Exception:  # noqa: BLE001 - any exception is counted
                 found["no sentence"] += 1
             slowest = max(slowest, time.monotonic() - begun)
         counts: Figures = {"pictures": tries}

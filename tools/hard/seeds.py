@@ -2,8 +2,8 @@
 
     python -m tools.hard.seeds MODEL PATH MOST
 
-draws in this process, whose kernels ATEN_CPU_CAPABILITY has chosen as it started, and writes the
-images of each setting: batches of up to MOST, or without it the base alone.
+draws in this process, whose kernels ATEN_CPU_CAPABILITY chose when it started, and writes the
+images of each setting: batches of up to MOST, or only the base if MOST is not given.
 """
 
 import subprocess
@@ -48,7 +48,7 @@ def main(name: str, path: str, most: int = 0) -> None:
 
 
 def compare(base: np.ndarray, others: Iterable[np.ndarray], varied: str) -> Figures:
-    """How many images are not those of the base, and by how much."""
+    """How many images differ from the base's, and by how much."""
     num_images = num_other = largest = 0
     for other in others:
         both = min(len(base), len(other))

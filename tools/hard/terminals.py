@@ -29,7 +29,7 @@ COUNTED = ("commands", "exit code 0 or 141", "pictures lost", "tracebacks", "hun
 def in_terminal(words: str, folder: Path, variables: Mapping[str, str]) -> tuple[int | None, str]:
     """Run a verb in a terminal that never answers: its exit code, None if it hangs, and its text.
 
-    The terminal is also where it reads from, and nobody types.
+    The verb also reads from that terminal, where nobody types.
     """
     command, environment = python("-m", "mnist_transformer", *words.split(), **variables)
     ours, theirs = pty.openpty()

@@ -32,7 +32,7 @@ GOOD, BAD, SILENT = "good", "bad", "silent"
 
 @contextmanager
 def served(log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The address of a demo, and its process, which is told to end after that."""
+    """The address of a demo, and its process, which is terminated in the end."""
     command, environment = python(
         "-u", "-m", "mnist_transformer", "demo", "--port", "0", "--models", MODEL, ASKED
     )
@@ -51,7 +51,7 @@ def served(log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 
 class Page:
-    """The page's own words: functions by the button that starts them, and values of all parts."""
+    """The page's own config: functions by the button that starts them, and their inputs' values."""
 
     def __init__(self, address: str) -> None:
         self.client = httpx.Client(
@@ -89,7 +89,7 @@ class Count:
 
 
 class Visitor:
-    """One of them: a session, and a seed that decides what it asks for."""
+    """A visitor, with a seed that decides what it asks for."""
 
     def __init__(self, page: Page, count: Count, pictures: dict[Any, bytes], seed: int) -> None:
         self.page, self.count, self.pictures = page, count, pictures
@@ -179,7 +179,7 @@ class Visitor:
             self.count.note(GOOD, "served" if told else "told no place", now - started, waited)
 
     def upload(self, session: str) -> str:
-        """Put a one on the pad."""
+        """Put a digit 1 on the pad."""
         picture, name = Image.new("RGB", (280, 280), "white"), uuid.uuid4().hex
         ImageDraw.Draw(picture).rectangle([130, 60, 150, 220], fill="black")
         content = io.BytesIO()
@@ -212,7 +212,7 @@ def percentile(values: list[float], share: float) -> float | None:
 
 
 def visitors(number: int, seconds: float, folder: Path, seed: int = 0) -> Lines:
-    """Let so many visitors ask for so long; then see that the server is whole and tidies up."""
+    """Let so many visitors ask for so long; then check that the server still runs."""
     log, pictures, count = folder / "demo.txt", expected(), Count()
     with served(log) as (address, process):
         page, until = Page(address), time.monotonic() + seconds

@@ -1,9 +1,9 @@
-"""All of a patch model but its transformer: images as packed tokens, states as probabilities.
+"""All of a patch model except its transformer: images as packed tokens, states as probabilities.
 
 The images of a batch have different numbers of tokens. They are packed without padding: start
 token, patches with ink, start token, patches with ink ... Without a background every patch counts
 as one with ink. A patch's values are drawn in raster order, those of one pixel channel by channel
-(R, G, B). The value head sees those drawn before through a window (neighbourhood.py).
+(R, G, B). The value head sees the earlier values through a window (neighbourhood.py).
 
 Shapes: as in neighbourhood.py, and: N patches with ink, M = N + B tokens, D dim, O outputs per
 value.
@@ -33,7 +33,7 @@ class Gate(nn.Module):
         self.output = nn.Linear(width, 1)
 
     def look(self, features: Tensor, patch: Tensor) -> Tensor:
-        """Sums (..., W) of the slots before patches (..., S * E) and of their numbers (...)."""
+        """Sums (..., W) for patches (...), with features (..., S * E) of the slots before them."""
         return self.around(features) + self.positions(patch)
 
     def forward(self, state: Tensor, seen: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class ValueHead(nn.Module):
 
 
 class Packed(NamedTuple):
-    """A batch of images as packed tokens, and all of the heads that no state is needed for."""
+    """A batch of images as packed tokens, and all parts of the heads that need no state."""
 
     own_BPI: Tensor  # int64, the patches' values
     predicted_NI: Tensor | None  # ``PatchDecoder.predict``
@@ -94,7 +94,7 @@ class Packed(NamedTuple):
     x_MD: Tensor  # tokens without their class
     at_M: Tensor  # their positions; P is the start token's
     length_B: Tensor  # number of tokens of each image
-    last: Tensor  # the last token up to the start, and up to each patch (B, 1 + P)
+    last: Tensor  # the last token up to the start token, and up to each patch (B, 1 + P)
 
 
 class PatchDecoder(nn.Module):
@@ -129,7 +129,7 @@ class PatchDecoder(nn.Module):
         return Packed(*values, gate_BPW, window, x_MD, at_M, length_B, last)
 
     def predict(self, values: Tensor) -> Tensor | None:
-        """``Neighbourhood.predict``; None for a head of logits, which has no use for it."""
+        """``Neighbourhood.predict``; None for a head of logits, which does not use it."""
         return self.around.predict(values) if self.head.logistics else None
 
     def logits(self, packed: Packed, state_MD: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ class PatchDecoder(nn.Module):
         return nats.transpose(2, 3).reshape(-1, height, width)
 
     def not_blank(self, value_NIO: Tensor, own_NI: Tensor) -> Tensor:
-        """The logits up to a patch's last value, which has ink where no value before it has."""
+        """Logits that end at a patch's last value, which must be ink if no value before it is."""
         if self.gate is not None:
             blank_N = (own_NI[:, :-1] == self.around.background).all(-1)
             value_NIO[blank_N, -1, self.around.background] = float("-inf")

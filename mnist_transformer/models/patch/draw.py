@@ -1,12 +1,12 @@
-"""How a patch model draws: all images at once, each from one patch with ink to its next.
+"""How a patch model draws: all images at once, each going from one patch with ink to the next.
 
 ``find_ink`` draws gates until a patch has ink; ``step`` reads that patch's token and draws its
 values. Gate and values are a patch's *symbols*. A uniform number of the image's own decides each,
-so no image depends on its batch; or a coder does (entropy.py); or what a pixel must be, where the
-particles of an image compete (particles.py).
+so no image depends on its batch. Otherwise a coder decides (entropy.py), or the kept pixels, around
+which the particles of an image compete (particles.py).
 
 Shapes: as in decoder.py, and: K particles, R rows, one per image or particle, N rows that draw, G
-passes (with guidance class and null class), T tokens in the cache, U = 1 + I, C gates drawn ahead.
+passes (with guidance: class and null class), T tokens in the cache, U = 1 + I, C gates drawn ahead.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ FREE = -1  # stands for a symbol that is to be drawn
 
 
 def symbols_of(around: Neighbourhood, images: Tensor) -> Tensor:
-    """The symbols int64 (B, P, U) of images (B, C, H, W), which may be free in part."""
+    """The symbols int64 (B, P, U) of images (B, C, H, W), in which values may be FREE."""
     own_BPI = around.pad(images)[:, around.slot_index[:, around.num_before :]]
     blank_BPI = own_BPI == around.background
     inked_BP = (~blank_BPI & (own_BPI != FREE)).any(-1)
@@ -61,11 +61,11 @@ class Drawing:
         self.drawn = torch.full(shape, self.around.background, device=device)
         self.place_R = torch.arange(num_rows, device=device)  # where in ``drawn`` a row belongs
         self.canvas_R = self.around.pad(self.drawn)
-        self.next_R = torch.full_like(self.place_R, -1)  # with ink, P if there is none
+        self.next_R = torch.full_like(self.place_R, -1)  # the next patch with ink, or P
         self.read(torch.zeros_like(self.class_RGD[:, 0]), self.next_R + 1 + self.num_patches)
 
     def steps(self) -> Iterator[Callable[[], Tensor]]:
-        """Functions that make uint8 (B, C, H, W), the last one finished."""
+        """Yield functions that make images uint8 (B, C, H, W), the last ones finished."""
         drawn_N = self.place_R
         while True:
             self.find_ink(drawn_N)
@@ -73,8 +73,8 @@ class Drawing:
             drawn_N = (self.next_R < self.num_patches).nonzero().squeeze(1)
             if not len(drawn_N):
                 return
-            if 5 * len(drawn_N) < 4 * len(self.place_R):  # seldom, as it copies the cache
-                self.canvas()  # for those that end here
+            if 5 * len(drawn_N) < 4 * len(self.place_R):  # rarely, as it copies the cache
+                self.canvas()  # stores the rows that end here
                 self.place_R = self.place_R[drawn_N]
                 self.take(drawn_N)
                 drawn_N = torch.arange(len(drawn_N), device=drawn_N.device)
@@ -86,14 +86,14 @@ class Drawing:
         return self.drawn[rows_B].to(torch.uint8)
 
     def take(self, index: Tensor) -> None:
-        """Go on with these rows."""
+        """Continue with these rows."""
         for name in ("seen_RGT", "class_RGD", "canvas_R", "next_R", "state_RGD"):
             setattr(self, name, getattr(self, name)[index])
         pass_G = torch.arange(self.num_passes, device=index.device)
         self.cache.select((index[:, None] * self.num_passes + pass_G).flatten())
 
     def read(self, x_RD: Tensor, at_R: Tensor, reads_R: Tensor | None = None) -> None:
-        """One more token of each row, at these positions.
+        """Read one more token per row, at these positions.
 
         ``reads_R``, bool: the rows that read it; for the others it is a gap in the cache.
         """
@@ -109,26 +109,26 @@ class Drawing:
     def find_ink(self, rows_N: Tensor) -> None:
         """Move ``next`` of these rows to their next patch with ink.
 
-        Gates are drawn ahead. Those behind the ink are drawn again in turn, given the same numbers.
+        Gates are drawn ahead. Those after the ink are drawn again later, with the same numbers.
         """
         gate, canvas_R = self.decoder.gate, self.canvas_R
         next_N = self.next_R[rows_N] + 1
         search = torch.arange(len(rows_N), device=rows_N.device)
         while gate is not None and len(search):
-            # A search costs its own while few rows take part, then what gates drawn in vain do.
+            # With few rows a search has a fixed cost; with many, gates drawn in vain cost more.
             num_ahead = max(2, min(self.around.grid[1], GATES // len(search)))
             patch_NC = next_N[search, None] + torch.arange(num_ahead, device=rows_N.device)
             within = patch_NC % self.num_patches
             index = self.around.slot_index[within, : self.around.num_before]
             index = index + rows_N[search, None, None] * canvas_R.shape[1]
-            # By flat numbers: four times as fast on a CPU as by two.
+            # Flat indices: four times as fast on a CPU as two per value.
             around = canvas_R.flatten().index_select(0, index.flatten()).view_as(index)
             seen = gate.look(self.around.embed(around), within)[:, None]
             state_NGW = gate.state(self.state_RGD[rows_N[search]])
             logits_NGC = gate(state_NGW[:, :, None], seen)
             logits_NC = guide(logits_NGC.transpose(0, 1), self.how.guidance)[0]
             inked_NC = self.draw_gates(logits_NC, rows_N[search], patch_NC)
-            inked_NC |= patch_NC >= self.num_patches  # the search ends behind the last patch
+            inked_NC |= patch_NC >= self.num_patches  # the search ends after the last patch
             step_N = F.pad(inked_NC, (0, 1), value=True).int().argmax(1)
             next_N[search] += step_N
             search = search[step_N == num_ahead]
@@ -145,7 +145,7 @@ class Drawing:
         return draw_categorical(logits.flatten(0, -2), uniform.flatten(), self.how).view_as(uniform)
 
     def step(self, rows_N: Tensor, reads_R: Tensor | None = None) -> None:
-        """Let rows read the token of their next patch, see ``read``, and draw it in rows N."""
+        """Read the token of each row's next patch (see ``read``), and draw that patch in rows N."""
         around, head = self.around, self.decoder.head
         patch_R = self.next_R.clamp(max=self.num_patches - 1)
         values_RS = self.canvas_R.gather(1, around.slot_index[patch_R])
@@ -170,7 +170,7 @@ class Drawing:
             own_NI[row_N, start:stop] = guess_NI
             return logits(row_N, start, stop)
 
-        guessed_bits = 0 if head.logistics else self.guessed_bits  # photographs are guessed wrong
+        guessed_bits = 0 if head.logistics else self.guessed_bits  # guesses fail on photographs
         step = guessed_bits // (len(rows_N) * (around.num_levels.bit_length() - 1))
         for start in range(0, around.num_own, max(step, 1)):
             if step <= 1:
@@ -185,14 +185,14 @@ class Drawing:
 
 @dataclass(eq=False)
 class CodedDrawing(Drawing):
-    """A drawing given its symbols, which a coder writes; one that reads does not look at them."""
+    """A drawing of given symbols, which a coder writes; a coder that reads ignores them."""
 
     guessed_bits = 0
     coder: Coder
 
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         inked_NC = torch.zeros_like(patch_NC, dtype=torch.bool)
-        for ahead, patch_N in enumerate(patch_NC.T):  # none behind the first patch with ink
+        for ahead, patch_N in enumerate(patch_NC.T):  # none after the first patch with ink
             left = ((patch_N < self.num_patches) & ~inked_NC.any(1)).nonzero().squeeze(1)
             binary = F.pad(logits_NC[left, ahead, None], (1, 0))
             inked_NC[left, ahead] = self.draw(binary, rows_N[left], patch_N[left], 0) == 1
@@ -206,8 +206,8 @@ class CodedDrawing(Drawing):
 class DrawingAround(Drawing):
     """A drawing around kept pixels, by K particles per image.
 
-    A patch with kept ink has ink, one that is kept all blank is blank, and a kept value replaces a
-    drawn one. Each multiplies a particle's weight by the probability that the model gave it.
+    A patch with kept ink has ink, a patch kept entirely blank is blank, and a kept value replaces
+    a drawn one. Each multiplies a particle's weight by the probability that the model gave it.
     """
 
     guessed_bits = 0
@@ -215,15 +215,15 @@ class DrawingAround(Drawing):
     particles: Particles
 
     def steps(self) -> Iterator[Callable[[], Tensor]]:
-        """Functions that make uint8 (B, C, H, W) of each image's heaviest particle; at last of one
-        drawn by weight."""
+        """Yield functions that make uint8 (B, C, H, W): each image's heaviest particle, and at the
+        end one drawn by weight."""
         drawn_N = self.place_R
         while len(drawn_N):
             self.find_ink(drawn_N)
             if (parent_R := self.particles.resample()) is not None:
                 self.take(parent_R)  # each goes on from its parent, with its own randomness
-            # Particles wait for those of their image whose next patch comes first: the weights
-            # that compete stand for the same kept values.
+            # Particles wait for those of their image whose next patch comes first, so that
+            # competing weights account for the same kept values.
             next_BK = self.next_R.view(-1, self.particles.num_particles)
             first_B1 = next_BK.amin(1, keepdim=True)
             draws_R = ((next_BK == first_B1) & (next_BK < self.num_patches)).flatten()
@@ -236,7 +236,7 @@ class DrawingAround(Drawing):
     def draw_gates(self, logits_NC: Tensor, rows_N: Tensor, patch_NC: Tensor) -> Tensor:
         inked_NC = super().draw_gates(logits_NC, rows_N, patch_NC)
         kept_NC = self.kept_RPU[rows_N[:, None], patch_NC % self.num_patches, 0]
-        # Gates behind the first patch with ink are drawn again, and weigh then.
+        # Gates after the first patch with ink are drawn again later, and weigh then.
         weighs_NC = (patch_NC < self.num_patches) & (inked_NC.cumsum(1) - inked_NC.int() == 0)
         weighs_NC &= kept_NC != FREE
         logits_NC = torch.where(kept_NC == 1, logits_NC, -logits_NC) / self.how.temperature

@@ -6,10 +6,10 @@ Patches that are all background are blank; only the others become tokens of a ca
 behind a start token. A patch's token carries what was drawn around the patch, not the patch
 itself; every token carries the class. From the last state and what was drawn nearby, a *gate*
 predicts for each further patch whether it is blank. If not, the *value head* draws its C*s*s
-values one after another. A patch costs one transformer step, and a blank one none. Without a
+values one after another. A patch with ink costs one transformer step, a blank one none. Without a
 background the gate is left out.
 
-Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance class and null class).
+Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance: class and null class).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +39,9 @@ class PatchConfig(BackboneConfig):
 
     Args:
         head_width, head_depth, head_mlp_dim: the value head's residual MLPs.
-        margin: how many pixels around itself a patch, and a value, sees directly.
-        num_logistics: of which a value's distribution is a mixture, for data without a background;
-            otherwise each level has a logit.
+        margin: how far, in pixels, a patch and a value see around themselves directly.
+        num_logistics: components of the mixture that models a value, for data without a
+            background; by default each level has a logit.
     """
 
     patch_size: int = 4
@@ -99,7 +99,7 @@ class Patch(GuidedModel):
         return self.classes(cond)
 
     def read_text(self, cond: Tensor, cache: KVCache) -> Tensor:
-        """Put the text before each image into the cache: bool (B, T), true where there is some."""
+        """Put the text before each image into the cache: bool (B, T), true where text is."""
         return cond.new_ones(len(cond), 0, dtype=torch.bool)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Patch(GuidedModel):
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
     ) -> Iterator[Callable[[], Tensor]]:
-        """A blank canvas, then one a step, in which every image draws its next patch with ink."""
+        """A blank canvas, then one per step: each image draws its next patch with ink."""
         around, num_particles = self.decoder.around, 1 if keep is None else how.num_particles
         passes = [cond] if how.guidance == 1 else [cond, self.without_class(cond)]
         cond_RG = torch.stack(passes, 1).repeat_interleave(num_particles, 0)
