@@ -197,7 +197,8 @@ def test_what_is_erased_is_restored_and_the_rest_kept(visit: Visit, tmp_path: Pa
 def test_mnists_program_is_exact_to_the_byte(visit: Visit) -> None:
     archive = scan_file.load_scans()
     largest = archive.sides.argsort(descending=True)[:20].tolist()
-    chosen = [i for i in [*range(0, 70_000, 233), *largest] if archive.sides[i]]
+    cut = 251, 640, 9660, 38317, 38357  # their boxes reach beyond the image
+    chosen = [i for i in [*range(0, 70_000, 233), *largest, *cut] if archive.sides[i]]
     squares = [archive.square(i) for i in chosen]
     for side in (20, 39, 128):  # sides with flaws of their own
         squares.append(np.indices((side, side)).sum(0).astype(np.uint8) // 7 % 2)
