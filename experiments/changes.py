@@ -45,7 +45,7 @@ def main(
         tokenizer: For a model over codes, in place of the recipe's; its own config is used.
         data: The folder with the data set's files; otherwise as for training.
         max_seconds: How long each model is trained.
-        num_samples: Images to draw from each.
+        num_samples: Images to draw from each; with 0 only an exact likelihood is measured.
         num_validation: Images of the validation split to measure exact likelihoods on; all of it
             without.
     """
@@ -53,13 +53,15 @@ def main(
     dataset = load_dataset(recipe.dataset, data)
     if num_validation is not None:
         dataset = replace(dataset, val=dataset.val.spaced(num_validation))
-    quality = Quality(dataset, num_samples)
+    quality = Quality(dataset, num_samples) if num_samples else None
     config, more = recipe.model, {}
     if tokenizer is not None:
         config = replace(config, tokenizer=checkpoint.load(find_weights(tokenizer)).config)
         more = {"tokenizer": tokenizer}
 
     def measure(model: Any, seed: int) -> Figures:
+        if quality is None:
+            return {}
         if not isinstance(model, GenerativeModel):
             return coded_figures(model, quality)
         images, labels = quality.draw(model, seed)

@@ -120,6 +120,22 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
     assert read_info(tmp_path / "model.safetensors").validation_bits_per_dim > 0
 
 
+def test_samples_take_a_limited_part_of_a_run(tmp_path, monkeypatch):
+    """Where the time is over, the canvas so far is saved and drawing stops."""
+    drawn, redraw = [], recording.Records.redraw
+
+    def steps(model, labels, seeds):
+        for number in range(3):
+            drawn.append(number)
+            yield torch.zeros(len(labels), *model.image_shape, dtype=torch.uint8)
+
+    monkeypatch.setattr(Patch, "steps", steps)
+    monkeypatch.setattr(recording.Records, "redraw", lambda records, *_: redraw(records, -1.0))
+    go(tmp_path)
+    assert set(drawn) == {0}
+    assert (tmp_path / "samples.png").exists()
+
+
 def test_validation_measures_the_objective_of_training():
     """And the likelihood, which is another figure of a model with guidance built in."""
     val = DATASET.val

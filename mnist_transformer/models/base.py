@@ -180,7 +180,7 @@ class GenerativeModel(Model):
         seeds: Iterable[int],
         how: Sampling | None = None,
         keep: Keep | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> Generator[Tensor, None, None]:
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
         Takes one class and one seed per image; None draws without a class. The same seed gives the
@@ -188,7 +188,7 @@ class GenerativeModel(Model):
         """
         drawing = self._start(cond, seeds, how, keep)
 
-        def shown() -> Iterator[Tensor]:
+        def shown() -> Generator[Tensor, None, None]:
             with closing(drawing):
                 for images in drawing:
                     yield images()

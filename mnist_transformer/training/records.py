@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +105,7 @@ class Records:
                 )
             if self.state.progress < 1 and self.due("validate", self.validate_seconds):
                 self.validate(self.dataset.val.part(0, VALIDATE_IMAGES))
-                self.redraw()
+                self.redraw(self.validate_seconds)
                 took = self.clock.read() - self.state.seconds
                 self.validate_seconds = max(self._between_validations(), took / VALIDATE_SHARE)
 
@@ -118,14 +118,17 @@ class Records:
         self._log("validation", **found)
         return found
 
-    def redraw(self) -> None:
-        """Draw the plot, and samples if the model draws; may raise OSError."""
+    def redraw(self, limit: float = math.inf) -> None:
+        """Draw the plot, and samples as far as ``limit`` seconds go; may raise OSError."""
         write_atomic(self.folder / "loss.png", plot_losses(self.lines))
         model = self.state.averaged
         if isinstance(model, GenerativeModel):
             labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
-            with self.accelerator.autocast():
-                images = model.sample(labels, range(len(labels)))
+            until, drawing = self.clock.now() + limit, model.steps(labels, range(len(labels)))
+            with self.accelerator.autocast(), closing(drawing):
+                for images in drawing:
+                    if self.clock.now() > until:
+                        break
             save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
 
     def info(self) -> RunInfo:
