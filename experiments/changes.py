@@ -72,6 +72,7 @@ def main(
             "drawn images/s": sampling_speed(model, 256, repeats=1),
         }
 
+    exact = True if config.build().likelihood == "exact" else None
     for seed in seeds:
         for change in map(json.loads, changes):
             changed = replace(
@@ -83,7 +84,6 @@ def main(
                 epochs=None,
             )
             settings = settings_of(config, change, max_seconds) | more
-            exact = True if changed.model.build().likelihood == "exact" else None
             run_cell(f"changes-{name}", settings, changed, dataset, seed, measure, exact=exact)
 
 

@@ -1,4 +1,4 @@
-"""What should a network predict, and from which noise? Diffusion objectives, equally long.
+"""Diffusion objectives compared: schedule, prediction and loss, trained for the same time.
 
     python -m experiments.diffusion
 

@@ -77,7 +77,7 @@ class Model(nn.Module, ABC):
         return {}
 
     def start(self) -> None:
-        """Called once, before the first step of training: weights that are not random."""
+        """Called once before the first training step, to start from weights that exist."""
 
     @abstractmethod
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
