@@ -10,26 +10,24 @@ it (arXiv 2404.01413).
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
+from tyro.conf import Positional
 
 from experiments.common import RUNS, Figures, Quality, results, run_cell, save_plot, start
-from experiments.patch_general import SIZES
 from mnist_transformer.commands.synth import synth
 from mnist_transformer.data import Dataset, Split, load_dataset
-from mnist_transformer.data.scan_file import Scans, load_scans
 from mnist_transformer.evaluation import protocol, synthetic
 from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.metrics import bits_per_dim, precision_recall
 from mnist_transformer.evaluation.synthetic import Columns
-from mnist_transformer.recipes import RECIPES, Recipe
+from mnist_transformer.recipes import RECIPES, Recipe, find_recipe
 from mnist_transformer.utils.terminal import stages
 from tools import trials
 
@@ -40,14 +38,14 @@ SETS = Path("runs/synthetic")
 
 
 def main(
-    folder: Path,
+    folder: Positional[Path],
     data: Path | None = None,
     parts: tuple[str, ...] = PARTS,
     arms: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
-    generator: str = "mnist-scan-tiny",
+    generator: str = "mnist-ddpm",
     classifier_images: int = 550_000,
-    generator_images: int = 80_000,
+    generator_images: int = 240_000,
     num_samples: int = 10_000,
 ) -> None:
     """Train and measure what the ledger does not have yet, then draw the plot.
@@ -57,8 +55,7 @@ def main(
         data: The folder with MNIST's four files; otherwise MNIST comes with the package.
         parts: Parts of the experiment: classifier, generator and chain.
         arms: Training sets, as the tables name them; otherwise all.
-        generator: The recipe of the second generator: mnist-scan-tiny, or patch-4x4, which
-            needs no scans.
+        generator: The recipe of the second generator.
         classifier_images: Training images that each classifier sees.
         generator_images: Training images that each generator sees.
         num_samples: Digits to draw from each generator.
@@ -72,13 +69,12 @@ def main(
         if arm not in choices:
             raise ValueError(f"arm is {arm!r}, expected some of {', '.join(choices)}")
     bench = Bench(dataset, generator, generator_images, num_samples)
-    archive = bench.archive(drawn)
     for seed in seeds:
         for arm in arms or choices:
             if "classifier" in parts:
                 train_classifier(dataset, arm, choices[arm](seed), seed, classifier_images)
             if "generator" in parts:
-                bench.train("generator", {"trained on": arm}, choices[arm](seed), seed, archive)
+                bench.train("generator", {"trained on": arm}, choices[arm](seed), seed)
         if "chain" in parts:
             run_chain(bench, seed, data)
     for name in ("classifier", "generator"):
@@ -150,37 +146,13 @@ class Bench:
     ) -> None:
         self.dataset, self.generator, self.images_seen = dataset, generator, images_seen
         self.quality = Quality(dataset, num_samples)
-        if generator == "patch-4x4":
-            recipe = RECIPES["mnist-patch"]
-            self.recipe = replace(recipe, model=replace(recipe.model, patch_size=4, **SIZES[96]))
-        elif generator in RECIPES:
-            self.recipe = RECIPES[generator]
-        else:
-            raise ValueError(f"generator is {generator!r}, expected a recipe or patch-4x4")
+        self.recipe = find_recipe(generator)
 
-    def archive(self, *sets: Columns) -> Scans | None:
-        """MNIST's scans with those of the sets, for a generator that is a model of scans."""
-        if not hasattr(self.recipe.model, "scan"):
-            return None
-        if any("ink" not in columns for columns in sets):
-            raise ValueError(f"the drawn set has no scans, which {self.generator} learns from")
-        known = [load_scans(), *map(scans_of, sets)]
-        return Scans(
-            torch.cat([x.sides for x in known]),
-            torch.cat([x.labels for x in known]),
-            torch.cat([x.leftovers for x in known]),
-            np.concatenate([x.ink for x in known]),
-        )
-
-    def train(
-        self, part: str, settings: dict[str, Any], split: Split, seed: int, archive: Scans | None
-    ) -> Path:
+    def train(self, part: str, settings: dict[str, Any], split: Split, seed: int) -> Path:
         """A cell of the generator; the path of its weights."""
         settings |= {"generator": self.generator, "images": len(split)}
         settings |= {"images seen": self.images_seen}
         recipe = for_images(self.recipe, self.images_seen, split)
-        if archive is not None:
-            recipe = replace(recipe, model=knowing(recipe.model, archive))
         dataset = replace(self.dataset, train=split)
         name = f"synthetic-{part}"
         run_cell(name, settings, recipe, dataset, seed, self.measure)
@@ -188,37 +160,20 @@ class Bench:
 
     def measure(self, model: Any, seed: int) -> Figures:
         """Likelihood of real images by the fitted distribution, and figures of drawn ones."""
-        figures: Figures = {}
         with stages() as report:
-            for name, split in (("validation", self.dataset.val), ("test", self.dataset.test)):
-                bits = partial(bits_per_dim, model, split, fitted=True, report=report, stage=name)
-                figures[f"{name} bits/dim, as fitted"] = bits()
+            test = self.dataset.test
+            bits = bits_per_dim(model, test, fitted=True, report=report, stage="test bits/dim")
+        figures: Figures = {"test bits/dim, as fitted": bits}
         images, labels = self.quality.draw(model, seed)
         found = precision_recall(self.quality.reference, self.quality.features(images))
         figures |= self.quality.judged(images, labels)
         return figures | {f"{name}, %": 100 * value for name, value in found.items()}
 
 
-def scans_of(drawn: Columns) -> Scans:
-    return Scans(drawn["sides"], drawn["label"], drawn["image"][:0], drawn["ink"].numpy())
-
-
-def knowing(config: Any, archive: Scans) -> Any:
-    """The config of a model of scans that finds its scans in the archive."""
-
-    class Knowing(type(config)):  # type: ignore[misc]
-        def build(self) -> Any:
-            model = super().build()
-            model.archive = archive
-            return model
-
-    return Knowing(**{field.name: getattr(config, field.name) for field in fields(config)})
-
-
 def run_chain(bench: Bench, seed: int, data: Path | None) -> None:
     """Three generations after the generator trained on real images, for each of WAYS."""
     real = bench.dataset.train
-    first = bench.train("generator", {"trained on": "real"}, real, seed, bench.archive())
+    first = bench.train("generator", {"trained on": "real"}, real, seed)
     for way in WAYS:
         weights, sets = first, list[Columns]()
         for number in range(1, GENERATIONS + 1):
@@ -231,8 +186,7 @@ def run_chain(bench: Bench, seed: int, data: Path | None) -> None:
             splits = [Split(x["image"], x["label"]) for x in sets]
             split = splits[-1] if way == "replaced" else joined(real, *splits)
             settings = {"data": way, "generation": number}
-            archive = bench.archive(*sets)
-            weights = bench.train("chain", settings, split, seed, archive)
+            weights = bench.train("chain", settings, split, seed)
 
 
 def say_differences(rows: list[Row]) -> None:

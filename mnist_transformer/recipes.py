@@ -42,9 +42,7 @@ class Recipe:
     decay: float = 0.5  # and fall to zero at its end
     ema: float = 0.0  # horizon of the weights' average, as a fraction of the steps so far; 0: none
     clip: float = 1.0  # largest norm of the gradient
-    # Through ``torch.compile``, before the run's time begins. It suits models whose batches all
-    # have one shape, and draws other random numbers.
-    compile: bool = False
+    compile: bool = False  # faster, by ``torch.compile``; draws other random numbers
     tokenizer: str | None = None  # its recipe or path, for a model over codes
     about: str = ""
 
@@ -75,16 +73,16 @@ _cifar_cnn = ClassifierConfig(
 # fmt: off
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe("mnist-scan", ScanConfig(MNIST, _scan, turned=0.4),
-           batch_size=16, max_seconds=150 * 60,
+           batch_size=16, max_seconds=150 * 60, compile=True,
            about="scans that MNIST's program turns into images"),
     Recipe("mnist-scan-tiny", ScanConfig(MNIST, _scan_tiny),
-           batch_size=16, max_seconds=75 * 60,
+           batch_size=16, max_seconds=75 * 60, compile=True,
            about="scans too, with a third of the parameters"),
     Recipe("mnist-scan-speedrun", ScanConfig(MNIST, replace(_scan_tiny, built_in_guidance=1.0)),
            batch_size=16, max_seconds=2 * 60,
            about="scans too, without built-in guidance, to reach a figure soon"),
     Recipe("mnist-patch", PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
-           batch_size=16, max_seconds=150 * 60,
+           batch_size=16, max_seconds=150 * 60, compile=True,
            about="patch by patch; knows nothing of MNIST"),
     # The sizes of an earlier project. Small batches make the most of few images.
     Recipe("mnist-pixel-3.5m", PixelConfig(MNIST), batch_size=16, epochs=1,
@@ -103,28 +101,28 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
     Recipe("mnist-vqvae-plain", _vqvae_plain, batch_size=128, adamw_lr=1e-3, max_seconds=18 * 60,
            about="49 codes of 512 an image, at one scale: for mnist-vq-raster"),
     Recipe("mnist-var", VarConfig(MNIST, tokenizer=_vqvae, dropout=0.1),
-           tokenizer="mnist-vqvae", max_seconds=85 * 60,
+           tokenizer="mnist-vqvae", max_seconds=85 * 60, compile=True,
            about="next-scale prediction over the codes of mnist-vqvae"),
     Recipe("mnist-vq-raster",
            VarConfig(MNIST, tokenizer=_vqvae_plain, order="raster", dropout=0.1),
-           tokenizer="mnist-vqvae-plain", max_seconds=85 * 60,
+           tokenizer="mnist-vqvae-plain", max_seconds=85 * 60, compile=True,
            about="the classic prior of a VQ-VAE, code by code; for mnist-var to beat"),
     Recipe("mnist-mar", MARConfig(MNIST), adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
-           about="masked patches in a random order, with a diffusion head"),
+           compile=True, about="masked patches in a random order, with a diffusion head"),
     Recipe("mnist-ddpm", DDPMConfig(MNIST, patch_size=7, built_in_guidance=1.4),
-           adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
+           adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1, compile=True,
            about="rectified flow over noisy patches"),
     Recipe("mnist-ddpm-epsilon",
            DDPMConfig(MNIST, schedule="linear", prediction="epsilon", loss_space="epsilon",
                       time_mean=None, num_steps=50),
-           adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1,
+           adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1, compile=True,
            about="the objective of the DDPM paper: its noise, its betas"),
     Recipe("mnist-flash", FlashConfig(MNIST),
            batch_size=128, adamw_lr=1e-3, max_seconds=150 * 60, ema=0.1,
            about="one pass from noise to a digit, distilled from mnist-ddpm"),
     Recipe("mnist-prompt-scratch",
            PromptedConfig(MNIST, replace(_scan, positions="learned_rope", dropout=0.1)),
-           dataset="mnist-prompts", batch_size=32, max_seconds=60 * 60,
+           dataset="mnist-prompts", batch_size=32, max_seconds=60 * 60, compile=True,
            about="from a sentence to a number: prompt, answer and digit in one sequence"),
     Recipe("mnist-prompt-smollm2", ReaderConfig(MNIST), dataset="smollm2-states",
            batch_size=128, adamw_lr=1e-3, max_seconds=25 * 60,
@@ -138,24 +136,25 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            dataset="cifar10", batch_size=128, adamw_lr=3e-3, max_seconds=50 * 60, decay=0.8,
            about="the classifier that judges drawn photographs"),
     Recipe("cifar10-patch", _cifar_patch,
-           dataset="cifar10", batch_size=16, max_seconds=150 * 60,
+           dataset="cifar10", batch_size=16, max_seconds=150 * 60, compile=True,
            about="photographs by patches of 4x4 pixels, value by value inside a patch"),
     Recipe("cifar10-pixel", PixelConfig(CIFAR10), dataset="cifar10", batch_size=16,
            max_seconds=150 * 60, about="photographs value by value: the baseline of cifar10-patch"),
     Recipe("cifar10-ddpm", _cifar_ddpm,
-           dataset="cifar10", adamw_lr=1e-3, max_seconds=150 * 60, ema=0.1,
+           dataset="cifar10", adamw_lr=1e-3, max_seconds=150 * 60, ema=0.1, compile=True,
            about="photographs by rectified flow over noisy patches of 4x4 pixels"),
     # For a real run, on a GPU.
     Recipe("cifar10-patch-gpu",
            replace(_cifar_patch, patch_size=2, dim=512, depth=12, num_heads=8, mlp_dim=2048,
                    head_width=128, head_mlp_dim=256, num_logistics=10, dropout=0.1),
            dataset="cifar10", batch_size=64, muon_lr=0.01, adamw_lr=1e-3, muon_interval=1,
-           epochs=60, ema=0.1,
+           epochs=60, ema=0.1, compile=True,
            about="2x2 patches and 40M parameters: 1.9e17 FLOP, to be trained on a GPU in an hour"),
     Recipe("cifar10-ddpm-gpu",
            replace(_cifar_ddpm, patch_size=2, dim=512, depth=12, num_heads=8, mlp_dim=2048,
                    dropout=0.1),
            dataset="cifar10", batch_size=256, adamw_lr=1e-3, muon_interval=1, epochs=400, ema=0.1,
+           compile=True,
            about="the same with 2x2 patches and 58M parameters: 1.5e18 FLOP, three hours of a GPU"),
 )}
 # fmt: on

@@ -265,14 +265,14 @@ def kill_at(monkeypatch, step):
     from mnist_transformer.training import loop as training  # accelerate takes its time to import
 
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
-    forward = training._Run.forward
+    backward = training._Run.backward
 
     def dying(self):
         if self.state.step == step:
             raise Killed
-        return forward(self)
+        return backward(self)
 
-    monkeypatch.setattr(training._Run, "forward", dying)
+    monkeypatch.setattr(training._Run, "backward", dying)
 
 
 # --- the backbone ---

@@ -100,7 +100,7 @@ def test_scans_are_drawn_as_pytorch_draws_them(scan: Exported, guidance: float) 
             gates_BP, values_NIV = (
                 x[-1] + guidance * (x[0] - x[-1]) for x in zip(*passes, strict=True)
             )
-            values_NIV = patch.decoder.not_blank(values_NIV, packed.own_BPI[packed.inked_BP])
+            values_NIV = patch.decoder.not_blank(values_NIV, packed.own_NI)
         for index, (at, out) in enumerate(steps):
             if index:
                 finite = values_NIV[index - 1].isfinite()

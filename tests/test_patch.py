@@ -84,7 +84,7 @@ def test_training_sees_what_the_steps_of_drawing_see(any_model):
     labels = torch.arange(9) % 3
     packed = decoder.lay_out(images)
     ink_BP, value_NIV = any_model.logits(packed, labels)
-    own_NI = packed.own_BPI[packed.inked_BP]
+    own_NI = packed.own_NI
     value_NIV = decoder.not_blank(value_NIV, own_NI)
 
     symbols = draw.symbols_of(decoder.around, images)

@@ -47,14 +47,14 @@ from mnist_transformer.training import loop
 from mnist_transformer.utils.terminal import exit_code
 from test_processes import CASES
 
-forward, loop.SAVE_SECONDS = loop._Run.forward, 0
+backward, loop.SAVE_SECONDS = loop._Run.backward, 0
 
 def dying(run):
     if run.state.step == 2 and run.accelerator.process_index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return forward(run)
+    return backward(run)
 
-loop._Run.forward = dying
+loop._Run.backward = dying
 recipe, dataset = CASES["patch"]
 sys.exit(exit_code("train", lambda: loop.train(recipe, sys.argv[1], data=dataset)))
 """

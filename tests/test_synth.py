@@ -14,11 +14,12 @@ from helpers import TINY, TINY_PATCH, assert_same_bits, make_digits, make_scans,
 from mnist_transformer import cli
 from mnist_transformer.commands import synth
 from mnist_transformer.data import Dataset, Split, load_dataset
-from mnist_transformer.data.scan_file import Scans
+from mnist_transformer.data.scan_file import Scans, packed
 from mnist_transformer.evaluation import protocol, synthetic
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.patch.model import PatchConfig
+from mnist_transformer.options import Sampling
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +130,7 @@ def test_two_processes_share_a_set(tmp_path: Path) -> None:
     assert_same("one", "two")
 
 
-def test_scans_are_kept_and_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_scans_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnist_transformer.models.scan.load_scans", make_scans)
     checkpoint.save(moved(TINY["scan"]), "scan.safetensors", recipe="tiny")
     fitting = replace(make_digits(), spec=TINY["scan"].data)
@@ -137,16 +138,15 @@ def test_scans_are_kept_and_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> No
     assert run("synth --n 12 --model scan.safetensors --out set") == 0
     columns, model = synthetic.load(Path("set")), checkpoint.load("scan.safetensors")
     none = torch.zeros(0, 1, 28, 28).byte()
-    scans = Scans(columns["sides"], columns["label"], none, columns["ink"].numpy())
-    assert torch.equal(scans.images, columns["image"])
     assert torch.equal(columns["image"], model.sample(torch.arange(12) % 3, range(12)))
+    drawn = model.scans(columns["label"].tolist(), range(12), Sampling())
+    scans = Scans(torch.tensor(list(map(len, drawn))), columns["label"], none, packed(drawn))
+    assert torch.equal(scans.images, columns["image"])
     model.archive = scans
     found = model.look_up(columns["image"])
     assert found[0].all()
     nats = model.nll(columns["image"], columns["label"], fitted=True).double()
     torch.testing.assert_close(columns["nats"], nats, rtol=1e-4, atol=1e-4)
-    assert run("synth select set --best 10 --by nats --out best") == 0
-    assert "ink" not in synthetic.load(Path("best"))
 
 
 def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:

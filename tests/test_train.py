@@ -295,17 +295,19 @@ def test_images_of_another_size_are_refused(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch, bad):
-    forward = training._Run.forward
+    backward = training._Run.backward
     seen = {}
 
     def spoiled(self):
-        losses, state = forward(self), self.state
+        loss, state = backward(self), self.state
         if state.step in (2, 3):
             seen[state.step] = [p.detach().clone() for p in state.model.parameters()]
-            return losses * (bad if state.step == 2 else 1.0)
-        return losses
+        if state.step == 2:
+            torch._foreach_mul_([p.grad for p in state.model.parameters()], bad)
+            return loss * bad
+        return loss
 
-    monkeypatch.setattr(training._Run, "forward", spoiled)
+    monkeypatch.setattr(training._Run, "backward", spoiled)
     path, messages = go(tmp_path)
     assert any(m.startswith(f"step 2 skipped: loss {bad}") for m in messages)
     assert all(torch.equal(a, b) for a, b in zip(seen[2], seen[3], strict=True))
@@ -373,18 +375,18 @@ def test_on_a_full_disk_the_newest_states_are_kept(whole, tmp_path, monkeypatch,
 
 
 def test_a_second_run_in_a_folder_is_refused(whole, tmp_path, monkeypatch):
-    forward, seen = training._Run.forward, []
+    backward, seen = training._Run.backward, []
 
     def joined(self):
         if self.state.step == 1:
             with pytest.raises(ValueError, match=f"{tmp_path} is in use by another run, expected"):
                 go(tmp_path, replace(RECIPE, clip=2.0))
             seen.append(self)
-        return forward(self)
+        return backward(self)
 
     (tmp_path / ".lock").touch()  # as a run leaves it that was killed
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "forward", joined)
+        patch.setattr(training._Run, "backward", joined)
         path, _ = go(tmp_path)
     assert seen
     assert_same_weights(path, whole)
@@ -411,7 +413,7 @@ def test_the_system_ends_the_lock_of_a_killed_process(tmp_path):
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("fate", ["deleted", "renamed", "a file"])
 def test_a_folder_that_goes_away_costs_no_weights(whole, tmp_path, monkeypatch, fate):
-    forward, out = training._Run.forward, tmp_path / "run"
+    backward, out = training._Run.backward, tmp_path / "run"
 
     def gone(self):
         if self.state.step == 4:
@@ -420,10 +422,10 @@ def test_a_folder_that_goes_away_costs_no_weights(whole, tmp_path, monkeypatch, 
                 shutil.rmtree(tmp_path / "elsewhere")
             if fate == "a file":
                 out.touch()
-        return forward(self)
+        return backward(self)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(training._Run, "forward", gone)
+    monkeypatch.setattr(training._Run, "backward", gone)
     path, messages = go(out)
     assert (path == out / "model.safetensors") == (fate != "a file")
     assert f"finished: {path}" in messages
@@ -448,7 +450,7 @@ def test_too_little_memory_and_a_lost_process_are_a_sentence(tmp_path, monkeypat
     def failing(self):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nand more")
 
-    monkeypatch.setattr(training._Run, "forward", failing)
+    monkeypatch.setattr(training._Run, "backward", failing)
     with pytest.raises(ValueError, match=r"batch_size 8, or one of .* allocate memory: you tried"):
         go(tmp_path)
 
@@ -480,17 +482,17 @@ def test_two_states_are_kept(tmp_path, monkeypatch):
     ],
 )
 def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, raised):
-    forward = training._Run.forward
+    backward = training._Run.backward
 
     def interrupted(self):
         if self.state.step == 2:
             os.kill(os.getpid(), number)
-        return forward(self)
+        return backward(self)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     messages = []
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "forward", interrupted)
+        patch.setattr(training._Run, "backward", interrupted)
         with pytest.raises(raised):
             go(tmp_path, report=lambda r: messages.append(r.message))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -526,20 +528,20 @@ def test_lines_about_steps_that_are_made_again_are_dropped(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="no job control here")
 def test_a_pause_is_no_part_of_the_run(tmp_path, monkeypatch):
-    forward, records, paused = training._Run.forward, [], 0
+    backward, records, paused = training._Run.backward, [], 0
 
     def pausing(self):
         nonlocal paused
         if self.state.step == 2:
             paused = 3600  # as if the process had been stopped for an hour
             os.kill(os.getpid(), signal.SIGCONT)
-        return forward(self)
+        return backward(self)
 
     def clock():
         return time.monotonic() + paused
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "forward", pausing)
+        patch.setattr(training._Run, "backward", pausing)
         go(tmp_path, report=records.append, clock=clock)
     assert 0 < records[-1].seconds < 600
 
@@ -555,17 +557,13 @@ def test_compiling_takes_no_time_of_the_run(whole, tmp_path, monkeypatch):
     waited, records = 0, []
 
     def compile_in_an_hour(model):
-        def compiled(*batch):
-            nonlocal waited
-            waited = 3600
-            return model(*batch)
-
-        return compiled
+        nonlocal waited
+        waited = 3600
 
     def clock():
         return time.monotonic() + waited
 
-    monkeypatch.setattr(torch, "compile", compile_in_an_hour)
+    monkeypatch.setattr(Patch, "compile", compile_in_an_hour)
     recipe = replace(RECIPE, compile=True)
     path, _ = go(tmp_path, recipe, report=records.append, clock=clock)
     assert waited
@@ -573,27 +571,29 @@ def test_compiling_takes_no_time_of_the_run(whole, tmp_path, monkeypatch):
     assert_same_weights(path, whole)
 
 
-def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("recipe", "data"), [(VQVAE_RECIPE, BRIGHT_BARS), (RECIPE, DATASET)])
+def test_a_compiled_run_is_the_same_run(tmp_path, monkeypatch, recipe, data):
     """Also of a model whose loss changes its buffers; torch's own kernels, as others round."""
-    plain, _ = go(tmp_path / "plain", VQVAE_RECIPE, data=BRIGHT_BARS)
+    plain, _ = go(tmp_path / "plain", recipe, data=data)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    recipe = replace(VQVAE_RECIPE, compile=True)
-    path, _ = go(tmp_path / "compiled", recipe, data=BRIGHT_BARS)
+    with torch._dynamo.config.patch(disable=False):
+        path, _ = go(tmp_path / "compiled", replace(recipe, compile=True), data=data)
     assert_same_bits(weights(path), weights(plain))
-    _, messages = go(tmp_path / "compiled", VQVAE_RECIPE, data=BRIGHT_BARS)
+    _, messages = go(tmp_path / "compiled", recipe, data=data)
     assert "finished" in messages[0]
 
 
-def test_without_a_compiler_there_is_a_sentence(tmp_path, monkeypatch):
-    def broken(model):
-        def compiled(*batch):
+def test_without_a_compiler_a_run_is_slower_and_the_same(whole, tmp_path, monkeypatch):
+    def broken(function):
+        def compiled(*arguments):
             raise RuntimeError("No working C++ compiler found\nand much more")
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(ValueError, match=r"tiny cannot be compiled here \(No .* found\), expected"):
-        go(tmp_path, replace(RECIPE, compile=True))
+    path, messages = go(tmp_path, replace(RECIPE, compile=True))
+    assert "not compiled, so training is slower: No working C++ compiler found" in messages
+    assert_same_weights(path, whole)
 
 
 def test_labels_outside_the_classes_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from mnist_transformer.commands import common
 from mnist_transformer.options import FLAGSHIP, PLAIN, check_seed
 from mnist_transformer.utils.terminal import say, stages
 
-PART = 250  # images that are drawn at once, and lost at most if the process is killed
+PART = 1_000  # images that are drawn at once, and lost at most if the process is killed
 
 
 def synth(
@@ -89,7 +89,7 @@ def select(
     columns, (way, count) = synthetic.load(folder), given[0]
     kept, total = synthetic.select(columns, way, count, by, seed), len(columns["label"])
     synthetic.claim(out, f"{way} {count} of {folder.name} by {by or 'chance'}, seed {seed}")
-    synthetic.save(out, [{x: y[kept] for x, y in columns.items() if x not in ("sides", "ink")}])
+    synthetic.save(out, [{x: y[kept] for x, y in columns.items()}])
     say(f"saved {out}: {count:,} of {total:,} images, balanced by class")
     rest = sorted(set(range(total)) - set(kept.tolist()))
     for score in (score for score in synthetic.BETTER if score in columns and rest):

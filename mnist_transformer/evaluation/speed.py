@@ -21,6 +21,7 @@ from mnist_transformer.evaluation.metrics import Progress, quiet
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim
+from mnist_transformer.training.runtime import uncompiled
 from mnist_transformer.utils.devices import fast_autocast, fast_dtype, fork_rng
 
 
@@ -108,6 +109,8 @@ def throughput(
     optim.set_rates(optimizers, 0.0)  # a step does its work but keeps the weights
     chosen = torch.arange(len(split))[: num_steps * recipe.batch_size]
     batches = [split.batch(index) for index in chosen.split(recipe.batch_size)]
+    if recipe.compile:
+        model.compile()
 
     def gradients(images: Tensor, labels: Tensor) -> None:
         with fast_autocast(device):
@@ -123,11 +126,12 @@ def throughput(
 
     peaks, seconds = [matmul_peak(device)], 0.0
     with fork_rng(device):
-        step(*batches[0])  # warm-up: buffers, kernels
+        step(*batches[0])  # warm-up: buffers, kernels, compiling
         for done, batch in enumerate(batches):
             seconds += _timed(device, partial(step, *batch))
             report("training speed", done + 1, len(batches))
-        flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)
+        with uncompiled(recipe):
+            flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)
     peaks.append(matmul_peak(device))
     (peak_flops, peak_dtype), images_per_second = max(peaks), len(chosen) / seconds
     return {

@@ -1,7 +1,7 @@
 """Sets of drawn images with a score file, and selections from them.
 
-A set is a folder that the data set ``idx`` reads. Its ``scores.safetensors`` has seeds, drawn
-scans, and the scores of ``BETTER``: the judge's probability of the class and the model's nats, if
+A set is a folder that the data set ``idx`` reads. Its ``scores.safetensors`` has seeds and the
+scores of ``BETTER``: the judge's probability of the class and the model's nats, if
 available, and the distance to the nearest training image.
 """
 
@@ -41,10 +41,9 @@ def drawing(
         found = {"label": labels, "seed": torch.tensor(seeds)}
         if model.archive is not None:
             scans = model.scans(labels.tolist(), seeds, how)
-            sides, ink = torch.tensor(list(map(len, scans))), packed(scans)
-            model.archive = Scans(sides, labels, train[:0].cpu(), ink)
+            sides = torch.tensor(list(map(len, scans)))
+            model.archive = Scans(sides, labels, train[:0].cpu(), packed(scans))
             images = model.archive.images
-            found |= {"sides": sides, "ink": torch.from_numpy(ink)}
         else:
             images = model.sample(labels, seeds, how)
         if judge is not None:

@@ -70,8 +70,7 @@ class Flash(Denoiser):
         """The model that is distilled; not part of this one's weights."""
         from mnist_transformer.models.loading import load
 
-        with torch.autocast(self.device.type, enabled=False):
-            found = load(self.config.teacher, str(self.device))
+        found = load(self.config.teacher, str(self.device))
         if not isinstance(found, DDPM) or found.config.data != self.config.data:
             kind = f"{type(found).__name__} of {found.config.data.name}"
             raise ValueError(f"the teacher is a {kind}, expected a DDPM of the same data set")

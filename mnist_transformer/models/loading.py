@@ -52,7 +52,8 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
 def load_model(name_or_path: str | os.PathLike[str], device: str | None = None) -> Model:
     """A model of any kind in eval mode; arguments and errors as in ``load``."""
     check_defaults()
-    return to_device(checkpoint.load(find_weights(name_or_path)), device)
+    with torch.autocast("cpu", enabled=False):  # a model may load another while it is measured
+        return to_device(checkpoint.load(find_weights(name_or_path)), device)
 
 
 def load(

@@ -121,14 +121,15 @@ class Scan(GenerativeModel):
         self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
         nn.init.zeros_(self.side.weight)
 
+    def compile(self, **how: object) -> None:
+        self.patch.compile(**how)
+
     @cached_property
     def escape(self) -> GenerativeModel:
         """The model that codes images without a scan; not part of this one's weights."""
         from mnist_transformer.models.loading import load
 
-        # This may run inside an evaluation's autocast, which must not affect building a model.
-        with torch.autocast(self.device.type, enabled=False):
-            return load(self.config.escape, str(self.device))
+        return load(self.config.escape, str(self.device))
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whether images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""

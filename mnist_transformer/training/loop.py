@@ -104,7 +104,8 @@ def train(
         try:
             with runtime.stop_signals(run.skip_pause) as stop:
                 run.loop(stop)
-            run.finish()
+            with runtime.uncompiled(recipe):
+                run.finish()
         except (RuntimeError, MemoryError) as error:
             reason = str(error).partition("\n")[0] or "out of memory"
             if accelerator.num_processes == 1 and "memory" not in reason:
@@ -172,9 +173,10 @@ class _Run:
         self.parallel = self.accelerator.prepare(self.state.model)
         self.state.model.train()
         if self.state.recipe.compile:
+            self.records.tell("compiling for some minutes, before the run's time begins")
             seconds = self.clock.read()
-            self.parallel = torch.compile(self.parallel)
-            runtime.compile_by(lambda: self.backward(self.forward().mean()), self.state)
+            if wrong := runtime.compile_by(self.backward, self.state):
+                self.records.tell(f"not compiled, so training is slower: {wrong}")
             self.clock.set(seconds)
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)
@@ -188,8 +190,7 @@ class _Run:
             begun = clock.now()
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
             optim.set_rates(state.optimizers, factor)
-            loss = self.forward().mean()
-            self.backward(loss)
+            loss = self.backward()
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
             mean, state.seconds, stopped = runtime.agree(
                 accelerator, float(loss.detach()), clock.read(), bool(stop)
@@ -213,23 +214,22 @@ class _Run:
                         resume.save(state, self.out)
                     except OSError as error:  # a full disk does not end a run
                         records.tell(f"could not save the state, the one before is kept: {error}")
-                records.keep()
+                with runtime.uncompiled(recipe):
+                    records.keep()
             if stopped:
                 records.tell(f"stopped at step {state.step:,}; the same command goes on from there")
                 ends = [number for number in stop if number != signal.SIGINT]
                 raise SystemExit(128 + ends[0]) if ends else KeyboardInterrupt
 
-    def forward(self) -> Tensor:
-        """Losses of this process's share of the step's images."""
+    def backward(self) -> Tensor:
+        """The mean loss of this process's share of the step's images, and its gradient."""
         state, process = self.state, self.accelerator.process_index
         chosen = resume.images_of(state.step, len(self.data), state.recipe.batch_size, state.seed)
         chosen = chosen.chunk(self.accelerator.num_processes)[process]
         torch.manual_seed(resume.mix(state.seed, 1, state.step, process))
-        losses: Tensor = self.parallel(*self.data.batch(chosen.to(self.accelerator.device)))
-        return losses
-
-    def backward(self, loss: Tensor) -> None:
+        loss: Tensor = self.parallel(*self.data.batch(chosen.to(self.accelerator.device))).mean()
         self.accelerator.backward(loss * self.scale)
+        return loss
 
     def finish(self) -> None:
         """Validate on the whole split and write the weights, elsewhere if the disk refuses."""

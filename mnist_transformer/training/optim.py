@@ -28,30 +28,14 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonalise(x_NRC: Tensor) -> Tensor:
-    """Bring every singular value of each matrix near 1 (about 0.7 to 1.2), R <= C.
-
-    All steps multiply X from the left by polynomials q of the Gram matrix, so a long matrix
-    is multiplied only once, at the end: X <- q X becomes P <- q P, G <- q G q on small squares.
-    In bfloat16 G loses the small singular values, so this shortcut is for float32 only.
-    """
+    """Bring every singular value of each matrix near 1 (about 0.7 to 1.2), R <= C."""
     a, b, c = NEWTON_SCHULZ
     x_NRC = x_NRC / x_NRC.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    num_rows, num_columns = x_NRC.shape[-2:]
-    if num_columns < 2 * num_rows or x_NRC.dtype != torch.float32:
-        for _ in range(NEWTON_SCHULZ_STEPS):
-            gram = x_NRC @ x_NRC.mT
-            x_NRC = torch.baddbmm(
-                x_NRC, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x_NRC, beta=a
-            )
-        return x_NRC
-    gram = product = x_NRC @ x_NRC.mT
-    for step in range(NEWTON_SCHULZ_STEPS):
-        q = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        q.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = q @ product if step else q
-        if step < NEWTON_SCHULZ_STEPS - 1:
-            gram = q @ (gram @ q)
-    return product @ x_NRC
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x_NRC @ x_NRC.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x_NRC = torch.baddbmm(x_NRC, polynomial, x_NRC, beta=a)
+    return x_NRC
 
 
 class Muon(torch.optim.Muon):

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -184,18 +184,20 @@ def agree(
     return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
 
 
-def compile_by(step: Callable[[], None], state: RunState) -> None:
-    """Run a step that compiles the model and leaves its weights and buffers as they were.
-
-    Raises:
-        ValueError: the model cannot be compiled here.
-    """
-    before = deepcopy(state.model.state_dict())
+def compile_by(step: Callable[[], object], state: RunState) -> str:
+    """Compile the model by a step that leaves its weights; why that is impossible, or nothing."""
     try:
-        step()
+        torch.compile(torch.neg)(torch.ones(2, device=state.model.device))
     except RuntimeError as error:
-        wrong = f"recipe {state.recipe.name} cannot be compiled here ({str(error).splitlines()[0]})"
-        other = "a compiler, or TORCH_COMPILE_DISABLE=1 in the environment"
-        raise ValueError(f"{wrong}, expected {other}") from error
+        return str(error).partition("\n")[0]
+    before = deepcopy(state.model.state_dict())
+    state.model.compile()
+    step()
     state.model.zero_grad()
     state.model.load_state_dict(before)
+    return ""
+
+
+def uncompiled(recipe: Recipe) -> AbstractContextManager[object]:
+    """A context in which a compiled model runs as written, for shapes that training never sees."""
+    return torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext()

@@ -89,12 +89,18 @@ class Packed(NamedTuple):
     own_BPI: Tensor  # int64, the patches' values
     predicted_NI: Tensor | None  # ``PatchDecoder.predict``
     inked_BP: Tensor  # bool
+    inked_N: Tensor  # the patches with ink, counted from the first image's first patch
     gate_BPW: Tensor | None  # ``Gate.look``
     window: Tensor  # sums of ``Window`` (N, I * W)
     x_MD: Tensor  # tokens without their class
+    token_N: Tensor  # the token of each patch with ink
     at_M: Tensor  # their positions; P is the start token's
     length_B: Tensor  # number of tokens of each image
     last: Tensor  # the last token up to the start token, and up to each patch (B, 1 + P)
+
+    @property
+    def own_NI(self) -> Tensor:
+        return self.own_BPI.flatten(0, 1)[self.inked_N]
 
 
 class PatchDecoder(nn.Module):
@@ -113,20 +119,23 @@ class PatchDecoder(nn.Module):
         values_BPS = around.pad(images)[:, around.slot_index]
         own_BPI = values_BPS[..., around.num_before :]
         inked_BP, gate_BPW = torch.ones_like(own_BPI[..., 0], dtype=torch.bool), None
+        inked_N = torch.arange(inked_BP.numel(), device=images.device)
         if self.gate is not None:
             inked_BP = (own_BPI != around.background).any(-1)
+            inked_N = inked_BP.flatten().nonzero().squeeze(1)
             patch_P = torch.arange(around.num_patches, device=images.device)
             gate_BPW = self.gate.look(around.embed(values_BPS[..., : around.num_before]), patch_P)
-        values_NS = values_BPS[inked_BP]
+        values_NS = values_BPS.flatten(0, 1)[inked_N]
         features, predicted_NI = around.embed(values_NS), self.predict(values_NS)
         x_ND, window = self.token(features[:, : around.num_around]), self.head.window(features)
         is_token = F.pad(inked_BP, (1, 0), value=True)
-        at_M = (is_token.nonzero()[:, 1] - 1) % (around.num_patches + 1)
-        x_MD = x_ND.new_zeros(len(at_M), x_ND.shape[1])
-        x_MD[at_M < around.num_patches] = x_ND
         last, length_B = is_token.flatten().cumsum(0).view_as(is_token) - 1, is_token.sum(1)
-        values = own_BPI, predicted_NI, inked_BP
-        return Packed(*values, gate_BPW, window, x_MD, at_M, length_B, last)
+        token_N = last[:, 1:].flatten()[inked_N]
+        at_M = token_N.new_full((len(images) + len(inked_N),), around.num_patches)
+        at_M = at_M.index_copy(0, token_N, inked_N % around.num_patches)
+        x_MD = x_ND.new_zeros(len(at_M), x_ND.shape[1]).index_copy(0, token_N, x_ND)
+        values = own_BPI, predicted_NI, inked_BP, inked_N
+        return Packed(*values, gate_BPW, window, x_MD, token_N, at_M, length_B, last)
 
     def predict(self, values: Tensor) -> Tensor | None:
         """``Neighbourhood.predict``; None for a head of logits, which does not use it."""
@@ -135,7 +144,7 @@ class PatchDecoder(nn.Module):
     def logits(self, packed: Packed, state_MD: Tensor) -> tuple[Tensor, Tensor]:
         """Float32: logits of ink (B, P), without a gate (B, 0); outputs of values (N, I, O)."""
         last = packed.last
-        sums = self.head.state(state_MD[last[:, 1:][packed.inked_BP]]) + packed.window
+        sums = self.head.state(state_MD[packed.token_N]) + packed.window
         value_NIO = self.head(sums.unflatten(-1, (-1, self.head.width)))
         ink_BP = value_NIO.new_zeros(len(last), 0)
         if self.gate is not None:
@@ -144,7 +153,7 @@ class PatchDecoder(nn.Module):
 
     def nats(self, packed: Packed, ink_BP: Tensor, value_NIO: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), from ``logits``; a gate's are spread over its patch."""
-        inked_BP, own_NI = packed.inked_BP, packed.own_BPI[packed.inked_BP]
+        inked_BP, own_NI = packed.inked_BP, packed.own_NI
         nats = self.head.nats(self.not_blank(value_NIO, own_NI), packed.predicted_NI, own_NI)
         nats_BPI = nats.new_zeros(packed.own_BPI.shape).masked_scatter(inked_BP[..., None], nats)
         if self.gate is not None:

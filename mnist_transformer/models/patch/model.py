@@ -29,7 +29,7 @@ from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
-from mnist_transformer.networks.transformer import KVCache, Transformer
+from mnist_transformer.networks.transformer import MLP, KVCache, Transformer
 from mnist_transformer.options import PLAIN, Keep, Sampling
 
 
@@ -91,8 +91,19 @@ class Patch(GuidedModel):
 
     def states(self, packed: Packed, cond: Tensor) -> Tensor:
         """The transformer's states (M, D) of all tokens."""
+        if self.decoder.gate is None:  # all images have a token per patch
+            x_BTD = packed.x_MD.unflatten(0, (len(cond), -1)) + self.embed(cond)[:, None]
+            return self.transformer(x_BTD, at=packed.at_M[None, : x_BTD.shape[1]]).flatten(0, 1)
         x_MD = packed.x_MD + self.embed(cond).repeat_interleave(packed.length_B, 0)
         return self.transformer.side_by_side(x_MD, packed.at_M, packed.length_B)
+
+    def compile(self, **how: object) -> None:
+        """With blank patches part by part, because batches differ in their number of tokens."""
+        if self.decoder.gate is None:
+            return super().compile(**how)
+        mlps = (x for x in self.transformer.modules() if isinstance(x, MLP))
+        for part in (self.decoder.gate, self.decoder.head, *mlps):
+            part.compile(dynamic=True, **how)
 
     def embed(self, cond: Tensor) -> Tensor:
         """The vector (B, D) added to every token of an image; training drops some classes."""
