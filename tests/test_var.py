@@ -24,6 +24,7 @@ from mnist_transformer.models import var as family
 from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.models.var import VarConfig
 from mnist_transformer.models.vqvae import VQVAEConfig
+from mnist_transformer.networks.conditioning import guide
 from mnist_transformer.networks.drawing import Noise, adjust_logits
 from mnist_transformer.networks.transformer import KVCache
 from mnist_transformer.options import Keep, Sampling
@@ -179,11 +180,19 @@ def test_wrong_codes_are_left_to_finer_scales():
     assert losses[2] == losses[3]
 
 
-def test_guidance_grows_over_the_scales():
-    model = make(TINY)
-    assert [model._guidance(Sampling(guidance=4.0), step) for step in range(3)] == [2, 3, 4]
-    assert [model._guidance(Sampling(guidance=0.0), step) for step in range(3)] == [0, 0, 0]
-    assert make(RASTER)._guidance(Sampling(guidance=3.0), 0) == 3
+def test_guidance_grows_over_the_scales(monkeypatch):
+    model, used = make(TINY), []
+
+    def guided(output, scale):
+        used.append(scale)
+        return guide(output, scale)
+
+    monkeypatch.setattr("mnist_transformer.models.var.guide", guided)
+    for drawer, scale in ((model, 4.0), (model, 0.0), (make(RASTER), 3.0)):
+        drawer.sample([0], [0], Sampling(guidance=scale))
+    assert used[:3] == [2, 3, 4]
+    assert used[3:6] == [0, 0, 0]
+    assert set(used[6:]) == {3}
     plain, guided = (
         model.sample([0] * 8, range(8), Sampling(guidance=scale)) for scale in (1.0, 9.0)
     )

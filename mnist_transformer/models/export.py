@@ -103,9 +103,10 @@ class FixedCache(KVCache):
         self.cache, self.length = cache.permute(1, 2, 3, 4, 0, 5), 0
         self.added: list[Tensor] = []
 
-    def extend(self, layer: int, k_GN1K: Tensor, v_GN1K: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, k_GN1K: Tensor, v_GN1K: Tensor) -> tuple[Tensor, Tensor]:
+        layer = self.cache[len(self.added)]
         self.added.append(torch.stack([k_GN1K, v_GN1K]))
-        keys, values = torch.cat([self.cache[layer], self.added[-1]], 3)
+        keys, values = torch.cat([layer, self.added[-1]], 3)
         return keys, values
 
 

@@ -186,6 +186,8 @@ class Var(GuidedModel):
         x_BSC = torch.zeros_like(total_BGC[:, self.spans[0]])
         for step, span in enumerate(self.spans):
             level, uniform_BS = 0 if self.raster else step, uniform_BT[:, span]
+            # It grows with the scales, as in VAR, but not from 0: the first decides the class.
+            scale = how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
             ids_BS, rank_BS = torch.zeros_like(uniform_BS).long(), rank_BT[:, span].argsort(1)
             for num_known in self._num_known(span):
                 is_known_BS = rank_BS < num_known
@@ -194,7 +196,7 @@ class Var(GuidedModel):
                 embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
                 cache.length = span.start  # a pass takes the place of the one before
                 states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
-                logits = guide(self.outputs[level](states_NSD), self._guidance(how, step))
+                logits = guide(self.outputs[level](states_NSD), scale)
                 logits_NV = logits[: len(noise)].flatten(0, 1)
                 drawn_BS = draw_categorical(logits_NV, uniform_BS.flatten(), how).view_as(ids_BS)
                 if kept is not None:
@@ -208,10 +210,6 @@ class Var(GuidedModel):
             else:
                 total_BGC = self.tokenizer.add(total_BGC, level, ids_BS)
             yield self.tokenizer.render(total_BGC)
-
-    def _guidance(self, how: Sampling, step: int) -> float:
-        # As in VAR it grows with the scales, but not from 0: the first of a few decides the class.
-        return how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
 
     def _blank(self) -> Tensor:
         """A drawing's first total (1, G, C): zero; in raster order codes of background."""

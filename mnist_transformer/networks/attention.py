@@ -94,36 +94,39 @@ def drop(x: Tensor, probability: float) -> Tensor:
 class Packing(NamedTuple):
     """Where each of the packed sequences starts and ends."""
 
-    lengths: list[int]  # number of tokens of each
+    longest: int  # number of tokens of the longest
     bounds: Tensor  # int32 (sequences + 1,): the first token of each, and the end of the last
+    place_T: Tensor  # int64, where the tokens are if all sequences are padded to the longest
 
     @classmethod
-    def of(cls, lengths: Tensor) -> "Packing":
-        return cls(lengths.tolist(), F.pad(lengths.cumsum(0), (1, 0)).int())
+    def of(cls, length_B: Tensor) -> "Packing":
+        """B sequences of these lengths."""
+        longest, bounds = int(length_B.max()), F.pad(length_B.cumsum(0), (1, 0)).int()
+        is_token = torch.arange(longest, device=length_B.device) < length_B[:, None]
+        return cls(longest, bounds, is_token.flatten().nonzero().squeeze(1))
 
 
 def attend_packed(
-    q_BNTK: Tensor,
-    k_BNTK: Tensor,
-    v_BNTK: Tensor,
-    packing: Packing,
-    *,
-    causal: bool,
-    dropout: float = 0.0,
+    q_BNTK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, packing: Packing, *, dropout: float = 0.0
 ) -> Tensor:
-    """``attend`` within each sequence: one kernel in half precision on CUDA, otherwise a loop."""
-    qkv = q_BNTK, k_BNTK, v_BNTK
-    if dropout or not _has_packed_kernel(q_BNTK):
-        sequences = zip(*(x.split(packing.lengths, 2) for x in qkv), strict=True)
-        return torch.cat([attend(*x, causal=causal, dropout=dropout) for x in sequences], 2)
-    from torch.nn.attention.varlen import varlen_attn
+    """Causal attention within each sequence: a kernel in half precision on CUDA, else padded."""
+    longest, bounds, place_T = packing
+    q_TNK, k_TNK, v_TNK = (x.squeeze(0).transpose(0, 1) for x in (q_BNTK, k_BNTK, v_BNTK))
+    if not dropout and _has_packed_kernel(q_BNTK):
+        from torch.nn.attention.varlen import varlen_attn
 
-    q_TNK, k_TNK, v_TNK = (x.squeeze(0).transpose(0, 1) for x in qkv)
-    bounds, longest = packing.bounds, max(packing.lengths)
-    window = (-1, 0 if causal else -1)  # numbers of keys before and after a token's own; -1: all
-    y_TNK = varlen_attn(q_TNK, k_TNK, v_TNK, bounds, bounds, longest, longest, window_size=window)
-    assert isinstance(y_TNK, Tensor)
-    return y_TNK.transpose(0, 1).unsqueeze(0)
+        sizes = bounds, bounds, longest, longest
+        y_TNK = varlen_attn(q_TNK, k_TNK, v_TNK, *sizes, window_size=(-1, 0))  # causal
+        assert isinstance(y_TNK, Tensor)
+        return y_TNK.transpose(0, 1).unsqueeze(0)
+
+    def padded(x_TNK: Tensor) -> Tensor:
+        x = x_TNK.new_zeros((len(bounds) - 1) * longest, *x_TNK.shape[1:])
+        return x.index_copy(0, place_T, x_TNK).unflatten(0, (-1, longest)).transpose(1, 2)
+
+    # No query attends to the padding, which comes after it.
+    y_BNSK = attend(*map(padded, (q_TNK, k_TNK, v_TNK)), causal=True, dropout=dropout)
+    return y_BNSK.transpose(1, 2).flatten(0, 1)[place_T].transpose(0, 1).unsqueeze(0)
 
 
 def _has_packed_kernel(q_BNTK: Tensor) -> bool:

@@ -26,24 +26,24 @@ class KVCache:
 
     def __init__(self, model: "Transformer", batch_size: int, *, device: torch.device) -> None:
         shape = (batch_size, model.num_heads, model.num_tokens, model.head_dim)
-        self.length = 0
-        self._keys = [torch.empty(shape, device=device) for _ in model.blocks]
-        self._values = [torch.empty(shape, device=device) for _ in model.blocks]
+        self.length = self._layer = 0
+        self._layers = [torch.empty(2, *shape, device=device) for _ in model.blocks]
 
-    def extend(self, layer: int, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Append T keys and values to a layer; returns all that it has."""
-        stop = self.length + k_BNTK.shape[2]
-        self._keys[layer][:, :, self.length : stop] = k_BNTK
-        self._values[layer][:, :, self.length : stop] = v_BNTK
-        return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
+    def extend(self, k_BNTK: Tensor, v_BNTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Append T keys and values to the next layer in turn; returns all that it has."""
+        kept, stop = self._layers[self._layer], self.length + k_BNTK.shape[2]
+        kept[0, :, :, self.length : stop] = k_BNTK
+        kept[1, :, :, self.length : stop] = v_BNTK
+        self._layer = (self._layer + 1) % len(self._layers)
+        self.length = self.length if self._layer else stop
+        return kept[0, :, :, :stop], kept[1, :, :, :stop]
 
     def select(self, rows: Tensor) -> None:
         """Continue with these sequences of the batch, int64 (B,), at most as many as before."""
-        for buffers in (self._keys, self._values):
-            for layer, buffer in enumerate(buffers):
-                chosen = buffer[:, :, : self.length].index_select(0, rows)
-                buffers[layer] = buffer[: len(rows)]
-                buffers[layer][:, :, : self.length] = chosen
+        for layer, kept in enumerate(self._layers):
+            chosen = kept[..., : self.length, :].index_select(1, rows)
+            self._layers[layer] = kept[:, : len(rows)]
+            self._layers[layer][..., : self.length, :] = chosen
 
 
 def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass) -> Tensor:
         q_BNTK, k_BNTK, v_BNTK = (
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for project in (self.query, self.key, self.value)
@@ -84,7 +84,7 @@ class Attention(nn.Module):
         qk = positions.rotate(rms_norm(torch.stack([q_BNTK, k_BNTK])), run.at)
         q_BNTK, k_BNTK = qk.unbind()
         if run.cache is not None:
-            k_BNTK, v_BNTK = run.cache.extend(layer, k_BNTK, v_BNTK)
+            k_BNTK, v_BNTK = run.cache.extend(k_BNTK, v_BNTK)
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
         qkv, causal = (q_BNTK, k_BNTK, v_BNTK), self.causal
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         if run.packing is None:
             y_BNTK = attend(*qkv, causal=causal, mask=run.mask, dropout=dropout)
         else:
-            y_BNTK = attend_packed(*qkv, run.packing, causal=causal, dropout=dropout)
+            y_BNTK = attend_packed(*qkv, run.packing, dropout=dropout)
         return self.output(y_BNTK.transpose(1, 2).flatten(2))
 
 
@@ -147,13 +147,13 @@ class Block(nn.Module):
     def dropout(self, x: Tensor) -> Tensor:
         return drop(x, self.probability if self.training else 0.0)
 
-    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass, layer: int) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions, run: Pass) -> Tensor:
         if self.modulation is None:
-            x_BTD = x_BTD + self.dropout(self.attention(rms_norm(x_BTD), positions, run, layer))
+            x_BTD = x_BTD + self.dropout(self.attention(rms_norm(x_BTD), positions, run))
             return x_BTD + self.dropout(self.mlp(rms_norm(x_BTD)))
         # Gates start at one, not at zero as in the paper: two zeros in a row would never learn.
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(run.cond)
-        attended = self.attention(modulate(rms_norm(x_BTD), shift, scale), positions, run, layer)
+        attended = self.attention(modulate(rms_norm(x_BTD), shift, scale), positions, run)
         x_BTD = x_BTD + (1 + gate) * self.dropout(attended)
         mixed = self.mlp(modulate(rms_norm(x_BTD), mlp_shift, mlp_scale))
         return x_BTD + (1 + mlp_gate) * self.dropout(mixed)
@@ -212,7 +212,7 @@ class Transformer(nn.Module):
             mask: bool, broadcasts to (B, N, T, S), true where a token attends; replaces
                 the causal rule.
             cond: (B, C), or (B, T, C) for one per token; required with ``cond_dim``.
-            packing: where the T tokens form sequences, within which they attend. Ignores ``mask``.
+            packing: where the T tokens form sequences, each causal by itself; ``mask`` is ignored.
         """
         if at is None:
             start = cache.length if cache is not None else 0
@@ -221,10 +221,8 @@ class Transformer(nn.Module):
             cond = cond[:, None]
         run = Pass(at, mask, cache, cond, packing)
         x_BTD = self.positions.add(x_BTD, at)
-        for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, self.positions, run, layer)
-        if cache is not None:
-            cache.length += x_BTD.shape[1]
+        for block in self.blocks:
+            x_BTD = block(x_BTD, self.positions, run)
         x_BTD = rms_norm(x_BTD)
         return x_BTD if self.modulation is None else modulate(x_BTD, *self.modulation(cond))
 

@@ -184,12 +184,19 @@ def agree(
     return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
 
 
-def compile_by(step: Callable[[], object], state: RunState) -> str:
-    """Compile the model by a step that leaves its weights; why that is impossible, or nothing."""
+def no_compiler(device: torch.device) -> str:
+    """Why nothing can be compiled for a device, or nothing."""
     try:
-        torch.compile(torch.neg)(torch.ones(2, device=state.model.device))
+        torch.compile(torch.neg)(torch.ones(2, device=device))
     except RuntimeError as error:
         return str(error).partition("\n")[0]
+    return ""
+
+
+def compile_by(step: Callable[[], object], state: RunState) -> str:
+    """Compile the model by a step that leaves its weights; why that is impossible, or nothing."""
+    if wrong := no_compiler(state.model.device):
+        return wrong
     before = deepcopy(state.model.state_dict())
     state.model.compile()
     step()

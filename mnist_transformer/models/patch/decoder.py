@@ -86,10 +86,9 @@ class ValueHead(nn.Module):
 class Packed(NamedTuple):
     """A batch of images as packed tokens, and all parts of the heads that need no state."""
 
-    own_BPI: Tensor  # int64, the patches' values
+    own_NI: Tensor  # int64, the values of the patches with ink
     predicted_NI: Tensor | None  # ``PatchDecoder.predict``
     inked_BP: Tensor  # bool
-    inked_N: Tensor  # the patches with ink, counted from the first image's first patch
     gate_BPW: Tensor | None  # ``Gate.look``
     window: Tensor  # sums of ``Window`` (N, I * W)
     x_MD: Tensor  # tokens without their class
@@ -97,10 +96,6 @@ class Packed(NamedTuple):
     at_M: Tensor  # their positions; P is the start token's
     length_B: Tensor  # number of tokens of each image
     last: Tensor  # the last token up to the start token, and up to each patch (B, 1 + P)
-
-    @property
-    def own_NI(self) -> Tensor:
-        return self.own_BPI.flatten(0, 1)[self.inked_N]
 
 
 class PatchDecoder(nn.Module):
@@ -117,11 +112,10 @@ class PatchDecoder(nn.Module):
         """Images uint8 (B, C, H, W) as tokens."""
         around = self.around
         values_BPS = around.pad(images)[:, around.slot_index]
-        own_BPI = values_BPS[..., around.num_before :]
-        inked_BP, gate_BPW = torch.ones_like(own_BPI[..., 0], dtype=torch.bool), None
+        inked_BP, gate_BPW = torch.ones_like(values_BPS[..., 0], dtype=torch.bool), None
         inked_N = torch.arange(inked_BP.numel(), device=images.device)
         if self.gate is not None:
-            inked_BP = (own_BPI != around.background).any(-1)
+            inked_BP = (values_BPS[..., around.num_before :] != around.background).any(-1)
             inked_N = inked_BP.flatten().nonzero().squeeze(1)
             patch_P = torch.arange(around.num_patches, device=images.device)
             gate_BPW = self.gate.look(around.embed(values_BPS[..., : around.num_before]), patch_P)
@@ -134,7 +128,7 @@ class PatchDecoder(nn.Module):
         at_M = token_N.new_full((len(images) + len(inked_N),), around.num_patches)
         at_M = at_M.index_copy(0, token_N, inked_N % around.num_patches)
         x_MD = x_ND.new_zeros(len(at_M), x_ND.shape[1]).index_copy(0, token_N, x_ND)
-        values = own_BPI, predicted_NI, inked_BP, inked_N
+        values = values_NS[:, around.num_before :], predicted_NI, inked_BP
         return Packed(*values, gate_BPW, window, x_MD, token_N, at_M, length_B, last)
 
     def predict(self, values: Tensor) -> Tensor | None:
@@ -155,7 +149,8 @@ class PatchDecoder(nn.Module):
         """Nats of each pixel (B, H, W), from ``logits``; a gate's are spread over its patch."""
         inked_BP, own_NI = packed.inked_BP, packed.own_NI
         nats = self.head.nats(self.not_blank(value_NIO, own_NI), packed.predicted_NI, own_NI)
-        nats_BPI = nats.new_zeros(packed.own_BPI.shape).masked_scatter(inked_BP[..., None], nats)
+        nats_BPI = nats.new_zeros(*inked_BP.shape, own_NI.shape[1])
+        nats_BPI = nats_BPI.masked_scatter(inked_BP[..., None], nats)
         if self.gate is not None:
             nats_BP = F.binary_cross_entropy_with_logits(ink_BP, inked_BP.float(), reduction="none")
             nats_BPI = nats_BPI + nats_BP[..., None] / self.around.num_own

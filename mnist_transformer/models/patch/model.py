@@ -29,7 +29,7 @@ from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
 from mnist_transformer.networks.patches import check_patch_size
-from mnist_transformer.networks.transformer import MLP, KVCache, Transformer
+from mnist_transformer.networks.transformer import KVCache, Transformer
 from mnist_transformer.options import PLAIN, Keep, Sampling
 
 
@@ -101,8 +101,7 @@ class Patch(GuidedModel):
         """With blank patches part by part, because batches differ in their number of tokens."""
         if self.decoder.gate is None:
             return super().compile(**how)
-        mlps = (x for x in self.transformer.modules() if isinstance(x, MLP))
-        for part in (self.decoder.gate, self.decoder.head, *mlps):
+        for part in (self.decoder.gate, self.decoder.head, *self.transformer.blocks):
             part.compile(dynamic=True, **how)
 
     def embed(self, cond: Tensor) -> Tensor:
