@@ -394,7 +394,7 @@ def test_arms_of_synthetic_digits(drawn: Path) -> None:
     for words, message in (
         ({"parts": ("chains",)}, "part is 'chains', expected some of classifier, generator, chain"),
         ({"arms": ("none",)}, "arm is 'none', expected some of real, all drawn"),
-        ({"generator": "none"}, "unknown recipe none"),
+        ({"generator": "none"}, "unknown recipe 'none'"),
     ):
         with pytest.raises(ValueError, match=message):
             synthetic.main(drawn, **words)
