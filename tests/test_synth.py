@@ -147,6 +147,8 @@ def test_drawn_scans_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[0].all()
     nats = model.nll(columns["image"], columns["label"], fitted=True).double()
     torch.testing.assert_close(columns["nats"], nats, rtol=1e-4, atol=1e-4)
+    assert run("synth select set --best 10 --by nats --out best") == 0
+    assert "ink" not in synthetic.load(Path("best"))
 
 
 def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:

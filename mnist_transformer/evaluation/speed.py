@@ -21,7 +21,7 @@ from mnist_transformer.evaluation.metrics import Progress, quiet
 from mnist_transformer.models.base import GenerativeModel, Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training import optim
-from mnist_transformer.training.runtime import no_compiler, uncompiled
+from mnist_transformer.training.runtime import try_to_compile, uncompiled
 from mnist_transformer.utils.devices import fast_autocast, fast_dtype, fork_rng
 
 
@@ -109,8 +109,8 @@ def throughput(
     optim.set_rates(optimizers, 0.0)  # a step does its work but keeps the weights
     chosen = torch.arange(len(split))[: num_steps * recipe.batch_size]
     batches = [split.batch(index) for index in chosen.split(recipe.batch_size)]
-    if recipe.compile and not no_compiler(device):
-        model.compile()
+    if recipe.compile:
+        try_to_compile(model)
 
     def gradients(images: Tensor, labels: Tensor) -> None:
         with fast_autocast(device):

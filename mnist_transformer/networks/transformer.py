@@ -212,7 +212,7 @@ class Transformer(nn.Module):
             mask: bool, broadcasts to (B, N, T, S), true where a token attends; replaces
                 the causal rule.
             cond: (B, C), or (B, T, C) for one per token; required with ``cond_dim``.
-            packing: where the T tokens form sequences, each causal by itself; ``mask`` is ignored.
+            packing: bounds of packed sequences. Attention is causal within each, without ``mask``.
         """
         if at is None:
             start = cache.length if cache is not None else 0

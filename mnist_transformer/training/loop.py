@@ -104,8 +104,7 @@ def train(
         try:
             with runtime.stop_signals(run.skip_pause) as stop:
                 run.loop(stop)
-            with runtime.uncompiled(recipe):
-                run.finish()
+            run.finish()
         except (RuntimeError, MemoryError) as error:
             reason = str(error).partition("\n")[0] or "out of memory"
             if accelerator.num_processes == 1 and "memory" not in reason:
@@ -175,8 +174,10 @@ class _Run:
         if self.state.recipe.compile:
             self.records.tell("compiling for some minutes, before the run's time begins")
             seconds = self.clock.read()
-            if wrong := runtime.compile_by(self.backward, self.state):
+            if wrong := runtime.try_to_compile(self.state.model):
                 self.records.tell(f"not compiled, so training is slower: {wrong}")
+            else:
+                runtime.rehearse(self.backward, self.state)
             self.clock.set(seconds)
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)
@@ -214,8 +215,7 @@ class _Run:
                         resume.save(state, self.out)
                     except OSError as error:  # a full disk does not end a run
                         records.tell(f"could not save the state, the one before is kept: {error}")
-                with runtime.uncompiled(recipe):
-                    records.keep()
+                records.keep()
             if stopped:
                 records.tell(f"stopped at step {state.step:,}; the same command goes on from there")
                 ends = [number for number in stop if number != signal.SIGINT]

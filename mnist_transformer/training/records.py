@@ -15,7 +15,7 @@ from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
-from mnist_transformer.training.runtime import Clock
+from mnist_transformer.training.runtime import Clock, uncompiled
 from mnist_transformer.training.state import RunState, mix
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import grid, save_png
@@ -111,7 +111,7 @@ class Records:
 
     def validate(self, split: Split) -> dict[str, float | None]:
         """Validate on a split and report the figures."""
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), uncompiled(self.state.recipe):
             found = validate(self.state.averaged, split, mix(self.state.seed, 3))
         self.bits_per_dim = found["bits_per_dim"]
         self.tell(f"validation: {in_words(found)}")
@@ -125,7 +125,8 @@ class Records:
         if isinstance(model, GenerativeModel):
             labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
             until, drawing = self.clock.now() + limit, model.steps(labels, range(len(labels)))
-            with self.accelerator.autocast(), closing(drawing):
+            eagerly = uncompiled(self.state.recipe)
+            with self.accelerator.autocast(), eagerly, closing(drawing):
                 for images in drawing:
                     if self.clock.now() > until:
                         break

@@ -184,25 +184,22 @@ def agree(
     return float(every[:, 0].mean()), float(every[0, 1]), bool(every[:, 2].any())
 
 
-def no_compiler(device: torch.device) -> str:
-    """Why nothing can be compiled for a device, or nothing."""
+def try_to_compile(model: Model) -> str:
+    """Have the model compiled when it next runs; why that is impossible here, or nothing."""
     try:
-        torch.compile(torch.neg)(torch.ones(2, device=device))
+        torch.compile(torch.neg)(torch.ones(2, device=model.device))
     except RuntimeError as error:
         return str(error).partition("\n")[0]
+    model.compile()
     return ""
 
 
-def compile_by(step: Callable[[], object], state: RunState) -> str:
-    """Compile the model by a step that leaves its weights; why that is impossible, or nothing."""
-    if wrong := no_compiler(state.model.device):
-        return wrong
+def rehearse(step: Callable[[], object], state: RunState) -> None:
+    """Run a step that leaves the model's weights and buffers as they were."""
     before = deepcopy(state.model.state_dict())
-    state.model.compile()
     step()
     state.model.zero_grad()
     state.model.load_state_dict(before)
-    return ""
 
 
 def uncompiled(recipe: Recipe) -> AbstractContextManager[object]:
