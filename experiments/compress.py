@@ -34,6 +34,7 @@ from mnist_transformer.models import codec
 from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.loading import load
 from mnist_transformer.options import FLAGSHIP
+from mnist_transformer.utils.classes import class_of
 from mnist_transformer.utils.images import grid
 from mnist_transformer.utils.terminal import stages
 
@@ -59,6 +60,7 @@ def main(
     data: Path | None = None,
     dataset: str = "mnist",
     models: tuple[str, ...] = (FLAGSHIP,),
+    classes: tuple[str, ...] = (),
     num_images: int = 10_000,
     num_alone: int = 100,
     again: bool = False,
@@ -68,15 +70,22 @@ def main(
     Args:
         data: The data set's folder; otherwise as for training.
         models: Shipped models, checkpoints or runs' folders.
+        classes: Take test images of these classes alone.
         num_images: Test images, evenly spread if fewer than all.
         num_alone: How many of them are also compressed one by one.
         again: Measure the models even where the ledger has them.
     """
     found = load_dataset(dataset, data)
-    split = found.test.spaced(num_images)
+    split = found.test
+    if classes:
+        wanted = [class_of(name, found.spec.class_names) for name in classes]
+        split = Split(*split.batch(torch.isin(split.labels, torch.tensor(wanted))))
+    split = split.spaced(num_images)
 
     def measure(name: str, figures: Callable[[], tuple[int, Figures]], again: bool = False) -> None:
-        settings = {"codec": name, "images": len(split)}
+        settings: dict[str, str | int] = {"codec": name, "images": len(split)}
+        if classes:  # rows of all classes have no such setting
+            settings["classes"] = ", ".join(classes)
         if not is_done("compress", settings, dataset=found.spec.name, again=again):
             size, more = figures()
             sizes: Figures = {"kB": size / 1000, "bits/dim": 8 * size / split.images.numel()}

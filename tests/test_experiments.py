@@ -307,6 +307,14 @@ def test_compress(small_world: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert codecs[f"{name}, one sheet"]["kB"] < codecs[name]["kB"]
     assert ("JPEG XL" in codecs) == ("JPEG XL is left out" not in capsys.readouterr().out)
 
+    compress.main(models=(), classes=("7",), num_images=9)
+    row = ledger.rows(small_world)[-1]
+    test = make_digits().test
+    assert row["metrics"]["settings"]["classes"] == "7"
+    assert row["metrics"]["settings"]["images"] == min(9, sum(test.labels == 7))
+    with pytest.raises(ValueError, match="unknown class 'seven'"):
+        compress.main(models=(), classes=("seven",))
+
 
 def test_the_usual_codecs_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.randint(0, 256, (50, 3, 4, 4), dtype=torch.uint8)
