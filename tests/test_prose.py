@@ -21,6 +21,7 @@ def found(tmp_path: Path, text: str, name: str = "page.md") -> list[str]:
         ("First. What was found is small.", "opens with What, Which or Of"),
         ("Which of them helps was not measured.", "opens with What, Which or Of"),
         ("Of four models one is left.", "opens with What, Which or Of"),
+        ("The question: is it so?", "labels a question"),
         ("A gate is no head.", "is no X"),
         ("In it there are no words.", "there are no"),
         ("It is trained anew.", "anew"),

@@ -28,6 +28,7 @@ MAX_WORDS = 35
 
 PATTERNS = {
     "opens with What, Which or Of": re.compile(r"^(?:What|Which|Of)\b(?!.*\?$)"),
+    "labels a question": re.compile(r"^The questions?:"),
     "is no X": re.compile(
         r"(?<!there )\b(?:is|are|was|were) no\b(?! (?:longer|more|less|\w+er)\b)", re.IGNORECASE
     ),
