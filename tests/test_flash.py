@@ -1,4 +1,4 @@
-"""The one-step model: its links, its teacher, and how many passes a drawing takes."""
+"""The one-step model: its loss, its teacher, and how many passes a drawing takes."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,6 +11,7 @@ from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.models.flash import SHARPNESS, Flash
 from mnist_transformer.networks.conditioning import guide
 from mnist_transformer.networks.diffusion import to_signed
+from mnist_transformer.networks.solvers import ddim_step
 from mnist_transformer.options import Keep, Sampling
 
 CONFIG = TINY["flash"]
@@ -23,41 +24,42 @@ def model(monkeypatch) -> Flash:
     return moved(CONFIG).eval()
 
 
-def test_all_of_a_path_leads_to_one_image(model, monkeypatch):
-    """A teacher that knows the image, and a model that names it, do not differ."""
+def test_a_model_that_draws_as_its_teacher_has_no_loss(model, monkeypatch):
     images = random_images(6)
     x0 = to_signed(images)
-    monkeypatch.setattr(model.teacher, "denoise", lambda cond, x_t, t: x0)
+    monkeypatch.setattr(model.teacher, "denoise", lambda cond, x_t, t: x0[-len(x_t) :])
     monkeypatch.setattr(model, "denoise", lambda cond, x_t, t: x0)
     torch.testing.assert_close(model.loss(images, LABELS), torch.zeros(6))
 
 
-def test_the_lowest_link_ends_in_the_teachers_image(model, monkeypatch):
-    """With one link, the model learns the teacher's image of noise."""
+def test_each_image_is_drawn_from_its_own_time(model, monkeypatch):
     seen = []
-    one = moved(replace(CONFIG, num_links=1))
-    step = one.step_of_teacher
+    draw = model.drawn_by_teacher
 
     def spy(*args):
-        seen.append((*args, step(*args)))
+        seen.append((*args, draw(*args)))
         return seen[-1][-1]
 
-    monkeypatch.setattr(one, "step_of_teacher", spy)
-    found = one.loss(random_images(6), LABELS)
-    cond, x_t, t, s, x_s = seen[0]
-    assert t.tolist() == [1] * 6
-    assert s.tolist() == [0] * 6
-    teacher = one.teacher
-    own = teacher.denoise(teacher.classes(cond), x_t, t).clamp(-1, 1)
-    torch.testing.assert_close(x_s, own)
-    errors = one.denoise(one.classes(cond), x_t, t) - own
-    expected = (errors.square().mean((1, 2, 3)) + SHARPNESS**2).sqrt() - SHARPNESS
+    monkeypatch.setattr(model, "drawn_by_teacher", spy)
+    found = model.loss(random_images(6), LABELS)
+    cond, x_t, time, drawn = seen[0]
+    assert (3 * time).tolist() == [1, 2, 3, 3, 3, 3]  # over half of them start from noise
+    teacher = model.teacher
+    for image, (label, x, links) in enumerate(zip(cond, x_t, 3 * time, strict=True)):
+        denoise = partial(teacher.denoise, teacher.classes(label[None]))
+        x = x[None]
+        for link in range(int(links), 0, -1):
+            t, s = torch.tensor([link / 3]), torch.tensor([(link - 1) / 3])
+            x = ddim_step(teacher.diffusion, denoise, x, t, s, lambda: None)
+        torch.testing.assert_close(drawn[image], x[0], atol=1e-5, rtol=1e-5)
+    own = model.denoise(model.classes(cond), x_t, time)
+    expected = ((own - drawn).square().mean((1, 2, 3)) + SHARPNESS**2).sqrt() - SHARPNESS
     torch.testing.assert_close(found, expected)
 
 
 def test_the_teacher_is_guided(model):
     guided, teacher = moved(replace(CONFIG, built_in_guidance=3.0)), model.teacher
-    x_t, t = torch.randn(6, 1, 8, 8), torch.ones(6)
+    x_t, t = torch.randn(6, 1, 8, 8), torch.ones(1)
     outputs = [teacher.denoise(teacher.classes(x), x_t, t) for x in (LABELS, LABELS * 0 + 3)]
     expected = guide(torch.cat(outputs), 3.0).clamp(-1, 1)
     torch.testing.assert_close(guided.step_of_teacher(LABELS, x_t, t, t * 0), expected)

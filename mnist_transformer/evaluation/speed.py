@@ -124,7 +124,7 @@ def throughput(
             optimizer.step()
             optimizer.zero_grad()
 
-    peaks, seconds = [matmul_peak(device)], 0.0
+    peak, seconds = matmul_peak(device), 0.0
     with fork_rng(device):
         step(*batches[0])  # warm-up: buffers, kernels, compiling
         for done, batch in enumerate(batches):
@@ -132,8 +132,8 @@ def throughput(
             report("training speed", done + 1, len(batches))
         with uncompiled(recipe):
             flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)
-    peaks.append(matmul_peak(device))
-    (peak_flops, peak_dtype), images_per_second = max(peaks), len(chosen) / seconds
+    peak_flops, peak_dtype = max(peak, matmul_peak(device))
+    images_per_second = len(chosen) / seconds
     return {
         "batch_size": recipe.batch_size,
         "images_per_second": images_per_second,

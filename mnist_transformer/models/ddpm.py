@@ -114,12 +114,11 @@ class DDPM(Denoiser):
         """The denoiser that is fitted to the images."""
         class_BD = self.classes(cond)
 
-        def without_class(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoise(self.classes(self.without_class(cond)), x_t, t)
-
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            own = self.denoise(class_BD, x_t, t)
-            return self.fitted([own], lambda: [without_class(x_t, t)])[0]
+            def null() -> list[Tensor]:
+                return [self.denoise(self.classes(self.without_class(cond)), x_t, t)]
+
+            return self.fitted([self.denoise(class_BD, x_t, t)], null)[0]
 
         return denoise
 

@@ -147,13 +147,10 @@ class ScanStep(nn.Module):
         before, own = around.slot_index[drawn_at][0].tensor_split([around.num_before])
         around_E = around.embed(padded[before])
         x_GD = self.decoder.token(around_E) * is_patch + class_GD
-        kept, place_T, at = (
-            FixedCache(cache),
-            torch.arange(len(cache) + 1),
-            (form_G + patch)[:, None],
-        )
+        kept, place_T = FixedCache(cache), torch.arange(len(cache) + 1)
         mask = ((place_T < inputs["length"]) | (place_T == len(cache)))[None, None, None]
-        state_GD = self.model.patch.transformer(x_GD[:, None], kept, at=at, mask=mask)[:, 0]
+        x_G1D, at_G1 = x_GD[:, None], (form_G + patch)[:, None]
+        state_GD = self.model.patch.transformer(x_G1D, kept, at=at_G1, mask=mask)[:, 0]
         uniform_I = inputs["uniform"][drawn_at][0, 1:]
         drawn_I, values_IV = self.values(inputs, around_E, state_GD, uniform_I)
         padded = padded.scatter(0, own, torch.where(is_patch, drawn_I, padded[own]))

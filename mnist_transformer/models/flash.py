@@ -1,15 +1,15 @@
-"""A digit in one pass of a network: consistency distillation of a diffusion model.
+"""A digit in one pass of a network: it learns the drawings of a diffusion model.
 
-    x_s = Euler's step of the teacher from x_t;    f(x_t, t) = f(x_s, s),    f(x_0, 0) = x_0
+    x_0 = the end of the teacher's path from x_t, by Euler's steps;    loss = |f(x_t, t) - x_0|
 
-Along the teacher's path from noise to data every point leads to the same image, and the network f
-learns to name it at once (arXiv 2303.01469, algorithm 2). The path has few links, as the teacher
-draws as well in eight steps as in fifty: the image passes from the lowest link to the highest,
-where x_1 is noise alone. f has the network of ``DDPM``, with larger patches. Each error counts by
-its length, not its square (arXiv 2310.14189): where the path forks f names one image, not a blur.
+The teacher's path from noise to data is a function of the noise and the class. f learns this
+function from pairs (arXiv 2101.02388). Each step of training draws fresh pairs, in eight steps of
+the teacher, which draws about as well as in fifty. f has the network of ``DDPM``. Each error counts
+by its length, not its square: where the path forks f names one image, not a blur.
 
 Drawing from x_1 is one pass. More steps add noise to an image and name it again; around kept pixels
-they are put back each time (arXiv 2303.01469, algorithms 1 and 4).
+they are put back each time (arXiv 2303.01469, algorithms 1 and 4). So f also learns from points
+x_t between data and noise.
 
 Shapes: B images, G passes of the teacher (with guidance class and null class).
 """
@@ -17,6 +17,7 @@ Shapes: B images, G passes of the teacher (with guidance class and null class).
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from mnist_transformer.networks.solvers import ddim_step
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
 
+FROM_NOISE = 0.5  # share of training images at t = 1, where drawing starts
 SHARPNESS = 0.03  # root mean square of an error below which it counts by its square
 
 
@@ -67,7 +69,7 @@ class Flash(Denoiser):
 
     @cached_property
     def teacher(self) -> DDPM:
-        """The model that is distilled; not part of this one's weights."""
+        """The model that draws the pairs; not part of this one's weights."""
         from mnist_transformer.models.loading import load
 
         found = load(self.config.teacher, str(self.device))
@@ -82,32 +84,42 @@ class Flash(Denoiser):
         if [x.shape for x in mine.values()] == [x.shape for x in theirs.values()]:
             self.load_state_dict(theirs)
 
+    def compile(self, **how: object) -> None:
+        """Block by block, because the teacher's steps are of batches of several sizes."""
+        for block in (*self.transformer.blocks, *self.teacher.transformer.blocks):
+            block.compile(dynamic=True, **how)
+
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Distance of the images that both ends of a link lead to, root mean square (B,)."""
+        """Distance from the teacher's drawing, root mean square (B,)."""
         cond, x0 = self.classes.with_drops(cond), to_signed(images)
-        class_BD, num_links = self.classes.table(cond), self.config.num_links
-        # Drawn on the CPU, so that one seed gives the same links and noise on every device.
-        u = (torch.randperm(len(images)) + torch.rand(1)) / max(len(images), 1)
-        link_B = (u * num_links).floor().clamp(max=num_links - 1).to(x0.device)
-        t, s = (link_B + 1) / num_links, link_B / num_links
+        # The first images of a batch are one link from their drawing, the last ones all links.
+        place_B = torch.arange(1, len(images) + 1, device=x0.device) / len(images)
+        t = (place_B / (1 - FROM_NOISE)).clamp(max=1)
+        t = (t * self.config.num_links).ceil() / self.config.num_links
+        # Drawn on the CPU, so that one seed gives the same noise on every device.
         x_t = x0.lerp(torch.randn(x0.shape).to(x0.device), t.view(-1, 1, 1, 1))
-        own = self.denoise(class_BD, x_t, t)
+        own = self.denoise(self.classes.table(cond), x_t, t)
         with evaluating(self), torch.no_grad():
-            x_s = self.step_of_teacher(cond, x_t, t, s)
-            named = self.denoise(class_BD, x_s, s).clamp(-1, 1)
-            target = torch.where((link_B > 0).view(-1, 1, 1, 1), named, x_s)
-        errors = (own - target).square().flatten(1).mean(1)
+            drawn = self.drawn_by_teacher(cond, x_t, t)
+        errors = (own - drawn).square().flatten(1).mean(1)
         return (errors + SHARPNESS**2).sqrt() - SHARPNESS
 
+    def drawn_by_teacher(self, cond: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The ends (B, C, H, W) of the teacher's paths from x_t at times (B,)."""
+        x, times = x_t.clone(), self.diffusion.times(self.config.num_links).to(x_t.device)
+        for at, after in pairwise(times[:, None]):
+            going = t > (at + after) / 2
+            x[going] = self.step_of_teacher(cond[going], x[going], at, after)
+        return x
+
     def step_of_teacher(self, cond: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """x_s from x_t, with times (B,)."""
+        """x_s from x_t, with times (1,)."""
         teacher, guidance = self.teacher, self.built_in_guidance
         class_GD = teacher.classes(with_null(cond, self.num_classes, guidance))
         num_passes = len(class_GD) // max(len(cond), 1)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            x_G, t_G = x_t.repeat(num_passes, 1, 1, 1), t.repeat(num_passes)
-            return guide(teacher.denoise(class_GD, x_G, t_G), guidance)
+            return guide(teacher.denoise(class_GD, x_t.repeat(num_passes, 1, 1, 1), t), guidance)
 
         return ddim_step(teacher.diffusion, denoise, x_t, t, s, lambda: x_t)
 
@@ -117,14 +129,13 @@ class Flash(Denoiser):
         """The noise, then one canvas per step; around kept pixels one step for each link."""
         few = self.config.num_steps if keep is None else self.config.num_links
         times = self.diffusion.times(how.num_steps or few)[:-1, None].to(self.device)
-        class_BD = self.classes(cond)
         x0 = torch.zeros(len(noise), *self.image_shape, device=self.device)
         for t in times:
             x_t = x0.lerp(noise.normal(*self.image_shape), t)
             if t == 1:
                 yield to_uint8(x_t)
             with fast_autocast(self.device):  # as in training
-                x0 = self.denoise(class_BD, x_t, t).clamp(-1, 1)
+                x0 = self.denoise(self.classes(cond), x_t, t).clamp(-1, 1)
             if keep is not None:
                 x0 = torch.where(keep.mask, to_signed(keep.images), x0)
             yield to_uint8(x0)

@@ -33,5 +33,4 @@ class GuidedModel(GenerativeModel):
             return own
         with evaluating(self), torch.no_grad():
             null = null_of()
-        scales = [self.built_in_guidance] * len(own)
-        return list(map(guidance_free, own, null, scales))
+        return [guidance_free(*x, self.built_in_guidance) for x in zip(own, null, strict=True)]

@@ -155,8 +155,7 @@ class MAR(GuidedModel):
             inked_N, gate = (x0_NI != self.blank).any(-1), self.gate
             gate_N = self.fitted([gate(z_ND)], lambda: [gate(null_ND())])[0].squeeze(-1).float()
             losses_N = F.binary_cross_entropy_with_logits(gate_N, inked_N.float(), reduction="none")
-            inked = z_ND[inked_N], lambda: null_ND()[inked_N], x0_NI[inked_N]
-            errors = self._head_loss(*inked)
+            errors = self._head_loss(z_ND[inked_N], lambda: null_ND()[inked_N], x0_NI[inked_N])
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
         losses_BP = torch.zeros_like(masked_BP, dtype=losses_N.dtype)
         return losses_BP.masked_scatter(masked_BP, losses_N).sum(1) / self.num_patches

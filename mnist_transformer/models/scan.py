@@ -109,9 +109,7 @@ class Scan(GenerativeModel):
     loss_sums_dims = True
     archive = ()
     honours = Patch.honours
-    adamw_modules: ClassVar[tuple[str, ...]] = (
-        "side", *(f"patch.{name}" for name in Patch.adamw_modules)
-    )  # fmt: skip
+    adamw_modules = ("side", *(f"patch.{name}" for name in Patch.adamw_modules))
 
     def __init__(self, config: ScanConfig) -> None:
         super().__init__(config)

@@ -203,5 +203,5 @@ def rehearse(step: Callable[[], object], state: RunState) -> None:
 
 
 def uncompiled(recipe: Recipe) -> AbstractContextManager[object]:
-    """A context in which a compiled model runs as written, for shapes that training never sees."""
+    """A context in which a compiled model runs eagerly, for shapes that training never sees."""
     return torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext()
