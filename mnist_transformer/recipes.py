@@ -136,7 +136,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            dataset="cifar10", batch_size=128, adamw_lr=3e-3, max_seconds=50 * 60, decay=0.8,
            about="the classifier that judges drawn photographs"),
     Recipe("cifar10-patch", _cifar_patch,
-           dataset="cifar10", batch_size=16, max_seconds=150 * 60, compile=True,
+           dataset="cifar10", batch_size=16, max_seconds=120 * 60, compile=True,
            about="photographs by patches of 4x4 pixels, value by value inside a patch"),
     Recipe("cifar10-pixel", PixelConfig(CIFAR10), dataset="cifar10", batch_size=16,
            max_seconds=150 * 60, about="photographs value by value: the baseline of cifar10-patch"),

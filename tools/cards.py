@@ -47,9 +47,8 @@ CARDS = {
                         "the time of its recipe."),
     "mnist-mar": ("mar", "It has no likelihood. An image drawn alone may differ from the same "
                   "seed in a batch by one grey level in a few pixels."),
-    "mnist-ddpm": ("diffusion", "Its bits/dim are a loose bound. It was trained for 40 minutes of "
-                   "one core; its recipe allows more. An image drawn alone may differ from the "
-                   "same seed in a batch by one grey level in a few pixels."),
+    "mnist-ddpm": ("diffusion", "Its bits/dim are a loose bound. An image drawn alone may differ "
+                   "from the same seed in a batch by one grey level in a few pixels."),
     "mnist-prompt-scratch": ("prompting", "It understands the English of one grammar: a number "
                              "from 0 to 99 or one operation. Sums that were not in training are "
                              "its weak point. Draw with guidance."),
