@@ -32,7 +32,7 @@ from mnist_transformer.networks.solvers import ddim_step
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
 
-FROM_NOISE = 0.5  # share of training images at t = 1, where drawing starts
+FROM_NOISE = 0.5  # least share of training images at t = 1, where drawing starts
 SHARPNESS = 0.03  # root mean square of an error below which it counts by its square
 
 
@@ -129,13 +129,14 @@ class Flash(Denoiser):
         """The noise, then one canvas per step; around kept pixels one step for each link."""
         few = self.config.num_steps if keep is None else self.config.num_links
         times = self.diffusion.times(how.num_steps or few)[:-1, None].to(self.device)
+        class_BD = self.classes(cond)
         x0 = torch.zeros(len(noise), *self.image_shape, device=self.device)
         for t in times:
             x_t = x0.lerp(noise.normal(*self.image_shape), t)
             if t == 1:
                 yield to_uint8(x_t)
             with fast_autocast(self.device):  # as in training
-                x0 = self.denoise(self.classes(cond), x_t, t).clamp(-1, 1)
+                x0 = self.denoise(class_BD, x_t, t).clamp(-1, 1)
             if keep is not None:
                 x0 = torch.where(keep.mask, to_signed(keep.images), x0)
             yield to_uint8(x0)

@@ -125,8 +125,7 @@ class Records:
         if isinstance(model, GenerativeModel):
             labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
             until, drawing = self.clock.now() + limit, model.steps(labels, range(len(labels)))
-            eagerly = uncompiled(self.state.recipe)
-            with self.accelerator.autocast(), eagerly, closing(drawing):
+            with self.accelerator.autocast(), uncompiled(self.state.recipe), closing(drawing):
                 for images in drawing:
                     if self.clock.now() > until:
                         break
