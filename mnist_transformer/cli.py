@@ -16,8 +16,8 @@ from mnist_transformer.commands.export import export
 from mnist_transformer.commands.hub import pull, push
 from mnist_transformer.commands.inpaint import inpaint
 from mnist_transformer.commands.list import list_models
-from mnist_transformer.commands.prompts import prompts
-from mnist_transformer.commands.scans import scans
+from mnist_transformer.commands.prompts import encode, show
+from mnist_transformer.commands.scans import build, verify
 from mnist_transformer.commands.synth import select, synth
 from mnist_transformer.commands.train import train
 from mnist_transformer.utils.terminal import exit_code, say
@@ -31,8 +31,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "export": export,
     "list": list_models,
-    "prompts": prompts,
-    "scans": scans,
+    "prompts show": show,
+    "prompts encode": encode,
+    "scans build": build,
+    "scans verify": verify,
     "compress": compress,
     "decompress": decompress,
     "synth": synth,

@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -198,6 +199,12 @@ def test_damaged_parquet_is_one_sentence(few, tmp_path: Path, monkeypatch) -> No
     refuse("train-1.parquet is damaged", [cut] * 30, [1] * 30)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"train-1.parquet is damaged or another file"):
+        load_dataset("cifar10", tmp_path)
+
+    pyarrow = sys.modules["pyarrow"]
+    unknown = mock.Mock(side_effect=pyarrow.ArrowNotImplementedError)
+    monkeypatch.setattr("pyarrow.parquet.read_table", unknown)
+    with pytest.raises(ValueError, match=r"another file \(ArrowNotImplementedError\)"):
         load_dataset("cifar10", tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"pip install 'mnist-transformer\[parquet\]'"):

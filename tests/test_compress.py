@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from helpers import TINY, make_scans, make_spec, moved, random_model
 from PIL import Image
 
 from mnist_transformer import cli
-from mnist_transformer.data import idx, load_dataset
+from mnist_transformer.data import idx, load_dataset, raw
 from mnist_transformer.models import checkpoint, codec
 from mnist_transformer.networks.entropy import Coder
 
@@ -265,7 +266,7 @@ def test_colours_may_come_last(paths, own_folder):
     assert Path("out").read_bytes() == plain
 
 
-def test_pictures_keep_their_pixels(paths, own_folder, capsys):
+def test_pictures_keep_their_pixels(paths, own_folder, capsys, monkeypatch):
     images = some_images("patch").numpy()[:, 0]
     places = [Path(f"in/{number % 2}/{number}.{end}") for number, end in enumerate(["png", "bmp"])]
     for image, place in zip(images, places, strict=False):
@@ -277,6 +278,11 @@ def test_pictures_keep_their_pixels(paths, own_folder, capsys):
     for image, place in zip(images, places, strict=False):
         with Image.open(Path("out", *place.parts[1:]).with_suffix(".png")) as picture:
             assert np.array_equal(np.asarray(picture), image)
+    before = set(Path().iterdir())
+    with monkeypatch.context() as full:
+        full.setattr(raw, "save_png", mock.Mock(side_effect=[None, OSError(28, "disk is full")]))
+        assert run("decompress", "small", "--out", "other", *model) == 2
+    assert set(Path().iterdir()) == before
     Image.new("RGB", (8, 8)).save("in/colour.png")
     assert run("compress", "in", "--out", "small", *model) == 2
     assert "colour.png has mode, size and frames ('RGB', (8, 8), 1)" in capsys.readouterr().err

@@ -297,6 +297,7 @@ def test_other_data_sets_and_wrong_options(own_folder: None, monkeypatch, capsys
         (["patch", "--data", "pictures", "--size", "30"], "expected a multiple of patch_size 4"),
         (["patch", "--data", "pictures", "--size", "0"], "size is 0, expected 1 or more"),
         (["patch", "--dataset", "mnist", "--size", "8"], "mnist takes no size"),
+        (["patch", "--dataset", "mnist-prompts"], "is for models that read sentences, patch reads"),
         (["patch", "--dataset", "fashion"], "unknown dataset 'fashion'; nearest: fashion-mnist"),
     ):
         assert cli.main(["train", *wrong]) == 2

@@ -196,9 +196,10 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("synth --n 0 --out new", "n is 0, expected 1 or more"),
-        ("synth --n 5 --seed -1 --out new", "seed is -1, expected an integer from 0"),
-        ("synth --n 5 --model nothing --out new", "unknown model 'nothing'"),
+        ("synth --n 0 --out new", "n is 0, expected 10 or more"),
+        ("synth --n 9 --out new", "n is 9, expected 10 or more"),
+        ("synth --n 10 --seed -1 --out new", "seed is -1, expected an integer from 0"),
+        ("synth --n 10 --model nothing --out new", "unknown model 'nothing'"),
         (f"{DRAW} set --seed 1", "set holds something, expected "),
         (f"{DRAW} files", "files holds mine.txt, expected "),
         ("synth select set --best 10 --by fame --out new", "by is 'fame', expected one of"),

@@ -123,8 +123,10 @@ def test_a_run_killed_at_its_last_pictures_has_its_weights(tmp_path, monkeypatch
 def test_samples_take_a_limited_part_of_a_run(tmp_path, monkeypatch):
     """Where the time is over, the canvas so far is saved and drawing stops."""
     drawn, redraw = [], recording.Records.redraw
+    monkeypatch.setattr(recording, "MAX_CLASSES", 2)
 
     def steps(model, labels, seeds):
+        assert labels.tolist() == [0, 1] * 8
         for number in range(3):
             drawn.append(number)
             yield torch.zeros(len(labels), *model.image_shape, dtype=torch.uint8)

@@ -28,8 +28,9 @@ def evaluate(
     from mnist_transformer.evaluation import ledger, protocol
     from mnist_transformer.models import loading
     from mnist_transformer.models.base import GenerativeModel, Judge
-    from mnist_transformer.recipes import find_recipe
+    from mnist_transformer.recipes import RECIPES
     from mnist_transformer.training.info import read_info
+    from mnist_transformer.training.records import MAX_CLASSES
     from mnist_transformer.utils import images
 
     if record:
@@ -39,7 +40,7 @@ def evaluate(
     subject = loading.load_model(path, device)
     samples = protocol.Samples(num_samples)
     protocol.check_measurable(subject, samples)
-    recipe = find_recipe(training.recipe)
+    recipe = RECIPES.get(training.recipe)
     dataset = protocol.load_data(subject, recipe, data)
     if dataset.spec.judge not in loading.shipped() and not isinstance(subject, Judge):
         complain(f"{dataset.spec.name} has no shipped judge: likelihood and speed are all there is")
@@ -64,7 +65,7 @@ def evaluate(
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):
         sheet = ledger.results_folder() / training.recipe / "samples.png"
-        labels = [label for label in range(subject.num_classes) for _ in range(10)]  # one row each
+        labels = [x for x in range(min(subject.num_classes, MAX_CLASSES)) for _ in range(10)]
         drawn = subject.sample(labels, range(len(labels)))
         images.save_png(images.enlarge(images.grid(drawn, columns=10)), sheet)
         say(f"saved {sheet}")

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, arg
 
 from mnist_transformer.commands.common import Device
 from mnist_transformer.utils.terminal import say, stages
@@ -48,13 +48,3 @@ def encode(n: int = 60_000, out: Path | None = None, seed: int = 0, device: Devi
     with stages() as report:
         states.encode_prompts(folder, llm.states, num_prompts=n, seed=seed, report=report)
     say(f"saved {folder}")
-
-
-def prompts(
-    action: Annotated[
-        Annotated[None, subcommand("show", constructor=show)]
-        | Annotated[None, subcommand("encode", constructor=encode)],
-        arg(name=""),
-    ],
-) -> None:
-    """Show the grammar's prompts with their answer, or encode them for an adapter."""

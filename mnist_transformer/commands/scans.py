@@ -1,9 +1,9 @@
-"""scans build, scans verify and scans table."""
+"""scans build and scans verify."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from tyro.conf import arg, subcommand
+from tyro.conf import arg
 
 from mnist_transformer.utils.terminal import say, stages
 
@@ -58,25 +58,3 @@ def verify(data: Files = None) -> None:
         start, wrong = part.stop, wrong + differing
     if wrong:
         raise ValueError(f"{wrong:,} images or their labels differ from MNIST's, expected none")
-
-
-def table() -> None:
-    """Show how many scans there are of each side m, in scanned pixels."""
-    from mnist_transformer.data import scan_file
-
-    counts = scan_file.load_scans().sides.bincount().tolist()
-    say(f"{'side':>4}{'scans':>9}")
-    for side, count in enumerate(counts):
-        if side and count:
-            say(f"{side:>4}{count:>9,}")
-
-
-def scans(
-    action: Annotated[
-        Annotated[None, subcommand("build", constructor=build)]
-        | Annotated[None, subcommand("verify", constructor=verify)]
-        | Annotated[None, subcommand("table", constructor=table)],
-        arg(name=""),
-    ],
-) -> None:
-    """Recover MNIST's scans from its images, verify those of the package, or count them."""

@@ -30,10 +30,10 @@ def synth(
 
     Args:
         out: The folder to write to.
-        n: How many images.
+        n: How many images, 10 or more.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}, expected 1 or more")
+    if n < 10:  # fewer would not make a data set
+        raise ValueError(f"n is {n}, expected 10 or more")
     check_seed(seed, n)
     from mnist_transformer.evaluation import synthetic
     from mnist_transformer.models import checkpoint, loading

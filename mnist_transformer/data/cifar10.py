@@ -38,7 +38,7 @@ TRAIN, TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_bat
 PER_BATCH = 10_000
 RECORD = 1 + 3 * 32 * 32
 # Errors of pyarrow, of a row of the wrong types, and of Pillow.
-DAMAGED = ValueError, KeyError, TypeError, OSError, SyntaxError, Image.DecompressionBombError
+DAMAGED = ValueError, KeyError, TypeError, OSError, NotImplementedError, SyntaxError
 
 
 def load(folder: Path | None = None) -> Dataset:
@@ -93,9 +93,9 @@ def read_parquet(
                     images.append(np.asarray(picture.convert("RGB"))[None])
                     formats.add(picture.format)
                 labels.append(int(row["label"]))
-        except DAMAGED as error:
+        except (*DAMAGED, Image.DecompressionBombError) as error:
             expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error
     return np.concatenate(images).transpose(0, 3, 1, 2), np.array(labels, np.int64), formats
 

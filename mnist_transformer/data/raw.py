@@ -4,6 +4,7 @@ IN is an IDX file, plain or gzipped; a folder of pictures; or a parquet file of 
 and parquet files are written back as plain IDX files, folders as folders of PNG files.
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +33,17 @@ def read(path: Path, shape: Shape) -> tuple[Values, Names]:
 
 
 def write(out: Path, values: Values, names: Names) -> None:
-    """Write the values to an IDX file, or images (N, C, H, W) to pictures of these names."""
+    """Write the values to an IDX file, or images (N, C, H, W) to pictures in a new folder."""
     if not names:
         write_atomic(out, idx.header(values.shape) + values.tobytes())
         return
-    places = [out / name for name in names]
-    if any(not place.resolve().is_relative_to(out.resolve()) for place in places):
+    if any(not (out / name).resolve().is_relative_to(out.resolve()) for name in names):
         raise ValueError(f"a picture is to be written outside of {out}, expected names within it")
-    for image, place in zip(from_numpy(values), places, strict=True):
-        save_png(grid(image[None], 1), place)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[-50:]}.") as temporary:
+        folder = Path(temporary) / out.name  # so that a kill never leaves half of one
+        for image, name in zip(from_numpy(values), names, strict=True):
+            save_png(grid(image[None], 1), folder / name)
+        folder.rename(out)
 
 
 def to_images(values: Values, shape: Shape) -> Tensor:

@@ -7,10 +7,9 @@ one after the other. ``chosen-NNN.safetensors`` has the likelier ``ink`` that wa
 """
 
 import importlib.util
-import multiprocessing
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,12 @@ from mnist_transformer.data import scan_choice
 from mnist_transformer.data.scan_file import Scans, groups, packed
 from mnist_transformer.data.scan_search import to_scan
 from mnist_transformer.utils import trees
+from mnist_transformer.utils.processes import in_processes
 
 PART = 500  # images
 Bytes = NDArray[np.uint8]
 Report = Callable[[str, int, int | None], None]
 """Called with a stage, the number of images done, and their total."""
-
-_NATS: list[NDArray[np.float64]] = []  # of contexts, in a process that chooses
 
 
 def recover(images: Tensor, folder: Path, report: Report) -> tuple[Tensor, Bytes]:
@@ -61,7 +59,8 @@ def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Byte
     nats = scan_choice.count(scans.squares(index).numpy() for index in counted)
     parts = torch.arange(len(scans)).split(PART)
     tasks = _tasks(folder, "chosen", [list(map(scans.square, x.tolist())) for x in parts])
-    return np.concatenate(_in_parts(_choose, tasks, "choosing scans", len(scans), report, nats))
+    work = partial(_choose, nats)
+    return np.concatenate(_in_parts(work, tasks, "choosing scans", len(scans), report))
 
 
 def _tasks(folder: Path, name: str, parts: Sequence[Any]) -> list[tuple[Path, Any]]:
@@ -74,29 +73,20 @@ def _in_parts(
     stage: str,
     num_images: int,
     report: Report,
-    *of_all: NDArray[np.float64],
 ) -> list[Any]:
-    """``work`` of all tasks, each a path and an entry per image; ``of_all`` is for ``_start``."""
+    """``work`` of all tasks, each a path and an entry per image."""
     found, done = [], num_images - sum(len(images) for _, images in tasks)
-    # Leaving the pool ends its processes, after Ctrl-C too.
-    with multiprocessing.get_context("spawn").Pool(initializer=_start, initargs=of_all) as pool:
+    report(stage, done, num_images)
+    for part, (_, images) in zip(in_processes(work, tasks), tasks, strict=True):
+        found.append(part)
+        done += len(images)
         report(stage, done, num_images)
-        for part, (_, images) in zip(pool.imap(work, tasks), tasks, strict=True):
-            found.append(part)
-            done += len(images)
-            report(stage, done, num_images)
     return found
-
-
-def _start(*nats: NDArray[np.float64]) -> None:
-    """Set up a process of the pool, which has one per core."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    _NATS.extend(nats)
 
 
 def _search(task: tuple[Path, Bytes]) -> tuple[Bytes, Bytes]:
     """Find the sides and ink of a part, and write the part."""
+    torch.set_num_threads(1)  # there is a process per core
     path, images = task
     scans = [np.zeros((0, 0), bool) if x is None else x for x in map(to_scan, images)]
     sides, ink = np.array(list(map(len, scans)), np.uint8), packed(scans)
@@ -114,14 +104,15 @@ def _read(path: Path, num_images: int) -> tuple[Bytes, Bytes]:
     raise ValueError(f"{path} is damaged, or a part of other images; {hint}")
 
 
-def _choose(task: tuple[Path, list[Bytes]]) -> Bytes:
+def _choose(nats: NDArray[np.float64], task: tuple[Path, list[Bytes]]) -> Bytes:
     """The chosen ink of a part: read if it was written before, else chosen and written."""
+    torch.set_num_threads(1)
     path, scans = task
     before = packed(scans)
     with suppress(ValueError, LookupError):
         known = trees.load_state(path)
         if np.array_equal(known["before"], before):
             return np.asarray(known["ink"])
-    ink = packed(scan_choice.likelier(scan, _NATS[0]) if len(scan) else scan for scan in scans)
+    ink = packed(scan_choice.likelier(scan, nats) if len(scan) else scan for scan in scans)
     trees.save_state(path, {"before": torch.from_numpy(before), "ink": torch.from_numpy(ink)})
     return ink

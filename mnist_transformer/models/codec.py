@@ -17,13 +17,10 @@ If the file is smaller uncoded, its header holds only the axes, and the values f
 import functools
 import io
 import json
-import signal
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from math import prod
-from multiprocessing import get_context
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -37,6 +34,7 @@ from mnist_transformer.models.loading import find_weights, load
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import from_json
+from mnist_transformer.utils.processes import in_processes
 
 MAGIC = b"mt\x02"
 BLOCK = 256  # images drawn at once; a part of the format, as is the dictionary of headers
@@ -178,12 +176,10 @@ def _decode(
 def _each(jobs: list[Job], stage: str, report: Progress) -> Iterator[tuple[bytes, Values]]:
     """``_code`` of each job in turn, in several processes where there are several jobs."""
     num_processes = max(1, min(len(jobs), torch.get_num_threads(), MAX_PROCESSES))
-    leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, which ends the others
-    with ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, leave) as pool:
-        results = pool.map(_code, jobs) if num_processes > 1 else map(_code, jobs)
-        for done, result in enumerate(results, start=1):
-            report(stage, done, len(jobs))
-            yield result
+    results = in_processes(_code, jobs, num_processes) if num_processes > 1 else map(_code, jobs)
+    for done, result in enumerate(results, start=1):
+        report(stage, done, len(jobs))
+        yield result
 
 
 def _code(job: Job) -> tuple[bytes, Values]:

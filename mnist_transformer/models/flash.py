@@ -46,7 +46,7 @@ class FlashConfig(DiffusionConfig):
     """
 
     patch_size: int = 7
-    depth: int = 6
+    depth: int = 8
     num_steps: int = 1
     teacher: str = "mnist-ddpm"
     num_links: int = 8
@@ -79,10 +79,13 @@ class Flash(Denoiser):
         return found.requires_grad_(False)
 
     def start(self) -> None:
-        """Take the teacher's weights, where its network has the same sizes (arXiv 2303.01469)."""
+        """Take the teacher's weights, where its network is as wide (arXiv 2303.01469).
+
+        Blocks that the teacher lacks follow its own, and add nothing before they are trained.
+        """
         mine, theirs = self.state_dict(), self.teacher.state_dict()
-        if [x.shape for x in mine.values()] == [x.shape for x in theirs.values()]:
-            self.load_state_dict(theirs)
+        if all(name in mine and mine[name].shape == x.shape for name, x in theirs.items()):
+            self.load_state_dict(theirs, strict=False)
 
     def compile(self, **how: object) -> None:
         """Block by block, because the teacher's steps are of batches of several sizes."""

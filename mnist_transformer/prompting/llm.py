@@ -7,7 +7,6 @@ Only the first layers run, and the states are the output of the last of these.
 import contextlib
 import importlib.util
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,9 @@ class LLM:
 
     def __init__(self, model: str, layer: int, device: torch.device | str = "cpu") -> None:
         path = weights(model)
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file
         import transformers
 
-        folder, file = str(path.parent), {"gguf_file": path.name}
+        folder, file = str(path.parent), {"gguf_file": path.name, "local_files_only": True}
         with contextlib.redirect_stderr(io.StringIO()):  # a bar for every file and every tensor
             config: Any = transformers.AutoConfig.from_pretrained(folder, **file)
             last = config.num_hidden_layers

@@ -138,11 +138,10 @@ class _Run:
         if recipe.batch_size > len(dataset.train):
             raise ValueError(f"{wrong} at most the {len(dataset.train):,} training images")
         torch.manual_seed(resume.mix(seed, 2))
-        model = recipe.model.build()
+        model = recipe.model.build().to(accelerator.device)
         if not resume.find_states(out):  # a state holds its tokenizer
             runtime.give_tokenizer(model, recipe, out.parent)
             model.start()
-        model.to(accelerator.device)
         self.data = dataset.train.to(accelerator.device)
         shape = tuple(self.data.images.shape[1:])
         if shape != model.image_shape:

@@ -26,7 +26,7 @@ VALIDATE_SECONDS = (20.0, 150.0)  # bounds of the interval, a fortieth of the ru
 VALIDATE_SHARE = 0.04  # of the run's time, at most
 VALIDATE_IMAGES = 1_000
 WINDOW = 50  # steps; a record's loss and speed are means over them
-SAMPLES_PER_CLASS = 8
+SAMPLES_PER_CLASS, MAX_CLASSES = 8, 20
 
 
 @dataclass
@@ -123,13 +123,13 @@ class Records:
         write_atomic(self.folder / "loss.png", plot_losses(self.lines))
         model = self.state.averaged
         if isinstance(model, GenerativeModel):
-            labels = torch.arange(model.num_classes).repeat(SAMPLES_PER_CLASS)
+            labels = torch.arange(min(model.num_classes, MAX_CLASSES)).repeat(SAMPLES_PER_CLASS)
             until, drawing = self.clock.now() + limit, model.steps(labels, range(len(labels)))
             with self.accelerator.autocast(), uncompiled(self.state.recipe), closing(drawing):
                 for images in drawing:
                     if self.clock.now() > until:
                         break
-            save_png(grid(images, model.num_classes, gap=2), self.folder / "samples.png")
+            save_png(grid(images, len(labels.unique()), gap=2), self.folder / "samples.png")
 
     def info(self) -> RunInfo:
         """Validate on the whole split and return the run's metadata."""

@@ -29,6 +29,8 @@ MAX_SCALE = 10
 MAX_FRAMES = 60
 FRAME_MS, LAST_FRAME_MS = 60, 2000
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # it would print some faults
+
 
 def grid(images: "Tensor", columns: int, gap: int = 0) -> Image.Image:
     """Images uint8 (B, C, H, W) row by row in one picture, ``gap`` black pixels between them.
@@ -123,7 +125,6 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would block
         raise ValueError(f"{path} is not a file, expected a PNG or JPEG file")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -60,5 +60,8 @@ def launch(models: Mapping[str, Path], host: str, port: int, waiting: BaseServer
 def _draw(examples: Sequence[shelf.Example]) -> None:
     complain("drawing an example for each tab")
     for example in examples:
-        example.run()
+        try:
+            example.run()
+        except (ValueError, RuntimeError, MemoryError) as error:  # a tab can do without
+            complain(f"an example was not drawn: {error}")
     complain("the examples are drawn")
