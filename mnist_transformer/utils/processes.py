@@ -18,6 +18,7 @@ def in_processes(
 
     Ctrl-C ends them, and so does an error here or in a job. Raises OSError if one is killed.
     """
+    others = active_children()
     leave = signal.SIGINT, signal.SIG_IGN  # Ctrl-C ends this process, which ends the others
     with ProcessPoolExecutor(num_processes, get_context("spawn"), signal.signal, leave) as pool:
         try:
@@ -26,5 +27,5 @@ def in_processes(
             raise OSError("one of the processes was killed, maybe for want of memory") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
+            for process in set(active_children()) - set(others):
                 process.terminate()
