@@ -115,7 +115,7 @@ def plot() -> Figure:
     panels = figure.subplots(2, 2, sharex=True)
     for row, passes in enumerate(PASSES):
         for column, (name, label) in enumerate(
-            (("ms", "ms a sequence"), ("peak MiB", "MiB a sequence"))
+            (("ms", "ms per sequence"), ("peak MiB", "MiB per sequence"))
         ):
             axes = panels[row, column]
             lines: dict[str, list[tuple[int, float]]] = {}

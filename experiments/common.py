@@ -1,8 +1,8 @@
 """Shared by the experiments: cells that are trained once, figures of drawn digits, plots.
 
 An experiment is run as ``python -m experiments.NAME`` in the source tree. A cell is one
-combination of settings and one seed; it is skipped when the ledger has its row, and a cell whose
-training was interrupted resumes it, so running the same command again finishes the rest.
+combination of settings and one seed. It is skipped if the ledger has its row, and resumed if its
+training was interrupted. So running the same command again finishes the rest.
 """
 
 import ctypes

@@ -5,8 +5,8 @@
 
 A small pixel model is trained on digits of 14x14 pixels with dropout, once per scheme and seed,
 on equally many images. An earlier project's RoPE on the head axis rotates all tokens alike, so a
-model trained with it equals one without positions (tests/test_old_faults.py). So the latter draws,
-with the old RoPE in place. The old models also kept their attention's dropout active when they
+model trained with it equals one without positions (tests/test_old_faults.py). So the model without
+positions draws, with the old RoPE put in. The old models also kept attention dropout active as they
 drew; "learned" and the old RoPE are measured that way as well, to tell the two faults apart.
 (With the cache, a token's dropout is drawn once; the old models drew it again in every pass.)
 

@@ -1,4 +1,4 @@
-"""Is more data better, is better data better? Second models are trained on drawn digits.
+"""Do more drawn digits help, and do better ones? Models are trained on digits of another model.
 
     mnist-transformer synth --model mnist-scan-tiny --out runs/synth
     python -m experiments.synthetic runs/synth

@@ -33,8 +33,8 @@ class Recipe:
     batch_size: int = 64  # images per step over all processes
     muon_lr: float = 0.02  # peak learning rate of the hidden matrices
     adamw_lr: float = 2e-3  # and of all the rest
-    # Each hidden matrix is orthogonalised and updated once in this many steps, by as many times
-    # its rate. At 1, as published, that is a third of a step on a CPU.
+    # Each hidden matrix is orthogonalised and updated once in this many steps, at this many times
+    # its rate. At 1, as published, orthogonalising takes a third of a step's time on a CPU.
     muon_interval: int = 4
     max_seconds: float | None = None  # length of the run; progress runs from 0 to 1 over it
     epochs: float | None = None
@@ -97,9 +97,9 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            batch_size=32, adamw_lr=1e-3, epochs=15, compile=True,
            about="the same with 57,627,136 parameters; to be trained on a GPU"),
     Recipe("mnist-vqvae", _vqvae, batch_size=128, adamw_lr=1e-3, max_seconds=18 * 60,
-           about="70 codes of 256 an image, at the scales 1, 2, 4, 7: for mnist-var"),
+           about="70 codes per image, of 256 per scale, at scales 1, 2, 4, 7: for mnist-var"),
     Recipe("mnist-vqvae-plain", _vqvae_plain, batch_size=128, adamw_lr=1e-3, max_seconds=18 * 60,
-           about="49 codes of 512 an image, at one scale: for mnist-vq-raster"),
+           about="49 codes per image, of 512, at one scale: for mnist-vq-raster"),
     Recipe("mnist-var", VarConfig(MNIST, tokenizer=_vqvae, dropout=0.1),
            tokenizer="mnist-vqvae", max_seconds=85 * 60, compile=True,
            about="next-scale prediction over the codes of mnist-vqvae"),

@@ -178,7 +178,7 @@ def test_a_header_of_something_else_is_refused():
     nest = b"[" * 100_000
     for header in (nest, b"[]", b'{"axes":[1000000,1000000]}', b"{}", b'{"model":3}', b'{"who":1}'):
         content = codec._deflate(header) + bytes(4)
-        with pytest.raises(ValueError, match="FILE has a header that is not compress's"):
+        with pytest.raises(ValueError, match="FILE has a header that compress did not write"):
             decode(codec.MAGIC + codec._crc(content) + content, "FILE", note=quiet, model=None)
 
 
@@ -201,7 +201,7 @@ def test_a_content_that_is_not_compress_s_is_refused(paths):
     header = codec.Header("patch", *codec._here(), axes=(3, 8, 8), lengths=(4,))
     weights = codec._crc(Path(paths["patch"]).read_bytes())[:2]
     content = codec._deflate(codec._json(header)) + weights + b"\xff" * 9
-    with pytest.raises(ValueError, match="FILE has a content that is not compress's"):
+    with pytest.raises(ValueError, match="FILE has content that compress did not write"):
         decode(codec.MAGIC + codec._crc(content) + content, "FILE", paths["patch"], note=quiet)
 
 

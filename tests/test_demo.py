@@ -129,7 +129,7 @@ def test_a_model_without_the_class_leaves_it(tiny_checkpoint: Path, tmp_path: Pa
     checkpoint.save(replace(TINY_PATCH, data=spec).build(), tmp_path / "b")
     filled = shelf.fill({"a": tiny_checkpoint, "b": tmp_path / "b"})
     *_, (note, pictures) = side_by_side.draw(filled.models, "dog", 2, 0, *values())
-    assert note.startswith("a leaves it: digits are 'dog'")
+    assert note.startswith("a cannot draw this: digits are 'dog'")
     assert pictures[0] is None
     assert pictures[1] is not None
 
@@ -272,7 +272,7 @@ def test_two_models_of_one_name_are_refused(
     other.write_bytes(tiny_checkpoint.read_bytes())
     command = ["demo", "--port", "0", "--models", str(tiny_checkpoint), str(other)]
     assert cli.main(command) == 2
-    assert "expected a name for each" in capsys.readouterr().err
+    assert "expected distinct names" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_names_the_command(

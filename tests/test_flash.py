@@ -91,6 +91,17 @@ def test_weights_do_without_the_teacher(model, tmp_path, monkeypatch):
     assert len(checkpoint.load(tmp_path / "model.safetensors").sample([0], [0])) == 1
 
 
+def test_a_deeper_model_starts_as_its_teacher(model):
+    deeper = replace(CONFIG, depth=CONFIG.depth + 2).build()
+    deeper.start()
+    x_t, t = torch.randn(6, 1, 8, 8), torch.ones(1)
+    ours, theirs = (m.denoise(m.classes(LABELS), x_t, t) for m in (deeper, model.teacher))
+    torch.testing.assert_close(ours, theirs)
+    wider = replace(CONFIG, dim=2 * CONFIG.dim).build()
+    wider.start()
+    assert not wider.output.weight.any()  # as it was built
+
+
 def test_another_teacher_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown model 'nobody'"):
         replace(CONFIG, teacher="nobody").build().loss(random_images(6), LABELS)

@@ -186,9 +186,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
             load_dataset("folder", tmp_path, **how)
         assert "\n" not in str(caught.value)
 
-    refuse("readable pictures in .* are 0, expected 3 or more$")
+    refuse("holds 0 readable pictures, expected 3 or more$")
     Image.new("L", (9, 9)).save(tmp_path / "one.png")
-    refuse("readable pictures in .* are 1, expected 3 or more")
+    refuse("holds 1 readable pictures, expected 3 or more")
     (tmp_path / "two.png").write_bytes(b"no")
     refuse(r"1 files skipped: two.png \(is not a picture")
     refuse("size is 0, expected 1 or more", size=0)

@@ -175,7 +175,7 @@ def test_killed_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch):
     go_and_die(tmp_path, monkeypatch, step=3)
     assert not (tmp_path / "model.safetensors").exists()
     path, messages = go(tmp_path)
-    assert "going on from step 3" in messages
+    assert "resuming from step 3" in messages
     assert_same_weights(path, whole)
 
 
@@ -185,7 +185,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(whole, tmp_path, monkeypat
     newest.write_bytes(newest.read_bytes()[:-10])
     path, messages = go(tmp_path)
     assert any(newest.name in m and "trying the state before" in m for m in messages)
-    assert "going on from step 3" in messages
+    assert "resuming from step 3" in messages
     assert_same_weights(path, whole)
 
 
@@ -213,7 +213,7 @@ def test_whatever_makes_a_state_unusable_falls_back_too(whole, tmp_path, monkeyp
     trees.save_state(newest, tree)
     path, messages = go(tmp_path)
     assert any(newest.name in m and "trying the state before" in m for m in messages)
-    assert "going on from step 3" in messages
+    assert "resuming from step 3" in messages
     assert_same_weights(path, whole)
 
 
@@ -263,7 +263,7 @@ def test_a_state_from_before_the_interval_was_a_choice_goes_on(tmp_path, monkeyp
 
 def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
     checkpoint.save(TINY.build(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="exists but no state"):
+    with pytest.raises(ValueError, match="exists without a state"):
         go(tmp_path)
 
 
@@ -370,9 +370,9 @@ def test_on_a_full_disk_the_newest_states_are_kept(whole, tmp_path, monkeypatch,
     for state in resume.find_states(tmp_path):  # as if none had fitted
         state.unlink()
     assert go(tmp_path)[1] == [f"this run is finished: {path}"]
-    with pytest.raises(ValueError, match="exists but no state"):
+    with pytest.raises(ValueError, match="exists without a state"):
         go(tmp_path, seed=1)
-    with pytest.raises(ValueError, match="exists but no state"):
+    with pytest.raises(ValueError, match="exists without a state"):
         go(tmp_path, epochs=3)
 
 
@@ -498,7 +498,7 @@ def test_signals_finish_the_step_and_save(whole, tmp_path, monkeypatch, number, 
         with pytest.raises(raised):
             go(tmp_path, report=lambda r: messages.append(r.message))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert "stopped at step 3; the same command goes on from there" in messages
+    assert "stopped at step 3; the same command resumes from there" in messages
     path = go(tmp_path)[0]
     assert_same_weights(path, whole)
 
@@ -551,7 +551,7 @@ def test_a_pause_is_no_part_of_the_run(tmp_path, monkeypatch):
 def test_a_run_may_be_made_longer_on_its_way(tmp_path):
     go(tmp_path, epochs=1)
     path, messages = go(tmp_path)
-    assert "going on from step 3" in messages
+    assert "resuming from step 3" in messages
     assert read_info(path).steps == 5
 
 

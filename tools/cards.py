@@ -59,15 +59,15 @@ CARDS = {
                     "blurred where the codes cannot tell more."),
     "mnist-cnn": ("results", "It judges MNIST digits only. Figures by another classifier do not "
                   "compare with its figures. It has not been tested on adversarial images."),
-    "cifar10-patch": ("cifar10", "Draws photographs of 32x32 pixels in which a class is seldom "
-                      "to be seen. It learned from a copy of CIFAR-10 as JPEG, so its bits/dim "
-                      "compare with no published ones."),
+    "cifar10-patch": ("cifar10", "Draws photographs of 32x32 pixels whose class is seldom "
+                      "recognisable. It learned from a JPEG copy of CIFAR-10, so its bits/dim "
+                      "cannot be compared with published ones."),
     "cifar10-ddpm": ("cifar10", "Draws photographs of 32x32 pixels, often blurred or of no clear "
-                     "class. It learned from a copy of CIFAR-10 as JPEG, so its figures compare "
-                     "with no published ones."),
+                     "class. It learned from a JPEG copy of CIFAR-10, so its figures cannot be "
+                     "compared with published ones."),
     "cifar10-cnn": ("cifar10", "It judges photographs of 32x32 pixels. It learned from a copy of "
-                    "CIFAR-10 as JPEG, which is lossy, so its accuracy compares with no published "
-                    "one."),
+                    "CIFAR-10 as JPEG, which is lossy, so its accuracy cannot be compared with "
+                    "published ones."),
 }  # fmt: skip
 
 _LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
@@ -204,7 +204,7 @@ The protocol: [docs/results.md](../results.md). How it works: [docs/{page}.md](.
 ## Data
 
 {data.name}, images of {" x ".join(map(str, data.shape))} values, by {data.source}. Licence: \
-{data.licence}. The last 5,000 training images validate. Test images choose nothing.
+{data.licence}. The last 5,000 training images are for validation. No choice used test images.
 
 ## Settings
 

@@ -26,17 +26,17 @@ Model: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int, arg(help="The same seed draws the same pictures.")]
 How: TypeAlias = Annotated[Sampling, arg(name="")]  # a flag for each of its fields
 Out: TypeAlias = Annotated[
-    Path | None, arg(help="The PNG file to write, or a folder for it; otherwise this folder.")
+    Path | None, arg(help="The PNG file to write, or its folder; by default the current folder.")
 ]
 Gif: TypeAlias = Annotated[
-    FlagCreatePairsOff[bool], arg(help="Also save a GIF that shows the drawing happen.")
+    FlagCreatePairsOff[bool], arg(help="Also save a GIF of the drawing as it progresses.")
 ]
 Device: TypeAlias = Annotated[
     str | None, arg(help="Such as cpu, cuda or mps; otherwise the best available.")
 ]
 _DATA = (
-    "The folder with the data set's files; otherwise the one that MNIST_TRANSFORMER_DATA names, "
-    "else MNIST comes with the package."
+    "The folder with the data set's files. By default they are downloaded; MNIST is read from the "
+    "folder that MNIST_TRANSFORMER_DATA names, else from the package."
 )
 Data: TypeAlias = Annotated[Path | None, arg(help=_DATA)]
 

@@ -41,7 +41,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     # By their last part: visitors need not know this machine's folders.
     paths = {PurePath(model).name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
-        raise ValueError(f"models are {' '.join(models)}, expected a name for each")
+        raise ValueError(f"models are {' '.join(models)}, expected distinct names")
     # Another user may own gradio's default folder. A drawing may arrive during the clean-up.
     with TemporaryDirectory(prefix="gradio-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

@@ -18,7 +18,7 @@ def evaluate(
 ) -> None:
     """Measure a model as the README's tables do: likelihood, drawn images, copies, speed.
 
-    Without a shipped judge for its data set, only likelihood and speed are measured.
+    Without a shipped judge for its data set, drawn images and copies are not measured.
 
     Args:
         model: A shipped model, a checkpoint or a training run's folder.

@@ -37,7 +37,7 @@ def inpaint(
         n: How many completions to draw.
     """
     if (hole is None) == (mask is None):
-        raise ValueError("expected either --hole or --mask for the missing part")
+        raise ValueError(f"hole is {hole!r}, mask is {mask}, expected either --hole or --mask")
     if not 1 <= n <= MAX_BATCH:
         raise ValueError(f"n is {n}, expected 1 to {MAX_BATCH}")
     png = common.picture_file(f"{image.stem}-inpainted", out, [".gif"] * gif)

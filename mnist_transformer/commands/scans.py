@@ -17,7 +17,7 @@ Files: TypeAlias = Annotated[Path | None, arg(help=_FILES)]
 def build(data: Files = None, out: Path = Path("runs/scans")) -> None:
     """Recover the scans of all of MNIST from its images; this takes hours.
 
-    After an interruption the same command goes on.
+    After an interruption the same command resumes.
 
     Args:
         out: The folder for the parts, and for mnist.scans in the end.

@@ -25,7 +25,7 @@ def synth(
 ) -> None:
     """Draw a class-balanced data set and score every image.
 
-    After an interruption the same command goes on. `accelerate launch -m mnist_transformer.cli
+    After an interruption the same command resumes. `accelerate launch -m mnist_transformer.cli
     synth` shares the work. `train patch --dataset idx --data OUT` trains on the set.
 
     Args:
@@ -94,4 +94,4 @@ def select(
     rest = sorted(set(range(total)) - set(kept.tolist()))
     for score in (score for score in synthetic.BETTER if score in columns and rest):
         means = [float(columns[score][index].mean()) for index in (kept, rest)]
-        say("{}: {:.4g} on average; {:.4g} of {:,} dropped".format(score, *means, len(rest)))
+        say("{}: mean {:.4g}, against {:.4g} for the {:,} dropped".format(score, *means, len(rest)))

@@ -58,7 +58,7 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
             skipped.append(f"{path} ({str(error).removeprefix(f'{folder / path} ')})")
     if (num := len(kept)) < 3:
         expected = "expected 3 or more" + f"; {_note('files skipped', skipped)}" * bool(skipped)
-        raise ValueError(f"readable pictures in {folder} are {num}, {expected}")
+        raise ValueError(f"{folder} holds {num} readable pictures, {expected}")
     images = images[:num]
     if channels is None:
         channels = 3 if any(np.ptp(x, axis=0).max() > COLOUR for x in images) else 1

@@ -113,7 +113,7 @@ def open_picture(path: Path, near: int | None = None) -> tuple[Image.Image, list
 
     It is grey, RGB or RGBA. A file that is not a picture, too large or too narrow raises
     ValueError; one that cannot be read raises OSError. ``near``: the pixels per side that are
-    needed, of a picture of any shape; a JPEG is decoded no finer.
+    needed; any aspect ratio is then allowed, and a JPEG is decoded at a reduced size.
     """
     with opened(path) as picture:
         # A photograph in several sizes (MPO) is one picture.

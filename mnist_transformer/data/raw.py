@@ -37,8 +37,8 @@ def write(out: Path, values: Values, names: Names) -> None:
     if not names:
         write_atomic(out, idx.header(values.shape) + values.tobytes())
         return
-    if any(not (out / name).resolve().is_relative_to(out.resolve()) for name in names):
-        raise ValueError(f"a picture is to be written outside of {out}, expected names within it")
+    if wrong := [x for x in names if not (out / x).resolve().is_relative_to(out.resolve())]:
+        raise ValueError(f"a picture's name is {wrong[0]!r}, expected a path inside {out}")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[-50:]}.") as temporary:
         folder = Path(temporary) / out.name  # so that a kill never leaves half of one
         for image, name in zip(from_numpy(values), names, strict=True):
@@ -78,6 +78,6 @@ def _read_folder(folder: Path, shape: Shape) -> tuple[Values, Names]:
         value[:] = np.asarray(picture).reshape(value.shape)
     names = tuple(path.relative_to(folder).with_suffix(".png").as_posix() for path in paths)
     if len(set(names)) < max(1, len(names)):
-        expected = "expected one picture or more, of names that differ without their ends"
+        expected = "expected one or more, whose names differ in more than their suffixes"
         raise ValueError(f"{folder} has {len(names)} pictures, {expected}")
     return values.transpose(0, 3, 1, 2), names

@@ -32,7 +32,7 @@ Pixels = NDArray[np.int64]
 
 
 def count(groups: Iterable[Ink]) -> NDArray[np.float64]:
-    """Nats of every pixel with its context, by how often scans (N, m, m) have it."""
+    """Nats of paper and of ink in each context, from counts over groups of scans (N, m, m)."""
     seen = sum(map(scan_coder.count, groups), np.zeros((2, 1 << len(NEIGHBOURS))))
     counts = seen + 0.4  # near Krichevsky and Trofimov's half a count
     return -np.log(counts / counts.sum(0)).ravel()

@@ -172,7 +172,7 @@ def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def solve(box: np.ndarray, side: int, least: float, most: float) -> np.ndarray | None:
-    """The scan, bool (m, m), of the shortest outline that gives a box (BOX, BOX), or None.
+    """A scan, bool (m, m), that gives a box (BOX, BOX), of the shortest outline found, or None.
 
     The brightest pixel's area is from ``least`` to ``most``.
     """

@@ -6,7 +6,7 @@ resamples it to 20 x 20 grey pixels and lays these on 28 x 28 pixels of paper:
     area[r, c] = sum over the scan's ink of  w[r, row] * w[c, column]
     level      = 128 + trunc(area * (255 / max(area)) - 128)
 
-w[r, M] is the share of box row r that scanned row M covers, and columns have the same. A flaw
+w[r, row] is the share of box row r that the scanned row covers, and likewise for columns. A flaw
 makes the program recognisable: a scanned row ends after 0.99 of its height, but a row within
 one box row counts in full (Yadav and Bottou, "Cold case: the lost MNIST digits", arXiv
 1905.10498, section 2). The arithmetic is float32, except where a line says otherwise, and ink

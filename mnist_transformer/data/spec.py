@@ -33,7 +33,7 @@ class DataSpec:
         if not 2 <= self.num_levels <= 256:
             raise ValueError(f"num_levels is {self.num_levels}, expected 2 to 256")
         if not self.class_names:
-            raise ValueError("class_names are none, expected one name or more")
+            raise ValueError("class_names is (), expected one name or more")
         if self.background is not None and not 0 <= self.background < self.num_levels:
             expected = f"expected a level below {self.num_levels}"
             raise ValueError(f"background is {self.background}, {expected}")

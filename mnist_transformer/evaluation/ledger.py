@@ -110,9 +110,9 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
 
 
 def whole(path: Path) -> Path:
-    """The path of a ledger, which need not exist; ValueError if it ends in the middle of a row."""
+    """The path of a ledger, which need not exist; ValueError if it is not a file of whole rows."""
     if path.exists() and (not path.is_file() or path.read_bytes()[-1:] not in (b"", b"\n")):
-        raise ValueError(f"{path} ends in the middle of a row, expected a whole line")
+        raise ValueError(f"{path} is not a file or ends in the middle of a row, expected full rows")
     return path
 
 

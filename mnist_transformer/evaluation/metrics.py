@@ -43,7 +43,7 @@ def bits_per_dim(
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
-    """Mean over a split, given the class or not; ValueError as in ``nll``, and for no images."""
+    """Bits/dim of a split, with or without classes; ValueError as in ``nll``, or if it is empty."""
     if not len(split):
         raise ValueError("the split holds no images, expected one or more")
 

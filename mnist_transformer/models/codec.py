@@ -131,7 +131,7 @@ def decode(
     except (zlib.error, ValueError, LookupError, RuntimeError, MemoryError) as error:
         if name in str(error):
             raise
-        raise ValueError(f"{name} has a content that is not compress's ({error})") from error
+        raise ValueError(f"{name} has content that compress did not write ({error})") from error
 
 
 def _decode(
@@ -213,7 +213,7 @@ def _open(content: bytes, name: str) -> tuple[Header, io.BytesIO]:
         if not (header.names or header.axes) or prod(header.axes) > MAX_BYTES:
             raise ValueError(f"it has {header.axes} values")
     except (zlib.error, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name} has a header that is not compress's ({error})") from error
+        raise ValueError(f"{name} has a header that compress did not write ({error})") from error
     return header, io.BytesIO(body)
 
 

@@ -1,12 +1,12 @@
-"""Diffusion over pixels: a transformer takes the noise off all patches at once, step by step.
+"""Diffusion over pixels: a transformer removes noise from all patches at once, step by step.
 
     x_t = alpha_t x0 + sigma_t noise;    loss = |error of the prediction|^2 at a random t
 
 (DDPM, arXiv 2006.11239; its straight-line form, rectified flow, arXiv 2209.03003.) The noisy
-image is cut into P = H*W/s^2 patches, each a token. Every token sees every other; the class and
-the noise level set scale, shift and gate of every branch (DiT, arXiv 2212.09748). By default the
-network predicts the clean patch and the error is measured as that of the velocity (arXiv
-2511.13720): a clean patch lies near few of all directions of pixel space, noise in all of them.
+image is cut into P = H*W/s^2 patches, each a token. Every token attends to every other. The class
+and the noise level set scale, shift and gate of every branch (DiT, arXiv 2212.09748). By default
+the network predicts the clean patch, and the loss is on the velocity (arXiv 2511.13720): clean
+patches lie near a low-dimensional manifold of pixel space, whereas noise fills all of it.
 
 Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a time.
 """

@@ -1,14 +1,14 @@
-"""A digit in one pass of a network: it learns the drawings of a diffusion model.
+"""A digit in one pass of a network, which is distilled from a diffusion model.
 
     x_0 = the end of the teacher's path from x_t, by Euler's steps;    loss = |f(x_t, t) - x_0|
 
 The teacher's path from noise to data is a function of the noise and the class. f learns this
-function from pairs (arXiv 2101.02388). Each step of training draws fresh pairs, in eight steps of
-the teacher, which draws about as well as in fifty. f has the network of ``DDPM``. Each error counts
-by its length, not its square: where the path forks f names one image, not a blur.
+function from pairs (arXiv 2101.02388). Each training step draws fresh pairs by eight steps of the
+teacher, which draws about as well in eight as in fifty. f has the network of ``DDPM``. The loss is
+the norm of the error, not its square: where f is unsure, it predicts one image and not a blur.
 
-Drawing from x_1 is one pass. More steps add noise to an image and name it again; around kept pixels
-they are put back each time (arXiv 2303.01469, algorithms 1 and 4). So f also learns from points
+Drawing from x_1 is one pass. More steps add noise to the image and denoise it again, and kept
+pixels are put back each time (arXiv 2303.01469, algorithms 1 and 4). So f also learns from points
 x_t between data and noise.
 
 Shapes: B images, G passes of the teacher (with guidance class and null class).
@@ -93,7 +93,7 @@ class Flash(Denoiser):
             block.compile(dynamic=True, **how)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Distance from the teacher's drawing, root mean square (B,)."""
+        """Pseudo-Huber distance (B,) from the teacher's drawing: root mean square, smooth at 0."""
         cond, x0 = self.classes.with_drops(cond), to_signed(images)
         # The first images of a batch are one link from their drawing, the last ones all links.
         place_B = torch.arange(1, len(images) + 1, device=x0.device) / len(images)

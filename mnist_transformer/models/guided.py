@@ -26,8 +26,8 @@ class GuidedModel(GenerativeModel):
     ) -> Sequence[Tensor]:
         """The outputs to fit to the images: ``guidance_free`` ones if guidance is built in.
 
-        ``null_of`` makes the outputs without a class. It is called after ``own`` was made:
-        autocast caches weights as they were first cast, which here is without a gradient.
+        ``null_of`` makes the outputs without a class. It must run after ``own`` is computed:
+        autocast caches each weight's first cast, and one made under no_grad has no gradient.
         """
         if self.built_in_guidance == 1:
             return own

@@ -90,7 +90,7 @@ def class_posterior(model: GenerativeModel, images: Tensor) -> Tensor:
 def likeliest(model: GenerativeModel, images: Tensor) -> str | None:
     """The three likeliest classes of completions of one image, such as "3 (87%), 5 (9%)".
 
-    None where the model has no exact likelihood: a randomly estimated bound is too rough.
+    None where the model has no exact likelihood: a bound is too rough for Bayes' rule.
     """
     if model.likelihood != "exact":
         return None

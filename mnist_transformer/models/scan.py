@@ -3,9 +3,9 @@
     p(image | class) >= (1 - e) p(m | class) p(scan | class, m) + e p_escape(image | class)
 
 MNIST's program (data/scans.py) turns a scan of side m into the image, and the package holds a
-scan of nearly every image of MNIST. A model of scans needs no grey levels, one bit per pixel. The
-left side sums over all scans that give the image, of which the right side has one; so the
-likelihood is a bound. An image without a scan is coded by another model, behind an escape of
+scan of nearly every image of MNIST. A pixel of a scan is one bit, so the model needs no grey
+levels. The left side sums over all scans that give the image; the right side takes one of them, so
+the likelihood is a bound. An image without a scan is coded by another model, after an escape of
 probability e.
 
 Shapes: B images, S the side of the canvas, D dim.
@@ -32,7 +32,7 @@ from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.checks import check_share
 
-# Combined, one bit each, these are the eight ways to turn or mirror a square.
+# One bit selects each; their eight combinations are the symmetries of a square.
 TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
     partial(torch.flip, dims=(2,)),
     partial(torch.flip, dims=(3,)),

@@ -44,7 +44,7 @@ class VarConfig(BackboneConfig):
     """Sizes of a model over codes; order "raster", one step per code, wants one scale.
 
     Args:
-        passes: in which each scale's codes are drawn.
+        passes: number of passes that draw the codes of one scale.
         correction: largest share of an image's codes that training replaces by random ones.
     """
 
@@ -186,7 +186,7 @@ class Var(GuidedModel):
         x_BSC = torch.zeros_like(total_BGC[:, self.spans[0]])
         for step, span in enumerate(self.spans):
             level, uniform_BS = 0 if self.raster else step, uniform_BT[:, span]
-            # It grows with the scales, as in VAR, but not from 0: the first decides the class.
+            # Guidance grows over the scales as in VAR, but not from 0: the first sets the class.
             scale = how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
             ids_BS, rank_BS = torch.zeros_like(uniform_BS).long(), rank_BT[:, span].argsort(1)
             for num_known in self._num_known(span):

@@ -7,11 +7,11 @@
 With the one scale 7 this is the VQ-VAE of arXiv 1711.00937, with scales 1, 2, 4, 7 the residual
 tokenizer of VAR, arXiv 2404.02905, algorithms 1 and 2: each scale codes the residual of the coarser
 ones. Three things differ from VAR's. Every scale has its own codebook: in a shared one the coarse
-scales, with their few tokens, would get the fewest codes. Features have unit rms, so that they
-cannot shrink to please the quantizer. No convolution follows the upsampled codes.
+scales, with their few tokens, would get the fewest codes. Features have unit rms, so that
+shrinking them cannot lower the commitment loss. No convolution follows the upsampled codes.
 
-Shapes: B batch, C code_dim, V codebook_size, G = 7*7 cells of the finest scale, S = s*s cells
-of scale s, T the sum of all S: tokens of an image, coarse to fine, each scale in raster order.
+Shapes: B batch, C code_dim, V codebook_size, G cells of the finest scale (7*7 for MNIST), S = s*s
+cells of scale s, T the sum of all S: an image's tokens, coarse to fine, each scale in raster order.
 """
 
 from dataclasses import dataclass
@@ -225,8 +225,8 @@ class VQVAE(Model):
     ) -> tuple[Tensor, list[Tensor]]:
         """Codes (B, T) of features, and the total (B, G, C) after each scale.
 
-        Random codes take the place of a share of each scale's, from none to ``wrong`` per image.
-        The finer codes are then those of what is left to be mended.
+        Random codes replace a share of each scale's codes, drawn per image from 0 to ``wrong``.
+        The finer scales code the residual that these leave, so they correct the errors.
         """
         codes, totals = [], [torch.zeros_like(f_BGC)]
         with torch.autocast(f_BGC.device.type, enabled=False):  # averages need their digits

@@ -189,7 +189,7 @@ class Diffusion:
 
 
 def discretized_normal(x0: Tensor, mean: Tensor, sd: Tensor) -> Tensor:
-    """Log probability of each of 256 grey levels under N(mean, sd^2) (arXiv 2006.11239, eq. 13)."""
+    """Log-probability of 256-level pixels x0 under N(mean, sd^2) (arXiv 2006.11239, eq. 13)."""
     upper = torch.where(x0 > 1 - 1 / 255, math.inf, (x0 - mean + 1 / 255) / sd)
     lower = torch.where(x0 < -1 + 1 / 255, -math.inf, (x0 - mean - 1 / 255) / sd)
     # Flip to the left tail, where the cumulative distribution keeps its precision.

@@ -77,7 +77,7 @@ def draw_categorical(logits_BV: Tensor, uniform_B: Tensor, how: Sampling) -> Ten
 def draw_from_guesses(
     logits_of: Callable[[Tensor, Tensor], Tensor], uniform_BI: Tensor, how: Sampling
 ) -> Tensor:
-    """Symbols (B, I) as if drawn one by one, in fewer passes (arXiv 2002.09928).
+    """Symbols (B, I) as if drawn one by one, in fewer passes: Jacobi iteration, arXiv 2002.09928.
 
     All symbols are drawn at once given a guess of all, then again given the result. Those before
     the first wrong guess are right, so a result that no longer changes is the one drawn one by

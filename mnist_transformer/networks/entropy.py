@@ -1,9 +1,9 @@
 """Entropy coding: drawing with symbols from a file instead of random ones.
 
-A model computes the probabilities of a symbol before it draws it. An encoder is given the
-symbol and spends -log2 p bits on it; a decoder recovers it from the same probabilities. These must
-agree to the last bit, so both take the same steps. The library ``constriction`` (arXiv 2201.01741)
-turns them into nonzero integer frequencies and is the range coder.
+A model computes the probabilities of a symbol before it draws it. An encoder is given the symbol
+and spends -log2 p bits on it; a decoder recovers it from the same probabilities. Encoder and
+decoder must agree on them to the last bit, so the two take the same steps. The range coder, the
+library ``constriction`` (arXiv 2201.01741), turns them into nonzero integer frequencies.
 
 Shapes: N symbols that are coded at once, V values of one symbol.
 """

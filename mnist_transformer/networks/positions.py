@@ -17,7 +17,7 @@ At = slice | Tensor
 
 
 class Positions(nn.Module):
-    """No positions: the causal mask is their only signal (NoPE, arXiv 2305.19466)."""
+    """No positional encoding: the causal mask is the only signal (NoPE, arXiv 2305.19466)."""
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD

@@ -47,9 +47,9 @@ def ddim_step(
 def heun_step(
     diffusion: Diffusion, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, normal: Normal
 ) -> Tensor:
-    """Euler's step, repeated with the mean of the estimates at both ends (arXiv 2206.00364, 1).
+    """Euler's step, corrected by the mean of the estimates at both ends (2206.00364, algorithm 1).
 
-    It takes two evaluations, but one in the step to s = 0, where the noise cannot be estimated.
+    It takes two evaluations, but only one to reach s = 0, where the noise cannot be estimated.
     """
     x0, noise = diffusion.estimate(denoise, x_t, t)
     at_t, at_s = diffusion.levels(t, x_t), diffusion.levels(s, x_t)

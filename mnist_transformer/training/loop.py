@@ -109,8 +109,8 @@ def train(
             reason = str(error).partition("\n")[0] or "out of memory"
             if accelerator.num_processes == 1 and "memory" not in reason:
                 raise
-            wrong = f"batch_size {recipe.batch_size}, or one of the processes, failed ({reason})"
-            raise ValueError(f"{wrong}; the same command goes on from the last state") from error
+            wrong = f"a process failed, or batch_size {recipe.batch_size} is too large ({reason})"
+            raise ValueError(f"{wrong}; the same command resumes from the last state") from error
         finally:
             with run.records.spared():
                 accelerator.end_training()
@@ -157,7 +157,7 @@ class _Run:
         if resumed:
             clock.set(self.state.seconds)
         elif self.weights_path.exists() and not self.is_finished:
-            wrong = f"{self.weights_path} exists but no state to go on from"
+            wrong = f"{self.weights_path} exists without a state to resume from"
             raise ValueError(f"{wrong}, expected a new folder")
 
     def skip_pause(self) -> None:
@@ -167,7 +167,7 @@ class _Run:
     def start(self) -> None:
         """Prepare the first step."""
         if self.state.step:
-            self.records.tell(f"going on from step {self.state.step:,}")
+            self.records.tell(f"resuming from step {self.state.step:,}")
         self.parallel = self.accelerator.prepare(self.state.model)
         self.state.model.train()
         if self.state.recipe.compile:
@@ -216,7 +216,7 @@ class _Run:
                         records.tell(f"could not save the state, the one before is kept: {error}")
                 records.keep()
             if stopped:
-                records.tell(f"stopped at step {state.step:,}; the same command goes on from there")
+                records.tell(f"stopped at step {state.step:,}; the same command resumes from there")
                 ends = [number for number in stop if number != signal.SIGINT]
                 raise SystemExit(128 + ends[0]) if ends else KeyboardInterrupt
 

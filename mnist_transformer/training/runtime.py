@@ -99,7 +99,7 @@ def make_accelerator(out: Path, device: str | None) -> Accelerator:
     check_defaults()
     # accelerate keeps one global state per process; a second run may want another device.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # set by variable only
+    device = device or os.environ.get("ACCELERATE_TORCH_DEVICE")  # accelerate takes it no other way
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
     variables = dict(OVERRULED)
     if device is not None:
@@ -185,7 +185,7 @@ def agree(
 
 
 def try_to_compile(model: Model) -> str:
-    """Have the model compiled when it next runs; why that is impossible here, or nothing."""
+    """Compile the model at its next run. Returns why that is impossible here, or an empty text."""
     try:
         torch.compile(torch.neg)(torch.ones(2, device=model.device))
     except RuntimeError as error:

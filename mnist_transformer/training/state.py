@@ -208,7 +208,7 @@ def load_newest(state: RunState, folder: Path, tell: Callable[[str], None]) -> b
             raise ValueError(f"{folder} holds another run, with {other}; {expected}")
     if states:
         wrong = f"none of the {len(states)} states in {folder} can be read"
-        raise ValueError(f"{wrong}, expected one to go on from")
+        raise ValueError(f"{wrong}, expected one to resume from")
     return False
 
 

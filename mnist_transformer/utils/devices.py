@@ -17,7 +17,7 @@ def check_defaults() -> None:
     """Raises ValueError if torch's defaults are not those that models are written for."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     if dtype != torch.float32 or device.type != "cpu":
-        expected = "expected torch.float32 on cpu; load takes the device of a model"
+        expected = "expected torch.float32 on cpu; pass the model's device to load instead"
         raise ValueError(f"torch's defaults are {dtype} on {device}, {expected}")
 
 

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def in_processes(
     work: Callable[[Job], Result], jobs: Iterable[Job], num_processes: int | None = None
 ) -> Iterator[Result]:
-    """``work`` of each job in turn, by so many processes, by default one per core.
+    """``work`` of each job, in order, in this many processes; by default one per core.
 
     Ctrl-C ends them, and so does an error here or in a job. Raises OSError if one is killed.
     """

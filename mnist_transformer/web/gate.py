@@ -66,7 +66,7 @@ class Gate:
                 self.listening -= Counter([session])  # which drops a count of 0
         length = request.headers.get("content-length", 0)
         if "transfer-encoding" in request.headers or int(length) > MAX_BYTES:
-            raise ValueError(f"it has over {MAX_BYTES:,} bytes")
+            raise ValueError(f"it has over {MAX_BYTES:,} bytes or no stated length")
         body = await request.body()
         if "multipart" in request.headers.get("content-type", ""):
             await self._check_upload(Request(scope, _again(body, receive)), len(body))

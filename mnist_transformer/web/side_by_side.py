@@ -87,7 +87,7 @@ def draw(
             labels = classes_of(text.strip(), model.class_names)
         except ValueError as error:
             reason = error
-            remarks.append(f"{name} leaves it: {error}.")
+            remarks.append(f"{name} cannot draw this: {error}.")
             streams.append(iter(()))
             continue
         if len(labels) > MAX_CLASSES:

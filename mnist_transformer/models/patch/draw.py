@@ -1,9 +1,9 @@
 """How a patch model draws: all images at once, each going from one patch with ink to the next.
 
 ``find_ink`` draws gates until a patch has ink; ``step`` reads that patch's token and draws its
-values. Gate and values are a patch's *symbols*. A uniform number of the image's own decides each,
-so no image depends on its batch. Otherwise a coder decides (entropy.py), or the kept pixels, around
-which the particles of an image compete (particles.py).
+values. Gate and values are a patch's *symbols*. Each is drawn with one of the image's own uniform
+numbers, so no image depends on its batch. In coding, the coder decides the symbols (entropy.py).
+Around kept pixels, the particles of an image compete (particles.py).
 
 Shapes: as in decoder.py, and: K particles, R rows, one per image or particle, N rows that draw, G
 passes (with guidance: class and null class), T tokens in the cache, U = 1 + I, C gates drawn ahead.

@@ -58,8 +58,8 @@ class PatchConfig(BackboneConfig):
             raise ValueError(f"margin is {self.margin}, expected 1 to 16")
         if self.num_logistics is not None and not 1 <= self.num_logistics <= 64:
             raise ValueError(f"num_logistics is {self.num_logistics}, expected 1 to 64")
-        if self.num_logistics and self.data.background is not None:
-            raise ValueError("num_logistics is for data without a background, expected None")
+        if (num := self.num_logistics) and self.data.background is not None:
+            raise ValueError(f"num_logistics is {num}, expected None for data with a background")
         for size in self.image_shape[1:]:
             check_patch_size(size, self.patch_size)
 
