@@ -28,6 +28,7 @@ DRAWN = {
     "mnist-vq-raster": 10,
     "mnist-mar": 4,
     "mnist-ddpm": 4,
+    "mnist-flash": 4,
     "cifar10-patch": 2,
     "cifar10-ddpm": 2,
 }
@@ -92,7 +93,7 @@ def record(names: list[str]) -> None:
     torch.set_num_threads(1)
     golden = json.loads(GOLDEN.read_text())
     for name in names:
-        found, before = measure(name), golden.get(name, {"losses": None})
+        found, before = measure(name), golden.get(name, {"losses": []})
         same = found["losses"] == pytest.approx(before["losses"], rel=5e-4)
         if "drawn" in found:
             kept = before.get("drawn", {}) if same else {}

@@ -181,7 +181,7 @@ def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:
         assert run(f"synth select set --{way} 10 --by probability --out {way}") == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == f"saved {way}: 10 of 30 images, balanced by class"
-        assert any(line.startswith("nats: ") and line.endswith("for the 20 dropped") for line in lines)
+        assert any(x.startswith("nats: ") and x.endswith("for the 20 dropped") for x in lines)
         kept = synthetic.load(Path(way))
         assert sorted(kept["label"].tolist()) == list(range(10))
         for label, chance in zip(kept["label"], kept["probability"], strict=True):

@@ -49,6 +49,9 @@ CARDS = {
                   "seed in a batch by one grey level in a few pixels."),
     "mnist-ddpm": ("diffusion", "Its bits/dim are a loose bound. An image drawn alone may differ "
                    "from the same seed in a batch by one grey level in a few pixels."),
+    "mnist-flash": ("flash", "It has no likelihood, and less variety than its teacher, "
+                    "mnist-ddpm. An image drawn alone may differ from the same seed in a batch "
+                    "by one grey level in a few pixels."),
     "mnist-prompt-scratch": ("prompting", "It understands the English of one grammar: a number "
                              "from 0 to 99 or one operation. Sums that were not in training are "
                              "its weak point. Draw with guidance."),
