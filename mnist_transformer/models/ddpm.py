@@ -55,7 +55,6 @@ class DDPMConfig(DiffusionConfig):
 class Denoiser(GuidedModel):
     """The network, which flash.py has too."""
 
-    draws_in_fast_dtype = True
     max_steps = NUM_LEVELS
     adamw_modules = ("embed", "time", "output")
 
@@ -89,6 +88,7 @@ class DDPM(Denoiser):
     config: DDPMConfig
     likelihood = "bound"
     loss_sums_dims = True
+    draws_in_fast_dtype = True
     honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from mnist_transformer.networks.diffusion import to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.solvers import ddim_step
 from mnist_transformer.options import Keep, Sampling
-from mnist_transformer.utils.devices import fast_autocast
 
 FROM_NOISE = 0.5  # least share of training images at t = 1, where drawing starts
 SHARPNESS = 0.03  # root mean square of an error below which it counts by its square
@@ -138,8 +137,7 @@ class Flash(Denoiser):
             x_t = x0.lerp(noise.normal(*self.image_shape), t)
             if t == 1:
                 yield to_uint8(x_t)
-            with fast_autocast(self.device):  # as in training
-                x0 = self.denoise(class_BD, x_t, t).clamp(-1, 1)
+            x0 = self.denoise(class_BD, x_t, t).clamp(-1, 1)
             if keep is not None:
                 x0 = torch.where(keep.mask, to_signed(keep.images), x0)
             yield to_uint8(x0)
