@@ -123,7 +123,8 @@ def table(rows: Mapping[str, Row], experiment: str) -> str:
 def _spread(values: list[float]) -> str:
     if len(values) < 2:
         return _text(values[0] if values else None)
-    return f"{_text(mean(values))} ± {stdev(values):.2g}"
+    spread = stdev(values)
+    return f"{_text(mean(values))} ± {spread:{'.2g' if spread < 100 else ',.0f'}}"
 
 
 def _text(value: str | int | float | None) -> str:
