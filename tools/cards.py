@@ -94,8 +94,7 @@ def _figures(row: ledger.Row) -> Iterator[tuple[str, str]]:
     if "bits_per_dim" in metrics:
         yield "test bits/dim", tables.bits(row)
         yield "validation bits/dim", tables.number(metrics["bits_per_dim_val"], 3)
-    for guided in (False, True) if "drawn" in metrics else ():
-        found = tables.drawn(row, guided=guided)
+    for found in metrics.get("drawn", ()):
         at = f"at guidance {found['guidance']:g}"
         yield f"class agreement {at}, %", tables.percent(found["agreement"])
         yield f"fd_cnn {at}", tables.plus_minus(found["fd_cnn"])
