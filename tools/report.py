@@ -67,8 +67,7 @@ FIGURES: dict[str, Cell] = {
 
 
 def models_table(rows: Rows) -> str:
-    """Purpose and figures of each shipped model, that with the most real digits first."""
-
+    """Purpose and figures of each shipped model, lowest fd_cnn first."""
     names = shipped()
     drawing = [row for row in tables.having(rows, "drawn") if columns.name(row) in names]
 
