@@ -223,10 +223,10 @@ class Quality:
 
     def judged(self, images: Tensor, labels: Tensor) -> Figures:
         """Class agreement and fd_cnn of drawn or real images."""
-        agreement = class_agreement(self._enlarged(images), labels, self.judge)
+        features = self.features(images)
         return {
-            "class agreement, %": 100 * agreement,
-            "fd_cnn": fd_cnn(self.reference, self.features(images)),
+            "class agreement, %": 100 * class_agreement(features, labels, self.judge),
+            "fd_cnn": fd_cnn(self.reference, features),
         }
 
     def features(self, images: Tensor) -> Tensor:

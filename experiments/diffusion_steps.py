@@ -59,7 +59,9 @@ def main(
             num_head_steps, seed, sampler, guidance, num_steps = cell
             if has_head:
                 model.config = replace(model.config, head_steps=num_head_steps)
-            how = Sampling(guidance=guidance, num_steps=num_steps, sampler=sampler)
+            how = Sampling(guidance=guidance, num_steps=num_steps)
+            if "sampler" in model.honours:
+                how = replace(how, sampler=sampler)
             measure(quality, model, name, how, num_head_steps, seed, again)
     save_plot(plot(), EXPERIMENT)
 
@@ -76,7 +78,7 @@ def measure(
     """Draw and judge in one setting, unless it was done before; ``again`` repeats it."""
     settings = {
         "model": name,
-        "sampler": str(how.sampler),
+        "sampler": how.sampler or trials.NOTHING,
         "guidance": how.guidance,
         "head steps": head_steps or trials.NOTHING,
         "steps": int(how.num_steps or 0),

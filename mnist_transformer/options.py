@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ def _option(default: Any, help: str, dial: Dial, fits: Callable[[Any], bool], ex
 
 
 FLAGSHIP = "mnist-scan"  # the default model
+MAX_BATCH = 256  # images drawn at once
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Sampling:
         1.0,
         "Divides the logits, or scales a continuous token's noise: below 1 is safer, above wilder",
         Dial("Temperature", 0.1, 2, 0.05),
-        lambda t: 0 < t < inf,
-        "a finite number above 0",
+        lambda t: 1e-3 <= t <= 1e3,
+        "a number from 0.001 to 1,000",
     )
     top_k: int | None = _option(
         None,
@@ -68,8 +68,8 @@ class Sampling:
         "Classifier-free guidance, arXiv 2207.12598: 1 is plain, 0 ignores the class, above 1 "
         "overstates it",
         Dial("Guidance", 0, 5, 0.25),
-        lambda scale: 0 <= scale < inf,
-        "a finite number of 0 or more",
+        lambda scale: 0 <= scale <= 1e3,
+        "a number from 0 to 1,000",
     )
     num_steps: int | None = _option(
         None,

@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            batch_size=16, max_seconds=2 * 60,
            about="scans too, without built-in guidance, to reach a figure soon"),
     Recipe("mnist-patch", PatchConfig(MNIST, patch_size=2, built_in_guidance=1.7),
-           batch_size=16, max_seconds=150 * 60, compile=True,
+           batch_size=16, max_seconds=7600, compile=True,
            about="patch by patch; knows nothing of MNIST"),
     # The sizes of an earlier project. Small batches make the most of few images.
     Recipe("mnist-pixel-3.5m", PixelConfig(MNIST), batch_size=16, epochs=1,
@@ -118,7 +118,7 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
            adamw_lr=1e-3, max_seconds=100 * 60, ema=0.1, compile=True,
            about="the objective of the DDPM paper: its noise, its betas"),
     Recipe("mnist-flash", FlashConfig(MNIST),
-           batch_size=128, adamw_lr=1e-3, max_seconds=100 * 60, compile=True, ema=0.1,
+           batch_size=128, adamw_lr=1e-3, max_seconds=150 * 60, compile=True, ema=0.1,
            about="one pass from noise to a digit, learned from mnist-ddpm"),
     Recipe("mnist-prompt-scratch",
            PromptedConfig(MNIST, replace(_scan, positions="learned_rope", dropout=0.1)),

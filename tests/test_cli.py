@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mnist_transformer.models.classifier import ClassifierConfig
 from mnist_transformer.options import OPTIONS
 from mnist_transformer.recipes import RECIPES, Recipe
 from mnist_transformer.utils import images
+from mnist_transformer.utils.terminal import exit_code
 
 
 @pytest.fixture(autouse=True)
@@ -305,6 +307,18 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_too_little_memory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    cuda = RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+    for error in (MemoryError(), cuda):
+        assert exit_code("mnist-transformer", partial(fail, error)) == 2
+        assert capsys.readouterr().err.startswith("mnist-transformer: out of memory, expected")
+    with pytest.raises(RuntimeError, match="a fault"):
+        exit_code("mnist-transformer", partial(fail, RuntimeError("a fault")))
+
+
 def test_output_that_cannot_be_written_is_one_sentence() -> None:
     command = f"{sys.executable} -m mnist_transformer --version > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)

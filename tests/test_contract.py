@@ -1,5 +1,6 @@
 """What every family promises, on tiny images: see models/base.py."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -251,18 +252,22 @@ def test_no_seeds_draw_nothing(model):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("temperature", 0, "above 0"),
-        ("temperature", -1, "above 0"),
-        ("temperature", float("nan"), "above 0"),
+        ("temperature", 0, "from 0.001 to 1,000"),
+        ("temperature", -1, "from 0.001 to 1,000"),
+        ("temperature", float("nan"), "from 0.001 to 1,000"),
+        ("temperature", 1e-39, "from 0.001 to 1,000"),
+        ("guidance", 1e39, "from 0 to 1,000"),
         ("top_k", 0, "1 or more"),
         ("top_p", 0, r"in \(0, 1\]"),
         ("top_p", 1.5, r"in \(0, 1\]"),
-        ("guidance", -1, "0 or more"),
+        ("guidance", -1, "from 0 to 1,000"),
         ("num_steps", 0, "1 or more"),
     ],
 )
 def test_senseless_options_are_refused(option, value, message):
-    with pytest.raises(ValueError, match=f"{option} is {value}, expected .*{message}"):
+    with pytest.raises(
+        ValueError, match=f"{option} is {re.escape(str(value))}, expected .*{message}"
+    ):
         Sampling(**{option: value})
 
 

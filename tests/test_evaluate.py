@@ -57,8 +57,8 @@ class Reader(Classifier):
     def __init__(self) -> None:
         super().__init__(ClassifierConfig(make_spec(8), width=1))
 
-    def logits(self, images: Tensor) -> Tensor:
-        read = (images.float().mean((1, 2, 3)) - 10) / 22
+    def classify(self, features: Tensor) -> Tensor:
+        read = (255 * features.mean(1) - 10) / 22
         return -(read.unsqueeze(1) - torch.arange(10)).square()
 
     def features(self, images: Tensor) -> Tensor:
@@ -77,9 +77,7 @@ def dataset() -> Dataset:
 
 def test_uniform_model_has_8_bits_per_dim(dataset: Dataset) -> None:
     seen = []
-    value = metrics.bits_per_dim(
-        Uniform(), dataset.test, batch_size=64, report=lambda *args: seen.append(args)
-    )
+    value = metrics.bits_per_dim(Uniform(), dataset.test, report=lambda *args: seen.append(args))
     assert value == pytest.approx(8, abs=1e-6)
     assert seen[-1] == ("bits/dim", 200, 200)
 
@@ -90,7 +88,7 @@ def test_bits_per_dim_weighs_every_image_alike() -> None:
     ).build()
     split = make_split(7, 3)
     nats = model.eval().nll(split.images, split.labels).mean().item()
-    value = metrics.bits_per_dim(model.train(), split, batch_size=3)
+    value = metrics.bits_per_dim(model.train(), split)
     assert value == pytest.approx(nats / math.log(2) / 64, rel=1e-4)
     assert model.training
 
@@ -101,10 +99,10 @@ def test_model_without_likelihood_is_refused(dataset: Dataset) -> None:
 
 
 def test_class_agreement_counts_what_is_read_right(dataset: Dataset) -> None:
-    images, labels = dataset.test.images, dataset.test.labels
-    assert metrics.class_agreement(images, labels, Reader()) == 1
+    features, labels = Reader().features(dataset.test.images), dataset.test.labels
+    assert metrics.class_agreement(features, labels, Reader()) == 1
     wrong = torch.where(torch.arange(200) < 50, (labels + 1) % 10, labels)
-    assert metrics.class_agreement(images, wrong, Reader()) == 0.75
+    assert metrics.class_agreement(features, wrong, Reader()) == 0.75
 
 
 def test_distance_of_a_set_to_itself_is_nothing() -> None:

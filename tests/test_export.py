@@ -71,7 +71,7 @@ def test_scans_are_drawn_as_pytorch_draws_them(scan: Exported, guidance: float) 
     around, largest, num_drawn = patch.decoder.around, 0.0, 0
     for seed in range(4):
         label, noise = seed % 3, Noise([seed])
-        [expected] = model.scans([label], [seed], how)
+        expected = torch.from_numpy(model.scans([label], [seed], how).square(0))
         side_uniform, uniform = noise.uniform(1)[0], noise.uniform(1, *scan.about["uniform"])
         canvas, cache = torch.zeros(scan.about["canvas"]), torch.zeros(scan.about["cache"])
         classes = scan.classes(label, guidance)

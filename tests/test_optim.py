@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import RECIPE
+from helpers import RECIPE, TINY
 
 from mnist_transformer.training import optim, state
 
@@ -67,10 +67,13 @@ def test_orthogonalise_brings_singular_values_near_one():
     assert optim.orthogonalise(torch.zeros(1, 4, 16)).eq(0).all()
 
 
-def test_parameters_are_divided_between_the_optimizers():
-    model = RECIPE.model.build()
+@pytest.mark.parametrize("family", TINY)
+def test_parameters_are_divided_between_the_optimizers(family):
+    model = TINY[family].build()
     hidden, rest = optim.param_groups(model)
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    for prefix in model.adamw_modules:
+        assert any(name.startswith(prefix) for name in names.values())
     assert {id(p) for p in hidden}.isdisjoint(id(p) for p in rest)
     assert len(hidden) + len(rest) == len(names)
     assert all(p.ndim == 2 for p in hidden)

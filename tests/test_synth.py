@@ -14,7 +14,6 @@ from helpers import TINY, TINY_PATCH, assert_same_bits, make_digits, make_scans,
 from mnist_transformer import cli
 from mnist_transformer.commands import synth
 from mnist_transformer.data import Dataset, Split, load_dataset
-from mnist_transformer.data.scan_file import Scans, packed
 from mnist_transformer.evaluation import protocol, synthetic
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.classifier import ClassifierConfig
@@ -137,10 +136,8 @@ def test_drawn_scans_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "load_dataset", lambda *_, **__: fitting)
     assert run("synth --n 12 --model scan.safetensors --out set") == 0
     columns, model = synthetic.load(Path("set")), checkpoint.load("scan.safetensors")
-    none = torch.zeros(0, 1, 28, 28).byte()
     assert torch.equal(columns["image"], model.sample(torch.arange(12) % 3, range(12)))
-    drawn = model.scans(columns["label"].tolist(), range(12), Sampling())
-    scans = Scans(torch.tensor(list(map(len, drawn))), columns["label"], none, packed(drawn))
+    scans = model.scans(columns["label"].tolist(), range(12), Sampling())
     assert torch.equal(scans.images, columns["image"])
     model.archive = scans
     found = model.look_up(columns["image"])

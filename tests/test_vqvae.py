@@ -155,6 +155,14 @@ def test_fewer_vectors_than_codes():
     assert book.codes.isfinite().all()
 
 
+def test_vectors_that_are_not_finite_teach_nothing():
+    book = Codebook(4, 2, decay=0.9, dead=0.03)
+    book.learn(torch.randn(9, 2))
+    before = {name: value.clone() for name, value in book.state_dict().items()}
+    book.learn(torch.full((9, 2), float("nan")))
+    assert all(torch.equal(before[name], value) for name, value in book.state_dict().items())
+
+
 def test_only_training_teaches_it():
     model, images = make(), random_images()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -58,7 +58,6 @@ _CURVE_MINUTES = (5, 10, 25, 50, 100, math.inf)
 FIGURES: dict[str, Cell] = {
     "agreement": lambda row: tables.percent(tables.drawn(row)["agreement"]),
     "bits": tables.bits,
-    "device": columns.device,
     "floor": columns.figure("floor", "fd_cnn", "mean", digits=3),
     "parameters": tables.size,
     "training": columns.duration,
@@ -213,6 +212,7 @@ def classifier_table(rows: Rows) -> str:
 def machines(rows: Rows) -> str:
     """The machines and versions that the figures were measured with, one line per machine."""
     seen = {f"{row['device']}, torch {row['torch']}": None for row in rows.values()}
+    seen = {line.replace(" 1 cores,", " 1 core,"): None for line in seen}  # as old rows have it
     return "".join(f"- {line}\n" for line in seen)
 
 

@@ -7,9 +7,7 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mnist_transformer.commands import common
-from mnist_transformer.options import FLAGSHIP, PLAIN, check_seed
-
-MAX_BATCH = 256  # images drawn at once
+from mnist_transformer.options import FLAGSHIP, MAX_BATCH, PLAIN, check_seed
 
 
 def draw(
@@ -51,18 +49,21 @@ def draw(
     if gif and len(labels) > MAX_BATCH:
         raise ValueError(f"a GIF shows at most {MAX_BATCH} images, got {len(labels)}")
     columns, seeds = images.columns_for(len(once), n), range(seed, seed + len(labels))
-    drawn, frames, scans = [], [], []
+    drawn, frames, parts = [], [], []
     for start in range(0, len(labels), MAX_BATCH):
-        batch = slice(start, start + MAX_BATCH)
-        if crisp:  # the same drawing again; first, because it may be refused
-            scans += drawer.scans(labels[batch], seeds[batch], how)
-        stage = f"drawing from image {start + 1} of {len(labels)}"
-        for canvas in common.watched(drawer.steps(labels[batch], seeds[batch], how), stage):
-            if gif:
-                frames.append(images.enlarge(images.grid(canvas, columns)))
+        asked = labels[start : start + MAX_BATCH], seeds[start : start + MAX_BATCH], how
+        if crisp:
+            parts.append(drawer.scans(*asked))
+            canvas = parts[-1].images
+        if gif or not crisp:
+            stage = f"drawing from image {start + 1} of {len(labels)}"
+            for canvas in common.watched(drawer.steps(*asked), stage):
+                if gif:
+                    frames.append(images.grid(canvas, columns))
         drawn.append(canvas)
     made = f"{what} drawn by {PurePath(model).name}, seed {seed}, {how}"
     common.finish(images.grid(torch.cat(drawn), columns), png, made, frames)
     if crisp:
+        scans = [part.square(image) for part in parts for image in range(len(part))]
         images.save_scans(scans, columns, png, made)
         common.say(f"saved {png.stem}-scan.png and {png.stem}-scan.svg beside it")

@@ -6,8 +6,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mnist_transformer.commands import common
-from mnist_transformer.commands.draw import MAX_BATCH
-from mnist_transformer.options import FLAGSHIP, PLAIN, check_seed
+from mnist_transformer.options import FLAGSHIP, MAX_BATCH, PLAIN, check_seed
 from mnist_transformer.utils.terminal import say
 
 
@@ -45,7 +44,6 @@ def inpaint(
     from mnist_transformer.data import pictures
     from mnist_transformer.models import inpaint, loading
     from mnist_transformer.utils.classes import class_of
-    from mnist_transformer.utils.images import enlarge
 
     drawer = loading.load(model, device)
     wanted = None if label is None else class_of(label, drawer.class_names)
@@ -62,7 +60,7 @@ def inpaint(
     canvases = inpaint.complete(drawer, original, keep, n=n, label=wanted, seed=seed, how=how)
     for canvas in common.watched(canvases):
         if gif:
-            frames.append(enlarge(inpaint.sheet(original, keep, canvas, columns=10)))
+            frames.append(inpaint.sheet(original, keep, canvas, columns=10))
     if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")
     made = f"{image.name} completed by {PurePath(model).name}, seed {seed}, {how}"

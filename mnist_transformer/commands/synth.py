@@ -84,6 +84,7 @@ def select(
     given = [(way, count) for way, count in ways.items() if count is not None]
     if len(given) != 1 or (by is None) != (random is not None):
         raise ValueError("expected --best N --by SCORE, --worst N --by SCORE or --random N")
+    check_seed(seed)
     from mnist_transformer.evaluation import synthetic
 
     columns, (way, count) = synthetic.load(folder), given[0]

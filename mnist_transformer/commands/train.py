@@ -39,9 +39,7 @@ def train(
         batch_size: Images per step, instead of the recipe's.
         lr: Peak learning rate of AdamW, instead of the recipe's; Muon's follows in proportion.
     """
-    import torch
-
-    from mnist_transformer.data import Dataset, DataSpec, load_dataset
+    from mnist_transformer.data import Dataset, DataSpec, Split, load_dataset
     from mnist_transformer.data.folder import SIZE
     from mnist_transformer.recipes import GENERIC, find_recipe
     from mnist_transformer.training import loop
@@ -54,7 +52,7 @@ def train(
         if dataset in (None, "folder"):  # refuse a size that does not fit before pictures are read
             found.model(DataSpec("folder", (channels or 3, size or SIZE, size or SIZE), ("",)))
         source = load_dataset(dataset or found.dataset, data, size=size, channels=channels)
-        if source.train.batch(torch.tensor([0]))[1].ndim > 1:
+        if type(source.train) is not Split:
             raise ValueError(f"{dataset} is for models that read sentences, {recipe} reads none")
         for note in source.notes:
             complain(note)

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import lzma
 import struct
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ PACKAGED = Path(__file__).with_name("mnist.scans")
 MAGIC = b"MNIST scans 1\n"
 HEAD = 54  # bytes before the parts
 BATCH = 1000  # images that the program makes at a time
+_DECODING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +163,13 @@ def read(path: Path) -> Scans:
     num_images = int.from_bytes(count, "little")
     sides, labels, leftovers = fixed.split([num_images, num_images, len(fixed) - 2 * num_images])
     cache = pooch.os_cache("mnist-transformer") / f"scans-{sha256.hex()[:16]}.safetensors"
-    try:
-        ink = trees.load_state(cache)["ink"].numpy()
-    except (OSError, ValueError):  # it is missing or damaged
-        ink = _decode(unpacker.unused_data, sides.long())
-        with suppress(OSError):  # without a cache, the next process decodes too
-            trees.save_state(cache, {"ink": torch.from_numpy(ink)})
+    with _DECODING:  # one at a time, as two drawings of the demo may need them
+        try:
+            ink = trees.load_state(cache)["ink"].numpy()
+        except (OSError, ValueError):  # it is missing or damaged
+            ink = _decode(unpacker.unused_data, sides.long())
+            with suppress(OSError):  # without a cache, the next process decodes too
+                trees.save_state(cache, {"ink": torch.from_numpy(ink)})
     return Scans(sides.long(), labels.long(), leftovers.view(-1, 1, IMAGE, IMAGE), ink)
 
 

@@ -19,6 +19,7 @@ from mnist_transformer.data.prompted import SEEDS, Prompts
 from mnist_transformer.prompting.llm import LAYER, MODEL
 from mnist_transformer.prompting.tokens import encode, stack, targets
 from mnist_transformer.utils import trees
+from mnist_transformer.utils.files import check_place
 
 SPEC = mnist.SPEC  # answers are its classes
 FOLDER = Path("runs") / "smollm2-states"
@@ -58,7 +59,7 @@ def encode_prompts(
 
     ``encoder`` makes states (T, F) of each text: the language model of llm.py up to its LAYER.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_place(folder / "train.safetensors")
     validation = Prompts(min(num_prompts, NUM_VAL), seed + SEEDS["val"], corpus=False)
     for name, source in {"train": Prompts(num_prompts, seed), "val": validation}.items():
         prompts = source.written()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from mnist_transformer.data import Split
-from mnist_transformer.models.base import Judge, Model, in_batches
+from mnist_transformer.models.base import Judge, Model, in_batches, measured_at_once
 
 NUM_NEIGHBOURS = 3  # k of precision and recall
 Progress = Callable[[str, int, int], None]
@@ -39,7 +39,6 @@ def bits_per_dim(
     *,
     use_labels: bool = True,
     fitted: bool = False,
-    batch_size: int = 250,
     report: Progress = quiet,
     stage: str = "bits/dim",
 ) -> float:
@@ -50,14 +49,15 @@ def bits_per_dim(
     def nats(images: Tensor, labels: Tensor) -> Tensor:
         return model.nll(images, labels if use_labels else None, fitted=fitted)
 
-    columns, heard = (split.images, split.labels), partial(report, stage)
-    nats_N = in_batches(model, nats, *columns, batch_size=batch_size, report=heard)
+    columns, at_once = (split.images, split.labels), measured_at_once(split.images)
+    heard = partial(report, stage)
+    nats_N = in_batches(model, nats, *columns, batch_size=at_once, report=heard)
     return nats_N.sum().item() / (math.log(2) * split.images.numel())
 
 
-def class_agreement(images: Tensor, labels: Tensor, judge: Judge) -> float:
-    """Fraction in [0, 1] of uint8 images (N, C, H, W) that the judge reads as labels (N,)."""
-    logits_NK = in_batches(judge, judge.logits, images)
+def class_agreement(features_NF: Tensor, labels: Tensor, judge: Judge) -> float:
+    """Fraction in [0, 1] of images that the judge reads as labels (N,), from its features."""
+    logits_NK = in_batches(judge, judge.classify, features_NF.float())
     return (logits_NK.argmax(-1) == labels.cpu()).double().mean().item()
 
 

@@ -207,7 +207,7 @@ def _judged(
     columns: dict[str, list[float]] = defaultdict(list)
     for done, (images, labels) in enumerate(sets, start=1):
         features_NF = in_batches(judge, judge.features, images)
-        columns["agreement"].append(metrics.class_agreement(images, labels, judge))
+        columns["agreement"].append(metrics.class_agreement(features_NF, labels, judge))
         columns["fd_cnn"].append(metrics.fd_cnn(reference_NF, features_NF))
         for name, share in metrics.precision_recall(reference_NF, features_NF).items():
             columns[name].append(share)
@@ -242,10 +242,10 @@ def _reconstruction(judge: Judge | None, split: Split, images: Tensor) -> dict[s
     lost = {"squared_error": F.mse_loss(images / 255, split.images / 255).item()}
     if judge is None:
         return lost
-    features = [in_batches(judge, judge.features, x) for x in (split.images, images)]
+    real, coded = (in_batches(judge, judge.features, x) for x in (split.images, images))
     return lost | {
-        "agreement": metrics.class_agreement(images, split.labels, judge),
-        "fd_cnn": metrics.fd_cnn(*features),
+        "agreement": metrics.class_agreement(coded, split.labels, judge),
+        "fd_cnn": metrics.fd_cnn(real, coded),
     }
 
 

@@ -143,16 +143,25 @@ def in_batches(
     return torch.cat(parts)
 
 
+def measured_at_once(images: Tensor) -> int:
+    """How many of these images (N, C, H, W) a likelihood is measured of at once, for memory."""
+    return max(50, 250 * 784 // images[0].numel())
+
+
 class Judge(Model):
     """A model whose predictions and features judge drawn images."""
 
     @abstractmethod
-    def logits(self, images: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (B, K) of the classes of uint8 images (B, C, H, W)."""
+    def classify(self, features: Tensor) -> Tensor:
+        """Unnormalised log-probabilities (B, K) of the classes, from ``features``."""
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Features (B, F) of uint8 images (B, C, H, W)."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Those of ``classify``, of uint8 images (B, C, H, W)."""
+        return self.classify(self.features(images))
 
 
 class GenerativeModel(Model):
@@ -237,8 +246,8 @@ class GenerativeModel(Model):
             self.check_images(keep.images.masked_fill(~keep.mask, 0))
         return self._run(cond, noise, how, keep)
 
-    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> list[Tensor]:
-        """The scans of which ``sample`` returns the images: uint8 (m, m) of 0 and 1 each.
+    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> Any:
+        """The ``Scans`` of which ``sample`` returns the images.
 
         Raises ValueError in a family that draws none, and as ``steps`` does.
         """
@@ -281,12 +290,3 @@ class Tokenizer(Protocol):
     def decode(self, codes: Tensor) -> Tensor: ...
 
     def reconstruct(self, images: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class UsesTokenizer(Protocol):
-    """A model over the codes of a frozen tokenizer, which is part of the model."""
-
-    def set_tokenizer(self, tokenizer: Model) -> None:
-        """Take over a tokenizer's weights; ValueError if it is not the one expected."""
-        ...

@@ -136,8 +136,8 @@ class Classifier(Judge):
         right_B = in_batches(self, self.logits, images).argmax(-1) == cond.cpu()
         return {"accuracy": right_B.double().mean().item()}
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.output(self.features(images))
+    def classify(self, features: Tensor) -> Tensor:
+        return self.output(features)
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate activations (B, F), 0 or more."""

@@ -115,10 +115,10 @@ class DDPM(Denoiser):
         class_BD = self.classes(cond)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            def null() -> list[Tensor]:
-                return [self.denoise(self.classes(self.without_class(cond)), x_t, t)]
+            def null() -> Tensor:
+                return self.denoise(self.classes(self.without_class(cond)), x_t, t)
 
-            return self.fitted([self.denoise(class_BD, x_t, t)], null)[0]
+            return self.fitted(self.denoise(class_BD, x_t, t), null)
 
         return denoise
 

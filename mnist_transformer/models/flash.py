@@ -1,10 +1,10 @@
 """A digit in one pass of a network, which is distilled from a diffusion model.
 
-    x_0 = the end of the teacher's path from x_t, by Euler's steps;    loss = |f(x_t, t) - x_0|
+    x0 = the end of the teacher's path from x_t, by Euler's steps;    loss = |f(x_t, t) - x0|
 
 The teacher's path from noise to data is a function of the noise and the class. f learns this
 function from pairs (arXiv 2101.02388). Each training step draws fresh pairs by eight steps of the
-teacher, which draws about as well in eight as in fifty. f has the network of ``DDPM``. The loss is
+teacher, which draws nearly as well in eight as in fifty. f has the network of ``DDPM``. The loss is
 the norm of the error, not its square: where f is unsure, it predicts one image and not a blur.
 
 Drawing from x_1 is one pass. More steps add noise to the image and denoise it again, and kept
@@ -16,7 +16,6 @@ Shapes: B images, G passes of the teacher (with guidance class and null class).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -66,16 +65,16 @@ class Flash(Denoiser):
     config: FlashConfig
     honours = frozenset({"num_steps"})
 
-    @cached_property
+    @property
     def teacher(self) -> DDPM:
         """The model that draws the pairs; not part of this one's weights."""
-        from mnist_transformer.models.loading import load
+        from mnist_transformer.models.loading import companion
 
-        found = load(self.config.teacher, str(self.device))
+        found = companion(self.config.teacher, str(self.device))
         if not isinstance(found, DDPM) or found.config.data != self.config.data:
             kind = f"{type(found).__name__} of {found.config.data.name}"
             raise ValueError(f"the teacher is a {kind}, expected a DDPM of the same data set")
-        return found.requires_grad_(False)
+        return found
 
     def start(self) -> None:
         """Take the teacher's weights, where its network is as wide (arXiv 2303.01469).

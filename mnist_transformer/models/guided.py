@@ -1,6 +1,6 @@
 """Built-in guidance, shared by the families with a class embedding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,16 +21,14 @@ class GuidedModel(GenerativeModel):
         """The conditions with the null class."""
         return torch.full_like(cond, self.num_classes)
 
-    def fitted(
-        self, own: Sequence[Tensor], null_of: Callable[[], Sequence[Tensor]]
-    ) -> Sequence[Tensor]:
-        """The outputs to fit to the images: ``guidance_free`` ones if guidance is built in.
+    def fitted(self, own: Tensor, null_of: Callable[[], Tensor]) -> Tensor:
+        """The output to fit to the images: a ``guidance_free`` one if guidance is built in.
 
-        ``null_of`` makes the outputs without a class. It must run after ``own`` is computed:
+        ``null_of`` makes the output without a class. It must run after ``own`` is computed:
         autocast caches each weight's first cast, and one made under no_grad has no gradient.
         """
         if self.built_in_guidance == 1:
             return own
         with evaluating(self), torch.no_grad():
             null = null_of()
-        return [guidance_free(*x, self.built_in_guidance) for x in zip(own, null, strict=True)]
+        return guidance_free(own, null, self.built_in_guidance)

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -73,3 +74,9 @@ def load(
     if not isinstance(model, GenerativeModel):
         raise ValueError(f"{name_or_path} is a {type(model).__name__.lower()}: it does not draw")
     return model
+
+
+@lru_cache(2)
+def companion(name: str, device: str) -> GenerativeModel:
+    """A frozen model that another one uses: loaded once per device, and not part of the other."""
+    return load(name, device).requires_grad_(False)

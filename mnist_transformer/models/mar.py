@@ -153,7 +153,7 @@ class MAR(GuidedModel):
             losses_N = self._head_loss(z_ND, null_ND, x0_NI)
         else:
             inked_N, gate = (x0_NI != self.blank).any(-1), self.gate
-            gate_N = self.fitted([gate(z_ND)], lambda: [gate(null_ND())])[0].squeeze(-1).float()
+            gate_N = self.fitted(gate(z_ND), lambda: gate(null_ND())).squeeze(-1).float()
             losses_N = F.binary_cross_entropy_with_logits(gate_N, inked_N.float(), reduction="none")
             errors = self._head_loss(z_ND[inked_N], lambda: null_ND()[inked_N], x0_NI[inked_N])
             losses_N = losses_N.masked_scatter(inked_N, losses_N[inked_N] + errors)
@@ -173,7 +173,7 @@ class MAR(GuidedModel):
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             own = head(x_t, t, z_ND)
-            return self.fitted([own], lambda: [head(x_t, t, null_ND())])[0]
+            return self.fitted(own, lambda: head(x_t, t, null_ND()))
 
         losses = self.diffusion.loss(denoise, x0_NI.repeat_interleave(num_draws, 0))
         return losses.unflatten(0, (-1, num_draws)).mean(1)

@@ -70,7 +70,7 @@ class Pixel(GuidedModel):
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         values_BT = _values(images).long()
         own = self.logits(values_BT, cond)
-        (fitted,) = self.fitted([own], lambda: [self.logits(values_BT, self.without_class(cond))])
+        fitted = self.fitted(own, lambda: self.logits(values_BT, self.without_class(cond)))
         return _nats(fitted, images).flatten(1).sum(-1)
 
     fitted_nats = loss

@@ -73,8 +73,6 @@ class PromptedConfig(ScanConfig):
 class PromptedPatch(SidedPatch):
     """A model of scans behind texts. Conditions (B, 3 + T): class, side, turn, text tokens."""
 
-    adamw_modules = (*SidedPatch.adamw_modules, "answer")
-
     def __init__(self, config: PromptedConfig) -> None:
         super().__init__(config, config.num_text_tokens)
         self.max_digits, self.window = config.max_digits, config.window
@@ -145,6 +143,7 @@ class Prompted(Scan):
 
     patch: PromptedPatch
     patch_class = PromptedPatch
+    adamw_modules = (*Scan.adamw_modules, "patch.answer")
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of scan and side, and ``answer_weight`` times those of answers to prompts."""

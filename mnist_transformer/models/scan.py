@@ -13,7 +13,7 @@ Shapes: B images, S the side of the canvas, D dim.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from math import log
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_transformer.data import scans
-from mnist_transformer.data.scan_file import load_scans
+from mnist_transformer.data.scan_file import Scans, load_scans, packed
 from mnist_transformer.models.base import Canvas, GenerativeModel, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
@@ -122,12 +122,12 @@ class Scan(GenerativeModel):
     def compile(self, **how: object) -> None:
         self.patch.compile(**how)
 
-    @cached_property
+    @property
     def escape(self) -> GenerativeModel:
         """The model that codes images without a scan; not part of this one's weights."""
-        from mnist_transformer.models.loading import load
+        from mnist_transformer.models.loading import companion
 
-        return load(self.config.escape, str(self.device))
+        return companion(self.config.escape, str(self.device))
 
     def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whether images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
@@ -219,15 +219,17 @@ class Scan(GenerativeModel):
         yield scans.place(boxes, *(scans.corner(boxes) if keep is None else corner))
 
     @torch.inference_mode()
-    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> list[Tensor]:
+    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> Scans:
         self.steps(cond, seeds, how)  # checks
         noise = Noise(seeds, self.device)
         with evaluating(self):
             labels = self.check_cond(cond, len(noise))
             sides = self._draw_sides(labels, noise, how)
             *_, drawn = self.patch.sample_steps(self.sided(labels, sides), noise, how, None)
-        squares = [scans.square(side, self.config.canvas) for side in sides.tolist()]
-        return [scan[0, place, place].cpu() for scan, place in zip(drawn(), squares, strict=True)]
+        places = [scans.square(side, self.config.canvas) for side in sides.tolist()]
+        squares = (x[0, place, place] for x, place in zip(drawn().cpu(), places, strict=True))
+        none = torch.zeros(0, *self.image_shape, dtype=torch.uint8)
+        return Scans(sides.cpu(), labels.cpu(), none, packed(squares))
 
     def _draw_sides(self, cond: Tensor, noise: Noise, how: Sampling) -> Tensor:
         labels = cond if cond.ndim == 1 else cond[:, 0]

@@ -107,6 +107,7 @@ class Var(GuidedModel):
         return self
 
     def set_tokenizer(self, tokenizer: Model) -> None:
+        """Take over a tokenizer's weights; ValueError if it is not the one expected."""
         if not isinstance(tokenizer, VQVAE):
             raise ValueError(f"the tokenizer is a {type(tokenizer).__name__}, expected a VQVAE")
         for name, got in vars(tokenizer.config).items():
@@ -125,7 +126,7 @@ class Var(GuidedModel):
             known_BT = torch.cat([self._known(span, len(images)) for span in self.spans], dim=1)
             x_BTC = self._inputs(codes_BT, totals, known_BT)
         own = self._logits(x_BTC, cond)
-        (fitted,) = self.fitted([own], lambda: [self._logits(x_BTC, self.without_class(cond))])
+        fitted = self.fitted(own, lambda: self._logits(x_BTC, self.without_class(cond)))
         nats_BT = F.cross_entropy(fitted.float().mT, codes_BT, reduction="none")
         return nats_BT.masked_fill(known_BT, 0).sum(1) / (~known_BT).sum(1)
 

@@ -66,6 +66,8 @@ class Codebook(nn.Module):
     def learn(self, rows_NC: Tensor) -> None:
         """Move the averages one step towards the vectors (float32) of all processes."""
         rows_NC = gather(rows_NC)
+        if not rows_NC.isfinite().all():
+            return  # as the loss is not finite either, training skips this step
         started = bool(self.counts.any())
         weights_N = torch.ones(len(rows_NC))
         if started:

@@ -5,6 +5,7 @@ frozen language model, and a frozen generator draws the digits.
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeGuard
@@ -29,7 +30,7 @@ class Asked:
     """
 
     def __init__(self, reader: Prompted | Reader) -> None:
-        self.reader = reader
+        self.reader, self._loading = reader, threading.Lock()
         if isinstance(reader, Prompted):
             self.drawer: GenerativeModel = reader
         else:
@@ -55,7 +56,9 @@ class Asked:
             encode(text)  # checks the same limits
         answers: list[Digits] = []
         for first in range(0, len(texts), READ_AT_ONCE):
-            states = self.llm.states(texts[first : first + READ_AT_ONCE])
+            with self._loading:  # once, though two visitors of the demo may ask
+                llm = self.llm
+            states = llm.states(texts[first : first + READ_AT_ONCE])
             padded = pad_sequence(states, batch_first=True, padding_side="left")
             answers += self.reader.read(padded.half())  # as training read them
         return answers

@@ -18,12 +18,11 @@ import torch
 from rich.progress import TextColumn
 
 from mnist_transformer.data import Split
-from mnist_transformer.models.base import Model, in_batches
+from mnist_transformer.models.base import Model, in_batches, measured_at_once
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.images import figure_png
 from mnist_transformer.utils.terminal import LINE_SECONDS, bars, complain, errors
 
-VALIDATION_BATCH = 250
 LOSS_IMAGES = 1_000  # whose loss is measured too where there is a likelihood
 PANELS = {"loss": "loss per image", "bits_per_dim": "bits/dim of validation images"}
 PLACE = {"kind", "step", "images", "seconds"}  # fields of every line
@@ -62,11 +61,11 @@ def validate(model: Model, split: Split, seed: int) -> dict[str, float | None]:
     """
     torch.manual_seed(seed)
     images, cond = split.batch(torch.arange(len(split)))
-    bits, some = None, slice(None)
+    bits, some, at_once = None, slice(None), measured_at_once(images)
     if model.likelihood is not None:
-        nats = in_batches(model, model.nll, images, cond, batch_size=VALIDATION_BATCH)
+        nats = in_batches(model, model.nll, images, cond, batch_size=at_once)
         bits, some = nats.mean().item() / (math.log(2) * images[0].numel()), slice(LOSS_IMAGES)
-    nats = in_batches(model, model.loss, images[some], cond[some], batch_size=VALIDATION_BATCH)
+    nats = in_batches(model, model.loss, images[some], cond[some], batch_size=at_once)
     found = {"loss": nats.mean().item(), "bits_per_dim": bits, "num_images": len(split)}
     return found | model.figures(images, cond)
 

@@ -27,13 +27,14 @@ from torch import Tensor
 
 from mnist_transformer.data import Dataset, load_dataset
 from mnist_transformer.models import checkpoint
+from mnist_transformer.options import check_seed
 from mnist_transformer.recipes import Recipe, find_recipe
 from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
 from mnist_transformer.training.runtime import Clock
-from mnist_transformer.utils.checks import check_below
+from mnist_transformer.utils.checks import check_below, lacks_memory
 from mnist_transformer.utils.devices import fork_rng
 from mnist_transformer.utils.files import make_folder
 
@@ -82,8 +83,7 @@ def train(
     ticking = Clock(clock)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = runtime.override(recipe, max_seconds, epochs, batch_size, lr)
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, expected 0 or more")
+    check_seed(seed)
     out = Path(out or Path("runs") / recipe.name)
     make_folder(out)
     accelerator = runtime.make_accelerator(out, device)
@@ -107,7 +107,7 @@ def train(
             run.finish()
         except (RuntimeError, MemoryError) as error:
             reason = str(error).partition("\n")[0] or "out of memory"
-            if accelerator.num_processes == 1 and "memory" not in reason:
+            if accelerator.num_processes == 1 and not lacks_memory(error):
                 raise
             wrong = f"a process failed, or batch_size {recipe.batch_size} is too large ({reason})"
             raise ValueError(f"{wrong}; the same command resumes from the last state") from error
@@ -170,7 +170,7 @@ class _Run:
             self.records.tell(f"resuming from step {self.state.step:,}")
         self.parallel = self.accelerator.prepare(self.state.model)
         self.state.model.train()
-        if self.state.recipe.compile:
+        if self.state.recipe.compile and self.state.progress < 1:
             self.records.tell("compiling for some minutes, before the run's time begins")
             seconds = self.clock.read()
             if wrong := runtime.try_to_compile(self.state.model):

@@ -136,7 +136,8 @@ class Records:
         state, validation = self.state, self.validate(self.dataset.val)
         bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
-        found = [x for x in self.lines if x["kind"] == "validation" and x.get(measured) is not None]
+        found = [x for x in self.lines if x["kind"] == "validation"]
+        found = [x for x in found if x.get(measured) is not None and math.isfinite(x[measured])]
         return RunInfo(
             recipe=state.recipe.name,
             dataset=self.dataset.spec.name,

@@ -1,6 +1,5 @@
 """The setup of a run: recipe, tokenizer, clock, device, precision, processes, stop signals."""
 
-import math
 import os
 import signal
 import threading
@@ -19,7 +18,7 @@ from accelerate.utils import parse_flag_from_env, patch_environment
 from filelock import FileLock, Timeout
 
 from mnist_transformer.models import checkpoint
-from mnist_transformer.models.base import Model, UsesTokenizer
+from mnist_transformer.models.base import Model
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.state import RunState
@@ -65,8 +64,8 @@ def override(
         raise ValueError(f"{both} for recipe {recipe.name}, expected exactly one of them")
     for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr", "muon_interval"):
         value = getattr(recipe, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}, expected a finite number above 0")
+        if value is not None and not 0 < value <= 1e8:  # three years, in seconds
+            raise ValueError(f"{name} is {value}, expected a number above 0 and at most 1e8")
     return recipe
 
 
@@ -75,10 +74,10 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
 
     Raises ValueError: the tokenizer is missing, or the model expects another one, or none.
     """
-    name = recipe.tokenizer
-    if name is None and not isinstance(model, UsesTokenizer):
+    name, take = recipe.tokenizer, getattr(model, "set_tokenizer", None)
+    if name is None and take is None:
         return
-    if name is None or not isinstance(model, UsesTokenizer):
+    if name is None or take is None:
         expected = f"{'one' if name is None else 'none'} for a {type(model).__name__}"
         raise ValueError(f"recipe {recipe.name} names the tokenizer {name}, expected {expected}")
     path = runs / name / "model.safetensors"
@@ -88,7 +87,7 @@ def give_tokenizer(model: Model, recipe: Recipe, runs: Path) -> None:
         needs = f"recipe {recipe.name} needs the tokenizer {name}, which is neither shipped nor"
         first = f"train it first with `mnist-transformer train {name}`"
         raise ValueError(f"{needs} in {runs}: {first}") from error
-    model.set_tokenizer(checkpoint.load(path))
+    take(checkpoint.load(path))
 
 
 def make_accelerator(out: Path, device: str | None) -> Accelerator:

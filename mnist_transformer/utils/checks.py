@@ -16,6 +16,11 @@ MOST = 2**53  # beyond it a JSON number is not exact
 EXPECTED = {int: "a whole number of 0 or more", float: "a finite number"}
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that there is too little memory; torch raises RuntimeErrors for it."""
+    return isinstance(error, MemoryError) or "memory" in str(error).partition("\n")[0]
+
+
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
     """Refuse a name that is not known, with the nearest ones that are."""
     if name not in known:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from threading import get_ident
 
 
 def make_folder(path: Path) -> None:
@@ -27,7 +28,7 @@ def check_place(path: Path) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file atomically, making its folder; an OSError leaves the old file there."""
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name[-50:]}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name[-50:]}.{os.getpid()}.{get_ident()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -19,6 +19,7 @@ from mnist_transformer.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
     from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
@@ -80,19 +81,19 @@ def save_png(picture: Image.Image, path: Path, notes: Mapping[str, str] | None =
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write frames of one size as an endless GIF that rests on the last one; raises OSError.
+    """Write frames of one size, enlarged, as an endless GIF that rests on the last; raises OSError.
 
     Many frames are thinned evenly; the first and the last are kept.
     """
     places = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES))
-    first, *rest = [frames[round(place)] for place in places]
+    first, *rest = [enlarge(frames[round(place)]) for place in places]
     times = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
     look = {"save_all": True, "append_images": rest, "duration": times, "loop": 0}
     _write(path, first, "GIF", comment=SOFTWARE.encode(), **look)
 
 
-def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) -> None:
-    """Write scans uint8 (m, m) of 0 and 1, ink black, to files -scan.png and -scan.svg.
+def save_scans(scans: "Sequence[NDArray[np.uint8]]", columns: int, png: Path, made: str) -> None:
+    """Write scans (m, m) of 0 and 1, ink black, to files -scan.png and -scan.svg.
 
     These suffixes replace the ".png" of ``png``; the PNG notes how the scans were ``made``.
     """
@@ -102,7 +103,7 @@ def save_scans(scans: "Sequence[Tensor]", columns: int, png: Path, made: str) ->
     sheet = np.ones((-(-len(scans) // columns) * size, min(columns, len(scans)) * size), np.uint8)
     for number, scan in enumerate(scans):
         row, column = (size * place + (size - len(scan)) // 2 for place in divmod(number, columns))
-        sheet[row : row + len(scan), column : column + len(scan)] -= scan.cpu().numpy()
+        sheet[row : row + len(scan), column : column + len(scan)] -= scan
     picture = Image.fromarray(255 * sheet)
     save_png(enlarge(picture), png.with_name(f"{png.stem}-scan.png"), {"Description": made})
     # A contour is a closed line of points (x, y) midway between ink and paper.

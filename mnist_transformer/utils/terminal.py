@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from rich import progress
 from rich.console import Console
 
+from mnist_transformer.utils.checks import lacks_memory
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -63,6 +65,11 @@ def _exit_code(program: str, run: Callable[[], object]) -> int:
         place = getattr(error, "filename", None)
         reason = getattr(error, "strerror", None) or error
         complain(f"{program}: {place}: {reason}" if place else f"{program}: {reason}")
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        complain(f"{program}: out of memory, expected fewer or smaller images at once")
         return 2
     return 0
 

@@ -14,6 +14,7 @@ Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance: class an
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -120,8 +121,9 @@ class Patch(GuidedModel):
 
     def fit(self, packed: Packed, state_MD: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits."""
-        logits = self.decoder.logits(packed, state_MD)
-        fitted = self.fitted(logits, lambda: self.logits(packed, self.without_class(cond)))
+        gate, head = self.decoder.logits(packed, state_MD)
+        null = cache(lambda: self.logits(packed, self.without_class(cond)))
+        fitted = self.fitted(gate, lambda: null()[0]), self.fitted(head, lambda: null()[1])
         return self.decoder.nats(packed, *fitted).flatten(1).sum(-1)
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
