@@ -56,9 +56,8 @@ def states_of(model, codes, labels):
     return model.transformer(x, mask=model.mask_TT, cond=model.classes(labels))
 
 
-def inputs_of(model, codes, known=None):
-    known = torch.zeros_like(codes, dtype=torch.bool) if known is None else known
-    return model._inputs(codes, model.tokenizer.totals(codes), known)
+def inputs_of(model, codes):
+    return model._inputs(codes, model.tokenizer.totals(codes))
 
 
 def test_a_token_sees_the_steps_before_it_and_its_own(model):
@@ -121,43 +120,6 @@ def test_drawing_follows_the_training_distribution(model, monkeypatch):
         wanted = [output(s) for output, s in zip(model.outputs, states, strict=True)]
     found = torch.cat([logits.view(2, -1, 16) for logits in seen], dim=1)
     torch.testing.assert_close(found, torch.cat(wanted, dim=1))
-
-
-def test_a_scale_is_drawn_in_passes_as_in_training(monkeypatch):
-    """The last pass computes the logits that training would with as many codes known."""
-    model, knowns, found, drawn = make(replace(TINY, passes=2)), [], [], []
-    draw, tokens = family.draw_categorical, model._tokens
-
-    def spy_tokens(level, total, ids, known):
-        knowns.append(known)
-        return tokens(level, total, ids, known)
-
-    def spy_draw(logits, uniform, how):
-        found.append(logits.view(2, -1, 16))
-        drawn.append(draw(logits, uniform, how).view(2, -1))
-        return drawn[-1]
-
-    monkeypatch.setattr(model, "_tokens", spy_tokens)
-    monkeypatch.setattr(family, "draw_categorical", spy_draw)
-    labels = torch.tensor([0, 1])
-    canvas = model.sample(labels, seeds=[3, 4])
-    assert [int(known[0].sum()) for known in knowns] == [0, 0, 2, 0, 4]
-    first, last = (0, 1, 3), (0, 2, 4)  # passes of each scale
-    known, logits, redrawn = (torch.cat([x[i] for i in last], 1) for x in (knowns, found, drawn))
-    codes = torch.where(known, torch.cat([drawn[i] for i in first], 1), redrawn)
-    assert torch.equal(model.tokenizer.decode(codes), canvas)
-    with torch.no_grad():
-        wanted = model._logits(inputs_of(model, codes, known), labels)
-    torch.testing.assert_close(logits[~known], wanted[~known])
-
-
-def test_training_knows_as_many_codes_as_a_pass():
-    model = make(replace(TINY, passes=2))
-    numbers = {
-        tuple(x.tolist()) for _ in range(9) for x in model._known(slice(5, 14), 8).sum(1, True)
-    }
-    assert numbers == {(0,), (4,)}
-    assert not model._known(slice(0, 1), 8).any()
 
 
 def test_wrong_codes_are_left_to_finer_scales():
@@ -346,8 +308,8 @@ def test_wrong_images_are_refused():
 def test_senseless_sizes_are_refused():
     with pytest.raises(ValueError, match="order is 'snake', expected one of scales, raster"):
         replace(TINY, order="snake")
-    with pytest.raises(ValueError, match=r"passes are 2 and correction is 0\.0, expected 1 and 0"):
-        replace(RASTER, passes=2)
+    with pytest.raises(ValueError, match=r"order is 'raster', correction is 0\.3, expected 0"):
+        replace(RASTER, correction=0.3)
     with pytest.raises(ValueError, match=r"scales are \(1, 2, 3\), expected one scale"):
         replace(TINY, order="raster")
 

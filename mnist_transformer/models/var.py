@@ -4,12 +4,11 @@
 
 Next-scale prediction, arXiv 2404.02905: the token of a cell of scale k carries the total of the
 coarser scales at that cell. It attends to all scales up to its own and predicts a softmax over the
-codes of its scale. So a scale costs one step, and its codes are drawn independently. With more
-``passes`` a scale is drawn in as many: some of its codes, then more given those (MaskGIT, arXiv
-2202.04200). With ``correction`` training puts random codes in the place of some, and the finer
-scales learn to mend them (Infinity, arXiv 2412.04431). Raster order
-is the classic prior of the VQ-VAE (arXiv 1711.00937, section 3.3, with a transformer for its
-PixelCNN): each code of the one scale is a step, and its token carries the code before it.
+codes of its scale. So a scale costs one step, and its codes are drawn independently. With
+``correction`` training puts random codes in the place of some, and the finer scales learn to mend
+them (Infinity, arXiv 2412.04431). Raster order is the classic prior of the VQ-VAE (arXiv
+1711.00937, section 3.3, with a transformer for its PixelCNN): each code of the one scale is a step,
+and its token carries the code before it.
 
 The class enters through adaptive norms. The frozen tokenizer is part of the model. It has no
 likelihood of pixels: decoding maps many images to one.
@@ -44,14 +43,12 @@ class VarConfig(BackboneConfig):
     """Sizes of a model over codes; order "raster", one step per code, wants one scale.
 
     Args:
-        passes: number of passes that draw the codes of one scale.
         correction: largest share of an image's codes that training replaces by random ones.
     """
 
     tokenizer: VQVAEConfig = field(kw_only=True)
     order: str = "scales"
     mlp_dim: int = 576
-    passes: int = 1
     correction: float = 0.0
 
     def __post_init__(self) -> None:
@@ -62,11 +59,8 @@ class VarConfig(BackboneConfig):
             raise ValueError(
                 f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
             )
-        if self.order == "raster" and (self.passes, self.correction) != (1, 0):
-            raise ValueError(
-                f"order is 'raster', passes are {self.passes} and correction is "
-                f"{self.correction}, expected 1 and 0"
-            )
+        if self.order == "raster" and self.correction:
+            raise ValueError(f"order is 'raster', correction is {self.correction}, expected 0")
 
     def build(self) -> "Var":
         return Var(self)
@@ -89,7 +83,7 @@ class Var(GuidedModel):
         self.spans = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
         step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
         self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
-        self.embed = nn.Linear(config.tokenizer.code_dim + (config.passes > 1), config.dim)
+        self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
         self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=1.0)
         self.transformer = config.transformer(
@@ -123,12 +117,10 @@ class Var(GuidedModel):
             wrong = self.config.correction if self.training else 0.0
             features_BGC = self.tokenizer.features(images)
             codes_BT, totals = self.tokenizer.quantize(features_BGC, wrong=wrong)
-            known_BT = torch.cat([self._known(span, len(images)) for span in self.spans], dim=1)
-            x_BTC = self._inputs(codes_BT, totals, known_BT)
+            x_BTC = self._inputs(codes_BT, totals)
         own = self._logits(x_BTC, cond)
         fitted = self.fitted(own, lambda: self._logits(x_BTC, self.without_class(cond)))
-        nats_BT = F.cross_entropy(fitted.float().mT, codes_BT, reduction="none")
-        return nats_BT.masked_fill(known_BT, 0).sum(1) / (~known_BT).sum(1)
+        return F.cross_entropy(fitted.float().mT, codes_BT, reduction="none").mean(1)
 
     def _logits(self, x_BTC: Tensor, cond: Tensor) -> Tensor:
         """Logits (B, T, V) of all codes, from their tokens' inputs."""
@@ -137,37 +129,13 @@ class Var(GuidedModel):
         scales = zip(self.outputs, self.tokenizer.by_scale(states_BTD), strict=True)
         return torch.cat([output(states_BSD) for output, states_BSD in scales], dim=1)
 
-    def _inputs(self, codes_BT: Tensor, totals: list[Tensor], known_BT: Tensor) -> Tensor:
-        """Inputs (B, T, C) of the tokens, from earlier codes and known ones only."""
+    def _inputs(self, codes_BT: Tensor, totals: list[Tensor]) -> Tensor:
+        """Inputs (B, T, C) of the tokens, from earlier codes only."""
         if self.raster:
             vectors_BTC = self.tokenizer.codebook(0).codes[codes_BT]
             return F.pad(vectors_BTC[:, :-1], (0, 0, 1, 0))
-        before = [torch.zeros_like(totals[0]), *totals[:-1]]
-        by_scale = map(self.tokenizer.by_scale, (codes_BT, known_BT))
-        scales = enumerate(zip(before, *by_scale, strict=True))
-        return torch.cat([self._tokens(level, *scale) for level, scale in scales], dim=1)
-
-    def _tokens(self, level: int, total_BGC: Tensor, ids_BS: Tensor, known_BS: Tensor) -> Tensor:
-        """A scale's inputs: the total of the coarser scales and the known codes at each cell."""
-        if self.config.passes == 1:
-            return self.tokenizer.pool(total_BGC, level)
-        known_BS1 = known_BS[..., None].float()
-        added_BGC = self.tokenizer.add(total_BGC, level, ids_BS, known_BS1)
-        return torch.cat([self.tokenizer.pool(added_BGC, level), known_BS1], -1)
-
-    def _num_known(self, span: slice) -> list[int]:
-        """How many of a step's codes are known before each of its passes."""
-        size = span.stop - span.start
-        passes = min(self.config.passes, size)
-        return [size * done // passes for done in range(passes)]
-
-    def _known(self, span: slice, num_images: int) -> Tensor:
-        """Codes of a step that are known in training, bool (B, S): as before a random pass."""
-        numbers, shape = torch.tensor(self._num_known(span)), (num_images, span.stop - span.start)
-        if len(numbers) == 1:
-            return torch.zeros(shape, dtype=torch.bool, device=self.device)
-        number_B1 = numbers[torch.randint(len(numbers), (num_images, 1))]
-        return (torch.rand(shape).argsort(1) < number_B1).to(self.device)
+        before = enumerate([torch.zeros_like(totals[0]), *totals[:-1]])
+        return torch.cat([self.tokenizer.pool(total, level) for level, total in before], dim=1)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
@@ -179,7 +147,6 @@ class Var(GuidedModel):
         part of the hole is drawn freely; finer ones correct it where pixels are kept.
         """
         uniform_BT = noise.uniform(self.config.tokenizer.num_tokens)
-        rank_BT = uniform_BT if self.config.passes == 1 else noise.uniform(uniform_BT.shape[1])
         cond_ND = self.classes(with_null(cond, self.classes.null_class, how.guidance))
         cache = KVCache(self.transformer, len(cond_ND), device=self.device)
         total_BGC = self._blank().repeat(len(noise), 1, 1)
@@ -189,20 +156,15 @@ class Var(GuidedModel):
             level, uniform_BS = 0 if self.raster else step, uniform_BT[:, span]
             # Guidance grows over the scales as in VAR, but not from 0: the first sets the class.
             scale = how.guidance if self.raster else ramp(how.guidance, step, len(self.spans))
-            ids_BS, rank_BS = torch.zeros_like(uniform_BS).long(), rank_BT[:, span].argsort(1)
-            for num_known in self._num_known(span):
-                is_known_BS = rank_BS < num_known
-                if not self.raster:
-                    x_BSC = self._tokens(level, total_BGC, ids_BS, is_known_BS)
-                embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
-                cache.length = span.start  # a pass takes the place of the one before
-                states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
-                logits = guide(self.outputs[level](states_NSD), scale)
-                logits_NV = logits[: len(noise)].flatten(0, 1)
-                drawn_BS = draw_categorical(logits_NV, uniform_BS.flatten(), how).view_as(ids_BS)
-                if kept is not None:
-                    drawn_BS = self._hold(drawn_BS, kept, total_BGC, step)
-                ids_BS = torch.where(is_known_BS, ids_BS, drawn_BS)
+            if not self.raster:
+                x_BSC = self.tokenizer.pool(total_BGC, level)
+            embedded_NSD = self.embed(x_BSC).repeat(len(cond_ND) // len(noise), 1, 1)
+            states_NSD = self.transformer(embedded_NSD, cache, cond=cond_ND)
+            logits = guide(self.outputs[level](states_NSD), scale)
+            logits_NV = logits[: len(noise)].flatten(0, 1)
+            ids_BS = draw_categorical(logits_NV, uniform_BS.flatten(), how).view_as(uniform_BS)
+            if kept is not None:
+                ids_BS = self._hold(ids_BS, kept, total_BGC, step)
             if self.raster:
                 x_BSC = self.tokenizer.codebook(0).codes[ids_BS]
                 total_BGC[:, span] = x_BSC

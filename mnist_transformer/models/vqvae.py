@@ -197,13 +197,9 @@ class VQVAE(Model):
         assert isinstance(codebook, Codebook)
         return codebook
 
-    def add(
-        self, total_BGC: Tensor, level: int, ids_BS: Tensor, known_BS1: Tensor | None = None
-    ) -> Tensor:
-        """The total of the coarser scales plus this one's codes, or those known (1, else 0)."""
+    def add(self, total_BGC: Tensor, level: int, ids_BS: Tensor) -> Tensor:
+        """The total of the coarser scales plus this one's codes."""
         codes_BSC = self.codebook(level).codes[ids_BS]
-        if known_BS1 is not None:
-            codes_BSC = codes_BSC * known_BS1
         return total_BGC + self.by_scale(self.up_TG[None])[level].mT @ codes_BSC
 
     def totals(self, codes_BT: Tensor) -> list[Tensor]:
