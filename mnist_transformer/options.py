@@ -46,8 +46,8 @@ class Sampling:
         1.0,
         "Divides the logits, or scales a continuous token's noise: below 1 is safer, above wilder",
         Dial("Temperature", 0.1, 2, 0.05),
-        lambda t: 1e-3 <= t <= 1e3,
-        "a number from 0.001 to 1,000",
+        lambda t: 1e-6 <= t <= 1e3,
+        "a number from 1e-6 to 1,000",
     )
     top_k: int | None = _option(
         None,

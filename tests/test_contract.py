@@ -252,10 +252,10 @@ def test_no_seeds_draw_nothing(model):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("temperature", 0, "from 0.001 to 1,000"),
-        ("temperature", -1, "from 0.001 to 1,000"),
-        ("temperature", float("nan"), "from 0.001 to 1,000"),
-        ("temperature", 1e-39, "from 0.001 to 1,000"),
+        ("temperature", 0, "from 1e-6 to 1,000"),
+        ("temperature", -1, "from 1e-6 to 1,000"),
+        ("temperature", float("nan"), "from 1e-6 to 1,000"),
+        ("temperature", 1e-39, "from 1e-6 to 1,000"),
         ("guidance", 1e39, "from 0 to 1,000"),
         ("top_k", 0, "1 or more"),
         ("top_p", 0, r"in \(0, 1\]"),
