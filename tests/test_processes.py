@@ -13,7 +13,7 @@ from mnist_transformer.training import optim, runtime
 from mnist_transformer.training.loop import train
 from mnist_transformer.training.state import find_states
 
-# What a loss draws at random for each image, each process draws for itself.
+# Each process draws its own random numbers in the loss, so these models draw none.
 CASES = {
     # Muon enlarges rounding where momentum is nearly singular, as at the start: so that it does
     # not come from that alone, no matrix waits for its turn.

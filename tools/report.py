@@ -211,8 +211,8 @@ def classifier_table(rows: Rows) -> str:
 
 def machines(rows: Rows) -> str:
     """The machines and versions that the figures were measured with, one line per machine."""
-    seen = {f"{row['device']}, torch {row['torch']}": None for row in rows.values()}
-    seen = {line.replace(" 1 cores,", " 1 core,"): None for line in seen}  # as old rows have it
+    lines = (f"{row['device']}, torch {row['torch']}" for row in rows.values())
+    seen = {line.replace(" 1 cores,", " 1 core,"): None for line in lines}  # as old rows have it
     return "".join(f"- {line}\n" for line in seen)
 
 

@@ -30,7 +30,7 @@ def compress(
 
     if out.exists() and not (out.is_file() and out.read_bytes().startswith(codec.MAGIC[:2])):
         raise ValueError(f"{out} exists and compress did not write it: name another with --out")
-    shape = codec.open_model(loading.find_weights(model)).image_shape
+    shape = loading.companion(loading.find_weights(model), "cpu").image_shape
     values, names = raw.read(file, shape)
     check_place(out)
     with stages() as report:

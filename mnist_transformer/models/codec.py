@@ -14,7 +14,6 @@ file:
 If the file is smaller uncoded, its header holds only the axes, and the values follow as they are.
 """
 
-import functools
 import io
 import json
 import zlib
@@ -29,8 +28,8 @@ import torch
 
 from mnist_transformer.data.idx import MAX_BYTES
 from mnist_transformer.data.raw import Names, Values, to_images, to_values
-from mnist_transformer.models.base import GenerativeModel, evaluating
-from mnist_transformer.models.loading import find_weights, load
+from mnist_transformer.models.base import evaluating
+from mnist_transformer.models.loading import companion, find_weights
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import from_json
@@ -62,12 +61,6 @@ class Header:
     not_coded: tuple[int, ...] = ()  # numbers of images
 
 
-@functools.lru_cache(1)
-def open_model(path: Path) -> GenerativeModel:
-    """The model of a checkpoint, on the CPU."""
-    return load(path, "cpu")
-
-
 def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     """The content of a file of images, given as ``data.raw.read`` returns them.
 
@@ -77,7 +70,7 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     """
     Coder()  # raises before any work
     path = find_weights(model)
-    drawer = open_model(path)
+    drawer = companion(path, "cpu")
     images = drawer.check_images(to_images(values, drawer.image_shape))
     with torch.no_grad():
         is_coded, *source = drawer.source(images)
@@ -125,7 +118,7 @@ def decode(
     if header.model:
         Coder()  # like the next lines, raises errors that are not the file's fault
         path = find_weights(model or PurePath(header.model).name)
-        open_model(path)
+        companion(path, "cpu")
     try:
         return _decode(header, body, name, path, report, note)
     except (zlib.error, ValueError, LookupError, RuntimeError, MemoryError) as error:
@@ -151,7 +144,7 @@ def _decode(
     if _crc(path.read_bytes())[:2] != body.read(2):
         expected = f"expected those of {header.model} that wrote it: name them with --model"
         raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
-    shape = open_model(path).image_shape
+    shape = companion(path, "cpu").image_shape
     num_images, not_coded = len(header.names) or header.axes[0], np.array(header.not_coded, int)
     fits = bool(header.names) or prod(header.axes[1:]) == prod(shape)
     if not fits or num_images * prod(shape) > MAX_BYTES or (not_coded >= num_images).any():
@@ -188,7 +181,7 @@ def _code(job: Job) -> tuple[bytes, Values]:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        model, coder = open_model(path), Coder(code)
+        model, coder = companion(path, "cpu"), Coder(code)
         with evaluating(model), torch.inference_mode():
             cond = model.check_cond(None, num_images)
             images = model.code(coder, cond, [torch.from_numpy(x) for x in source])

@@ -77,6 +77,6 @@ def load(
 
 
 @lru_cache(2)
-def companion(name: str, device: str) -> GenerativeModel:
-    """A frozen model that another one uses: loaded once per device, and not part of the other."""
-    return load(name, device).requires_grad_(False)
+def companion(name_or_path: str | Path, device: str) -> GenerativeModel:
+    """A frozen model that something else uses, loaded once per device: an escape, a teacher."""
+    return load(name_or_path, device).requires_grad_(False)
