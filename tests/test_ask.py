@@ -98,7 +98,7 @@ def test_characters_that_no_model_has_read_are_refused(
         assert "the prompt has " in said.err
         assert "expected letters a to z" in said.err
         assert said.out == ""
-    for text in ("0x7", "0XA", "-0x7"):
+    for text in ("0x7", "0XA", "-0x7", "0x\uff17"):
         assert cli.main(["ask", f"draw a {text}", "--model", seven]) == 2
         assert "asks for nothing" in capsys.readouterr().err
     assert cli.main(["ask", "draw 10x7", "--model", seven]) == 0
@@ -168,7 +168,7 @@ def test_encoding_prompts_needs_the_extra(
 
 def test_who_reads_prompts_is_known() -> None:
     found = [config.build() for config in (TINY_PROMPTED, READER, TINY_PATCH)]
-    assert [asking.reads_prompts(model) for model in found] == [True, True, False]
+    assert [isinstance(model, asking.Readers) for model in found] == [True, True, False]
 
 
 class Table:

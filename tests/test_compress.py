@@ -272,6 +272,8 @@ def test_pictures_keep_their_pixels(paths, own_folder, capsys, monkeypatch):
     for image, place in zip(images, places, strict=False):
         place.parent.mkdir(parents=True)
         Image.fromarray(image).save(place)
+    Path("in/.git").mkdir()
+    Path("in/.git/HEAD").write_text("not a picture")
     model = "--model", paths["patch"]
     assert run("compress", "in", "--out", "small", *model) == 0
     assert run("decompress", "small", "--out", "out", *model) == 0
@@ -286,6 +288,11 @@ def test_pictures_keep_their_pixels(paths, own_folder, capsys, monkeypatch):
     Image.new("RGB", (8, 8)).save("in/colour.png")
     assert run("compress", "in", "--out", "small", *model) == 2
     assert "colour.png has mode, size and frames ('RGB', (8, 8), 1)" in capsys.readouterr().err
+    Path("in/colour.png").unlink()
+    frames = [Image.new("L", (8, 8), level) for level in (0, 9)]
+    frames[0].save("in/frames.tiff", save_all=True, append_images=frames[1:])
+    assert run("compress", "in", "--out", "small", *model) == 2
+    assert "frames.tiff has mode, size and frames ('L', (8, 8), 2)" in capsys.readouterr().err
 
 
 def test_a_parquet_file_keeps_its_pixels(own_folder, tmp_path):

@@ -191,7 +191,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     refuse("holds 1 readable pictures, expected 3 or more")
     (tmp_path / "two.png").write_bytes(b"no")
     refuse(r"1 files skipped: two.png \(is not a picture")
-    refuse("size is 0, expected 1 or more", size=0)
+    refuse("size is 0, expected 1 to 512", size=0)
+    refuse("size is 513, expected 1 to 512", size=513)
+    refuse("size is 296, expected 1 to 295", size=296, channels=3)
     refuse("channels is 2, expected 1 for grey or 3 for colour", channels=2)
     with pytest.raises(ValueError, match="folder reads a folder of yours, got"):
         load_dataset("folder", tmp_path / "elsewhere")
@@ -295,7 +297,7 @@ def test_other_data_sets_and_wrong_options(own_folder: None, monkeypatch, capsys
         (["mnist-patch", "--size", "16"], "mnist-patch is a recipe for mnist, expected one of"),
         (["patch"], "folder reads a folder of yours, got None: name one with --data"),
         (["patch", "--data", "pictures", "--size", "30"], "expected a multiple of patch_size 4"),
-        (["patch", "--data", "pictures", "--size", "0"], "size is 0, expected 1 or more"),
+        (["patch", "--data", "pictures", "--size", "0"], "size is 0, expected 1 to 512"),
         (["patch", "--dataset", "mnist", "--size", "8"], "mnist takes no size"),
         (["patch", "--dataset", "mnist-prompts"], "is for models that read sentences, patch reads"),
         (["patch", "--dataset", "fashion"], "unknown dataset 'fashion'; nearest: fashion-mnist"),

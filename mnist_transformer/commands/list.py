@@ -60,12 +60,12 @@ def _details(
 ) -> Iterator[tuple[str, str]]:
     """Everything there is to say about a model, as pairs of a heading and a text."""
     from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
-    from mnist_transformer.prompting.asking import reads_prompts
+    from mnist_transformer.prompting.asking import Readers
 
     model = _unweighted(recipe)
     abilities = {
         "judges drawn images": isinstance(model, Judge),
-        "reads prompts": reads_prompts(model),
+        "reads prompts": isinstance(model, Readers),
         "encodes": isinstance(model, Tokenizer),
         "draws": isinstance(model, GenerativeModel),
     }

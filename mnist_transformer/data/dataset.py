@@ -61,8 +61,7 @@ class Dataset:
 
     def map(self, change: Callable[[str, Split], Split]) -> "Dataset":
         """The data set with each split replaced by ``change`` of its name and itself."""
-        names = "train", "val", "test"
-        train, val, test = (change(name, getattr(self, name)) for name in names)
+        train, val, test = (change(x, getattr(self, x)) for x in ("train", "val", "test"))
         return replace(self, train=train, val=val, test=test)
 
 

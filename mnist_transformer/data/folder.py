@@ -7,8 +7,8 @@ would be empty takes the next picture in the order of the hashes.
 """
 
 import hashlib
+import math
 import os
-import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from mnist_transformer.data.dataset import Dataset, Split
 from mnist_transformer.data.pictures import open_picture, square
-from mnist_transformer.data.spec import DataSpec
+from mnist_transformer.data.spec import MAX_DIMS, DataSpec
+from mnist_transformer.utils.files import files_below
 
 TENTH = 2**256 // 10  # of all hashes: the first tenth is for testing, the second for validation
 COLOUR = 8  # levels between channels; JPEG makes smaller differences
@@ -33,12 +34,12 @@ def load(folder: Path, *, size: int = SIZE, channels: int | None = None) -> Data
 
     Raises ValueError: too few pictures, two classes of the same name, or an invalid option.
     """
-    if size < 1:
-        raise ValueError(f"size is {size}, expected 1 or more")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}, expected 1 for grey or 3 for colour")
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    paths = sorted((x for x in files if not re.search(r"(^|/)\.", x.as_posix())), key=_hash)
+    largest = math.isqrt(MAX_DIMS // (channels or 1))
+    if not 1 <= size <= largest:
+        raise ValueError(f"size is {size}, expected 1 to {largest}")
+    paths = sorted(files_below(folder), key=_hash)
     names = sorted({path.parts[0] for path in paths if len(path.parts) > 1})
     for name, after in pairwise(sorted(names, key=str.casefold)):
         if name.casefold() == after.casefold():

@@ -25,7 +25,6 @@ SPEC = DataSpec(
 )
 # The scans that MNIST was made from (scans.py) as images, for a model that draws those.
 SCANS = replace(SPEC, name="mnist-scans", shape=(1, 88, 88), num_levels=2, judge=None)
-FOLDER_VARIABLE = "MNIST_TRANSFORMER_DATA"
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -85,7 +84,7 @@ def read(folder: Path | None = None) -> tuple[Split, Split]:
 
 
 def _folder(folder: Path | None) -> Path | None:
-    named = os.environ.get(FOLDER_VARIABLE)
+    named = os.environ.get("MNIST_TRANSFORMER_DATA")
     return Path(named) if folder is None and named else folder
 
 

@@ -32,10 +32,9 @@ def to_image_of(
     if data.is_ink:
         return to_image(picture, size, name)
     image = torch.tensor(square(picture, size, "RGB" if channels == 3 else "L")[:channels])
-    before = f"{picture.width}x{picture.height}"
-    changes = [f"scaled from {before} to {size}x{size}"] if picture.size != (size, size) else []
-    if picture.width != picture.height:
-        changes.insert(0, "cropped to the square at its centre")
+    changes = ["cropped to the square at its centre"] * (picture.width != picture.height)
+    if picture.size != (size, size):
+        changes.append(f"scaled from {picture.width}x{picture.height} to {size}x{size}")
     return image, changes
 
 

@@ -21,7 +21,6 @@ from mnist_transformer.prompting import grammar
 from mnist_transformer.prompting.prompts import Prompt, compute, is_held_out
 from mnist_transformer.prompting.tokens import encode, stack
 
-SPEC = mnist.SPEC  # its images
 WRITTEN = Path(__file__).with_name("prompts_smollm2.jsonl")
 WRITTEN_EVERY = 20
 NUM_TRAIN, NUM_OTHERS = 200_000, 5_000
@@ -42,7 +41,8 @@ def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
             prompt = Prompt(row["text"], row["answer"], row["operation"], operands, row["model"])
             if prompt.answer is None or prompt.answer != compute(prompt.operation, operands):
                 raise ValueError("wrong answer")
-        except (ValueError, KeyError, TypeError) as error:
+            prompt.text.encode()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"line {number} of {path} does not hold a prompt with its answer"
             raise ValueError(message) from error
         found.append(prompt)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from mnist_transformer.data import cifar10, idx
-from mnist_transformer.utils.files import write_atomic
+from mnist_transformer.utils.files import files_below, write_atomic
 from mnist_transformer.utils.images import grid, opened, save_png
 
 Values = NDArray[np.uint8]
@@ -67,16 +67,16 @@ def to_values(images: Tensor, axes: tuple[int, ...]) -> Values:
 def _read_folder(folder: Path, shape: Shape) -> tuple[Values, Names]:
     channels, height, width = shape
     kind = ("L" if channels == 1 else "RGB"), (width, height), 1
-    paths = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    paths = files_below(folder)
     values = np.empty((len(paths), height, width, channels), np.uint8)
-    for value, path in zip(values, paths, strict=True):
+    for value, path in zip(values, map(folder.joinpath, paths), strict=True):
         with opened(path) as picture:
             picture.load()
-        found = picture.mode, picture.size, getattr(picture, "n_frames", 1)
+            found = picture.mode, picture.size, getattr(picture, "n_frames", 1)
         if found != kind:
             raise ValueError(f"{path} has mode, size and frames {found}, expected {kind}")
         value[:] = np.asarray(picture).reshape(value.shape)
-    names = tuple(path.relative_to(folder).with_suffix(".png").as_posix() for path in paths)
+    names = tuple(path.with_suffix(".png").as_posix() for path in paths)
     if len(set(names)) < max(1, len(names)):
         expected = "expected one or more, whose names differ in more than their suffixes"
         raise ValueError(f"{folder} has {len(names)} pictures, {expected}")

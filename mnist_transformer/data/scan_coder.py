@@ -31,16 +31,10 @@ ONE = 1 << WORD  # a state is at least this, and below its square
 
 _BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)]
 NEIGHBOURS = sorted(_BEFORE, key=lambda at: at[0] ** 2 + at[1] ** 2)[:NUM_NEIGHBOURS]
-_ALL = [(bit, y, x) for bit, (y, x) in enumerate(NEIGHBOURS)]
-_ABOVE, _LEFT = [place for place in _ALL if place[1]], [place for place in _ALL if not place[1]]
+_LEFT = [(bit, -x) for bit, (y, x) in enumerate(NEIGHBOURS) if y == 0]
 # The context bits of the last few pixels of a row, indexed by those pixels, newest lowest.
-_LEFT_BITS = np.array(
-    [
-        sum((last >> (-x - 1) & 1) << bit for bit, _, x in _LEFT)
-        for last in range(1 << -_LEFT[-1][2])
-    ],
-    np.uint32,
-)
+_LAST = np.arange(1 << _LEFT[-1][1], dtype=np.uint32)
+_LEFT_BITS = np.bitwise_or.reduce([(_LAST >> (back - 1) & 1) << bit for bit, back in _LEFT])
 
 Pictures = NDArray[np.uint8]
 Counts = NDArray[np.int64]  # (2, contexts): pixels of paper and of ink
@@ -49,14 +43,12 @@ Counts = NDArray[np.int64]  # (2, contexts): pixels of paper and of ink
 def encode(groups: Sequence[Pictures]) -> bytes:
     """The code of the pictures."""
     # A state gives its bits back in reverse, so coding runs from the end to the start.
-    counts = np.zeros((2, 1 << NUM_NEIGHBOURS), np.int64)
-    for group in groups:
-        counts += count(group)
+    counts = sum(map(count, groups), np.zeros((2, 1 << NUM_NEIGHBOURS), np.int64))
     states = np.full(max(map(len, groups), default=0), ONE, np.uint32)
     words: list[NDArray[Any]] = [np.zeros(0, np.uint32)]
     for group in reversed(groups):
         counts -= count(group)
-        chances, contexts = _chances(counts), _contexts(_with_paper(group), _ALL)
+        chances, contexts = _chances(counts), _contexts(_with_paper(group))
         state = states[: len(group)]
         for y, x in reversed(list(np.ndindex(group.shape[1:]))):
             ink, chance = group[:, y, x], chances[contexts[y, x]]
@@ -80,7 +72,7 @@ def decode(code: bytes, shapes: Sequence[tuple[int, int, int]]) -> Iterator[Pict
         chances, paper = _chances(counts), _with_paper(np.zeros(shape, np.uint8))
         state = states[: shape[0]]
         for y in range(shape[1]):
-            (above,) = _contexts(paper[y : y + REACH + 1], _ABOVE)
+            (above,) = _contexts(paper[y : y + REACH + 1])  # the row itself is paper so far
             last = np.zeros(shape[0], np.uint32)
             for x in range(shape[2]):
                 chance = chances[above[x] | _LEFT_BITS[last]]
@@ -102,11 +94,11 @@ def _with_paper(group: Pictures) -> Pictures:
     return np.pad(group, ((0, 0), (REACH, 0), (REACH, REACH))).transpose(1, 2, 0).copy()
 
 
-def _contexts(paper: Pictures, neighbours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint32]:
-    """The bits that these neighbours set in the contexts of pixels (H, W, N) with paper around."""
+def _contexts(paper: Pictures) -> NDArray[np.uint32]:
+    """The contexts of pixels (H, W, N) with paper around: a bit for each neighbour."""
     height, width = paper.shape[0] - REACH, paper.shape[1] - 2 * REACH
     contexts = np.zeros((height, width, paper.shape[2]), np.uint32)
-    for bit, up, left in neighbours:
+    for bit, (up, left) in enumerate(NEIGHBOURS):
         row, column = REACH + up, REACH + left
         found = paper[row : row + height, column : column + width]
         contexts |= found.astype(np.uint32) << np.uint32(bit)
@@ -115,7 +107,7 @@ def _contexts(paper: Pictures, neighbours: Sequence[tuple[int, int, int]]) -> ND
 
 def count(group: Pictures) -> Counts:
     """How often each context has paper and ink in these pictures."""
-    kinds = _contexts(_with_paper(group), _ALL)
+    kinds = _contexts(_with_paper(group))
     kinds |= group.transpose(1, 2, 0).astype(np.uint32) << np.uint32(NUM_NEIGHBOURS)
     return np.bincount(kinds.ravel(), minlength=2 << NUM_NEIGHBOURS).reshape(2, -1)
 

@@ -78,18 +78,14 @@ class Scans:
             scan[place, place] = ink
         return torch.from_numpy(canvas)
 
-    def squares(self, index: Tensor) -> Tensor:
-        """The scans of these images (B,), which share one side m: uint8 (B, m, m) of 0 and 1."""
-        return self.canvas(index, int(self.sides[index[0]]))
-
     @functools.cached_property
     def images(self) -> Tensor:
         """All images, uint8 (N, 1, 28, 28), as MNIST's program makes them."""
         images = torch.zeros(len(self), 1, IMAGE, IMAGE, dtype=torch.uint8)
         images[self.sides == 0] = self.leftovers
-        for group in groups(self.sides):
+        for side, group in groups(self.sides):
             for index in group.split(BATCH):
-                images[index] = to_images(self.squares(index), self.sides[index])
+                images[index] = to_images(self.canvas(index, side), self.sides[index])
         return images
 
     def find(self, images: Tensor) -> Tensor:
@@ -97,25 +93,21 @@ class Scans:
 
         -1 stands for an image that is not among those with a scan.
         """
-        index = [self._known.get(_digest(image), -1) for image in images.numpy()]
+        index = [self._known.get(hash(image.tobytes()), -1) for image in images.numpy()]
         return torch.tensor(index, dtype=torch.int64)
 
     @functools.cached_property
-    def _known(self) -> dict[bytes, int]:
-        """The image of each digest, for all images that have a scan."""
+    def _known(self) -> dict[int, int]:
+        """The image of each hash, of 64 bits, for all images that have a scan."""
         images = self.images.numpy()
-        return {_digest(images[i]): i for i in self.sides.nonzero()[:, 0].tolist()}
+        return {hash(images[i].tobytes()): i for i in self.sides.nonzero()[:, 0].tolist()}
 
 
-def _digest(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-def groups(sides: Tensor) -> list[Tensor]:
-    """The images of each side that occurs, the rarest side first."""
-    counts = sides.bincount().tolist()
-    occurring = [side for side in range(1, len(counts)) if counts[side]]
-    return [(sides == side).nonzero()[:, 0] for side in sorted(occurring, key=counts.__getitem__)]
+def groups(sides: Tensor) -> list[tuple[int, Tensor]]:
+    """Each side that occurs, and the images that have it, the rarest side first."""
+    found, counts = sides[sides > 0].unique(return_counts=True)
+    ordered = found[counts.argsort(stable=True)].tolist()
+    return [(side, (sides == side).nonzero()[:, 0]) for side in ordered]
 
 
 def packed(scans: Iterable[Any]) -> NDArray[np.uint8]:
@@ -140,7 +132,7 @@ def pack(scans: Scans) -> bytes:
     """The content of a file of these scans; all of MNIST takes a minute."""
     fixed = (scans.sides, scans.labels, scans.leftovers)
     part = lzma.compress(b"".join(x.byte().numpy().tobytes() for x in fixed))
-    rest = part + scan_coder.encode([scans.squares(x).numpy() for x in groups(scans.sides)])
+    rest = part + scan_coder.encode([scans.canvas(x, m).numpy() for m, x in groups(scans.sides)])
     count, length = (struct.pack("<I", x) for x in (len(scans), len(part)))
     return MAGIC + hashlib.sha256(count + rest).digest() + count + length + rest
 
@@ -182,11 +174,11 @@ def load_scans() -> Scans:
 def _decode(code: bytes, sides: Tensor) -> NDArray[np.uint8]:
     """The packed bits of all scans."""
     index = groups(sides)
-    shapes = [(len(images), *2 * (int(sides[images[0]]),)) for images in index]
+    shapes = [(len(images), side, side) for side, images in index]
     scans: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)] * len(sides)
     done, total = 0, int((sides > 0).sum())
     with stages() as report:
-        for images, found in zip(index, scan_coder.decode(code, shapes), strict=True):
+        for (_, images), found in zip(index, scan_coder.decode(code, shapes), strict=True):
             for image, scan in zip(images.tolist(), found, strict=True):
                 scans[image] = np.packbits(scan)
             done += len(images)

@@ -56,7 +56,7 @@ def choose(scans: Scans, num_counted: int, folder: Path, report: Report) -> Byte
     are used, the others are written to it.
     """
     counted = groups(scans.sides[:num_counted])
-    nats = scan_choice.count(scans.squares(index).numpy() for index in counted)
+    nats = scan_choice.count(scans.canvas(index, side).numpy() for side, index in counted)
     parts = torch.arange(len(scans)).split(PART)
     tasks = _tasks(folder, "chosen", [list(map(scans.square, x.tolist())) for x in parts])
     work = partial(_choose, nats)

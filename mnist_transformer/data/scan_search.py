@@ -20,16 +20,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from mnist_transformer.data.scans import (
-    BOX,
-    IMAGE,
-    LEAST,
-    MOST,
-    SIDES,
-    to_boxes,
-    to_images,
-    weights,
-)
+from mnist_transformer.data.scans import BOX, LEAST, MOST, SIDES, to_boxes, to_images, weights
 
 GRID = 1 << 16  # area is searched in steps of 1 / GRID,
 TOLERANCE = 14  # steps; a sum of 36 rounded shares errs by less
@@ -62,11 +53,17 @@ def to_scan(image: np.ndarray) -> np.ndarray | None:
 def search(image: np.ndarray, candidates: Iterable[Candidate]) -> np.ndarray | None:
     """The scan of the first candidate that has one, as ``to_scan`` gives it."""
     for side, row, column, least, most in candidates:
-        ink = solve(_box(image, row, column), side, least, most)
-        if ink is not None:
-            made = to_images(torch.from_numpy(ink).byte()[None], torch.tensor([side]))
-            if (made[0, 0].numpy() == image).all():
+        box = _box(image, row, column)
+        puzzle = _Puzzle(box, side, least, most)
+        for ink in puzzle.solutions():
+            scan, sides = torch.from_numpy(ink).byte()[None], torch.tensor([side])
+            wrong = (to_boxes(scan, sides)[0].numpy() != box) & (box > HIDDEN)
+            if wrong.any():
+                puzzle.forbid(np.argwhere(wrong))
+            elif (to_images(scan, sides)[0, 0].numpy() == image).all():
                 return ink
+            else:
+                break
     return None
 
 
@@ -135,15 +132,12 @@ def _places(image: np.ndarray) -> list[tuple[int, int]]:
         pairs = zip(ends, place, strict=True)
         return sum(abs(first + last - 2 * start - BOX + 1) for (first, last), start in pairs)
 
-    return sorted((place for place in places if _is_centred(image, *place)), key=uneven)
-
-
-def _is_centred(image: np.ndarray, row: int, column: int) -> bool:
-    """Whether the program puts the box here; true for any that reaches beyond the image."""
-    total, index = int(image.sum()), np.arange(IMAGE)
-    masses = (int((image.sum(axis) * index).sum()) for axis in (0, 1))
-    is_within = 0 <= min(row, column) <= max(row, column) <= IMAGE - BOX
-    return not is_within or all(abs(2 * mass - IMAGE * total) <= total for mass in masses)
+    # The program centres the mass of a box; one that reaches beyond the image has hidden ink.
+    total, size = int(image.sum()), len(image)
+    masses = (int((image.sum(axis) * np.arange(size)).sum()) for axis in (0, 1))
+    is_centred = all(abs(2 * mass - size * total) <= total for mass in masses)
+    within = set(range(size - BOX + 1))
+    return sorted((x for x in places if is_centred or not within.issuperset(x)), key=uneven)
 
 
 @functools.cache
@@ -171,23 +165,11 @@ def _sums(side: int) -> tuple[np.ndarray, list[np.ndarray]]:
 # --- the ink ---------------------------------------------------------------------------------
 
 
-def solve(box: np.ndarray, side: int, least: float, most: float) -> np.ndarray | None:
-    """A scan, bool (m, m), that gives a box (BOX, BOX), of the shortest outline found, or None.
-
-    The brightest pixel's area is from ``least`` to ``most``.
-    """
-    puzzle = _Puzzle(box, side, least, most)
-    for ink in puzzle.solutions():
-        levels = to_boxes(torch.from_numpy(ink).byte()[None], torch.tensor([side]))[0].numpy()
-        wrong = (levels != box) & (box > HIDDEN)
-        if not wrong.any():
-            return ink
-        puzzle.forbid(np.argwhere(wrong))
-    return None
-
-
 class _Puzzle:
-    """The integer program of one box. Variable ``i`` is a number, and ``~i`` its negation."""
+    """The integer program of one box (BOX, BOX), whose brightest area is ``least`` to ``most``.
+
+    Variable ``i`` is a number, and ``~i`` its negation.
+    """
 
     def __init__(self, box: np.ndarray, side: int, least: float, most: float) -> None:
         from ortools.sat.python import cp_model
@@ -207,7 +189,7 @@ class _Puzzle:
         self._shorten_outline()
 
     def solutions(self) -> Iterator[np.ndarray]:
-        """Solve again and again; call ``forbid`` in between."""
+        """Scans, bool (m, m), of the shortest outlines found; call ``forbid`` in between."""
         for _ in range(ATTEMPTS):
             found = self._solve() or self._solve_from_any()
             if not found:

@@ -21,7 +21,6 @@ from mnist_transformer.prompting.tokens import encode, stack, targets
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.files import check_place
 
-SPEC = mnist.SPEC  # answers are its classes
 FOLDER = Path("runs") / "smollm2-states"
 WRITE = "write them with `mnist-transformer prompts encode`"
 MAX_DIGITS = 2
@@ -96,4 +95,4 @@ def load(folder: Path | None = None) -> Dataset:
             raise ValueError(f"{path} holds states of {source}, expected {SOURCE}: {WRITE}")
         bounds = F.pad(tree["ends"], (1, 0))
         splits.append(StatesSplit(tree["states"], tree["answers"], bounds))
-    return Dataset(splits[0], splits[1], splits[1], SPEC)
+    return Dataset(splits[0], splits[1], splits[1], mnist.SPEC)  # answers are its classes

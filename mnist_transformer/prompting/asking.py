@@ -8,19 +8,21 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeGuard
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mnist_transformer.models import loading
-from mnist_transformer.models.base import GenerativeModel, Model
+from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.prompted import Prompted
 from mnist_transformer.models.reader import Reader
 from mnist_transformer.prompting.llm import LLM, weights
 from mnist_transformer.prompting.prompts import HEXADECIMAL, is_out_of_range, plain
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
+
+Readers: TypeAlias = Prompted | Reader
 
 
 class Asked:
@@ -29,7 +31,7 @@ class Asked:
     Its ``drawer`` draws the digits. ValueError if a package that an adapter needs is missing.
     """
 
-    def __init__(self, reader: Prompted | Reader) -> None:
+    def __init__(self, reader: Readers) -> None:
         self.reader, self._loading = reader, threading.Lock()
         if isinstance(reader, Prompted):
             self.drawer: GenerativeModel = reader
@@ -68,8 +70,9 @@ class Asked:
 
         Models misread some texts that the rules refuse. A text not ``plain`` raises ValueError.
         """
-        (digits,) = self.read([plain(text)])
-        return () if is_out_of_range(plain(text)) or HEXADECIMAL.search(text) else digits
+        text = plain(text)
+        (digits,) = self.read([text])
+        return () if is_out_of_range(text) or HEXADECIMAL.search(text) else digits
 
     def conditions(self, texts: Sequence[str], answers: Sequence[Digits]) -> Tensor:
         """The drawer's conditions for the digits of all answers, one after another."""
@@ -79,15 +82,10 @@ class Asked:
         return torch.tensor([digit for _, _, digit in pairs], dtype=torch.int64)
 
 
-def reads_prompts(model: Model) -> TypeGuard[Prompted | Reader]:
-    """Whether ``Asked`` takes the model."""
-    return isinstance(model, Prompted | Reader)
-
-
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
     """A system ready to be asked, as ``mnist_transformer.load`` finds it; ValueError likewise."""
     model = loading.load_model(name_or_path, device)
-    if not reads_prompts(model):
+    if not isinstance(model, Readers):
         wrong = f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts"
         expected = "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
         raise ValueError(f"{wrong}, {expected}")

@@ -59,6 +59,4 @@ def fast_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 def fork_rng(device: torch.device) -> AbstractContextManager[None]:
     """A context that leaves the random state, this device's too, as it was before."""
-    if device.type == "cpu":
-        return torch.random.fork_rng([])
-    return torch.random.fork_rng([device], device_type=device.type)
+    return torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type)

@@ -1,10 +1,19 @@
-"""Files written in one go, so that a kill or a full disk never leaves half of one."""
+"""Files of a folder, and files written in one go: a kill or a full disk leaves no half of one."""
 
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Files of a folder and its subfolders, relative to it; none that is or lies in a hidden one.
+
+    Sorted by their paths.
+    """
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [path for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
 def make_folder(path: Path) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
 SOFTWARE = "mnist-transformer"  # written into every file, so that our own are recognised
+# As PNG, GIF and SVG files begin with it.
+MARKS = [x + SOFTWARE.encode() for x in (b"Software\0\0\0\0\0", b"!\xfe\x11", b"<!-- ")]
 LONG_SIDE = 640  # pixels; a small picture is saved enlarged to about this
 MAX_SCALE = 10
 MAX_FRAMES = 60
@@ -147,14 +149,9 @@ def is_ours(path: Path) -> bool:
     """Whether a file is a picture that this module wrote."""
     if not path.is_file():  # reading a pipe would block
         return False
-    if path.suffix == ".svg":
-        return SOFTWARE.encode() in path.read_bytes()
-    try:
-        with opened(path) as picture:
-            mark = picture.info.get("Software", picture.info.get("comment"))
-    except (OSError, ValueError):  # such as not a picture
-        return False
-    return mark in (SOFTWARE, SOFTWARE.encode())
+    with path.open("rb") as file:
+        start = file.read(4096)
+    return any(mark in start for mark in MARKS)
 
 
 def _write(path: Path, picture: Image.Image, kind: str, **options: Any) -> None:

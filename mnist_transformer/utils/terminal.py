@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,33 +45,29 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
     for stream, way in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # for characters that its encoding lacks
             stream.reconfigure(errors=way)
-    code = _exit_code(program, run)
+    code = 0
+    try:
+        run()
+    except BrokenPipeError:  # `| head` has read enough
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    except (OSError, ValueError) as error:
+        place = getattr(error, "filename", None)
+        reason = getattr(error, "strerror", None) or error
+        complain(f"{program}: {place}: {reason}" if place else f"{program}: {reason}")
+        code = 2
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        complain(f"{program}: out of memory, expected fewer or smaller images at once")
+        code = 2
     try:
         if sys.stdout:
             sys.stdout.flush()
     except OSError:  # else the flush at exit fails too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
-
-
-def _exit_code(program: str, run: Callable[[], object]) -> int:
-    try:
-        run()
-    except BrokenPipeError:  # `| head` has read enough
-        return 141
-    except KeyboardInterrupt:
-        return 130
-    except (OSError, ValueError) as error:
-        place = getattr(error, "filename", None)
-        reason = getattr(error, "strerror", None) or error
-        complain(f"{program}: {place}: {reason}" if place else f"{program}: {reason}")
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        complain(f"{program}: out of memory, expected fewer or smaller images at once")
-        return 2
-    return 0
 
 
 def show(picture: "Image") -> None:
@@ -82,14 +78,12 @@ def show(picture: "Image") -> None:
     # Colours, and blocks of half a character's height, need a terminal that supports them.
     if screen.color_system and not screen.no_color and screen.encoding.startswith("utf"):
         logging.getLogger("textual_image").addHandler(logging.NullHandler())
-        try:
+        with suppress(Exception):  # whatever stops a preview, the picture is saved
             # The import asks the terminal what it can show.
             from textual_image.renderable import Image as TerminalImage
 
             screen.print(TerminalImage(picture, width=width, height="auto"))
             return
-        except Exception:  # noqa: BLE001 - whatever stops a preview, the picture is saved
-            pass
     height = max(1, width * picture.height // picture.width // 2)
     grey = picture.convert("L").resize((width, height))
     shades = [SHADES[level * len(SHADES) // 256] for level in grey.tobytes()]
