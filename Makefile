@@ -55,7 +55,7 @@ site: $(VENV)/installed-docs
 	$(BIN)/python -m pytest -rs tests/test_site.py tests/test_page.py
 
 ship: $(VENV)/installed
-	$(BIN)/python -c "from mnist_transformer.models.checkpoint import ship; ship('runs/$(RECIPE)/model.safetensors', 'mnist_transformer/weights/$(RECIPE).safetensors')"
+	$(BIN)/python -m tools.ship $(RECIPE)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.common import is_done, peak_memory, record, results, save_plot, start
-from mnist_transformer.evaluation.speed import now
+from mnist_transformer.evaluation.speed import timed
 from mnist_transformer.networks.attention import plain_attention
 from mnist_transformer.utils.devices import fast_dtype
 
@@ -103,9 +103,7 @@ def duration(work: Callable[[], object], device: torch.device, seconds: float) -
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - started < seconds:
-        start = now(device)
-        work()
-        times.append(now(device) - start)
+        times.append(timed(device, work))
     return median(times[1:])
 
 

@@ -29,19 +29,19 @@ from mnist_transformer.evaluation.speed import sampling_speed
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import GenerativeModel, Model, in_batches
 from mnist_transformer.models.loading import find_weights
-from mnist_transformer.options import Sampling
+from mnist_transformer.options import PLAIN, Sampling
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import training
 from mnist_transformer.training.loop import train
 from mnist_transformer.utils.devices import to_device
+from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import enlarge, figure_png, grid, save_png
 from mnist_transformer.utils.terminal import exit_code, stages
 from tools import trials
 
 RUNS = Path("runs/trials")
 MIB = 2**20
-PLAIN = Sampling()
 Figures = dict[str, float | None]
 
 
@@ -282,6 +282,5 @@ def save_images(images: Tensor, columns: int, path: Path) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(figure_png(figure))
+    write_atomic(path, figure_png(figure))
     print(f"saved {path}")

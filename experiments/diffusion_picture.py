@@ -37,7 +37,7 @@ def main(
         mar: A trained model of the family mar.
         data: The folder with MNIST's four files; otherwise as for training.
         digit: The digit to show.
-        seed: Of the noise and the drawing.
+        seed: Decides the noise and the drawing.
     """
     test = load_dataset("mnist", data).test
     image = test.images[test.labels == digit][:1]

@@ -28,6 +28,7 @@ from mnist_transformer.evaluation.ledger import Row
 from mnist_transformer.evaluation.metrics import bits_per_dim, precision_recall
 from mnist_transformer.evaluation.synthetic import Columns
 from mnist_transformer.recipes import RECIPES, Recipe, find_recipe
+from mnist_transformer.utils.checks import check_choice
 from mnist_transformer.utils.terminal import stages
 from tools import trials
 
@@ -61,13 +62,11 @@ def main(
         num_samples: Digits to draw from each generator.
     """
     for part in parts:
-        if part not in PARTS:
-            raise ValueError(f"part is {part!r}, expected some of {', '.join(PARTS)}")
+        check_choice("part", part, PARTS)
     dataset, drawn = load_dataset("mnist", data), synthetic.load(folder)
     choices = make_arms(dataset.train, drawn)
     for arm in arms:
-        if arm not in choices:
-            raise ValueError(f"arm is {arm!r}, expected some of {', '.join(choices)}")
+        check_choice("arm", arm, choices)
     bench = Bench(dataset, generator, generator_images, num_samples)
     for seed in seeds:
         for arm in arms or choices:

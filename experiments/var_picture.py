@@ -23,7 +23,7 @@ def main(model: str = "mnist-var", digit: int = 3, seed: int = 0, out: Path | No
 
     Args:
         model: A VAR by scales: shipped, a checkpoint or a training run's folder.
-        digit: What the picture shows.
+        digit: The digit that the picture shows.
         out: The PNG file to write; otherwise results/var/how.png.
     """
     loaded = loading.load(model, "cpu")

@@ -166,16 +166,14 @@ def _vqvae_of(data: DataSpec) -> VQVAEConfig:
     return VQVAEConfig(data, scales=(*(2**i for i in range(8) if 2**i < grid), grid))
 
 
-def _patch_of(data: DataSpec) -> PatchConfig:
-    """Without a background, values are like their neighbours, and so are levels."""
-    return PatchConfig(data, num_logistics=5 if data.background is None else None)
-
-
 # Recipes whose shape comes from the data: `train NAME --data FOLDER`.
 _any = partial(Recipe, dataset="folder", max_seconds=30 * 60)
 # fmt: off
 GENERIC: dict[str, Recipe] = {recipe.name: recipe for recipe in (
-    _any("patch", _patch_of, batch_size=16, about="patch by patch"),
+    # Without a background, values are like their neighbours, and so are levels.
+    _any("patch",
+         lambda data: PatchConfig(data, num_logistics=5 if data.background is None else None),
+         batch_size=16, about="patch by patch"),
     _any("pixel", PixelConfig, batch_size=16, about="value by value"),
     _any("ddpm", DDPMConfig, adamw_lr=1e-3, ema=0.1, about="rectified flow over noisy patches"),
     _any("mar", MARConfig, adamw_lr=1e-3, ema=0.1, about="masked patches in a random order"),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.utils import trees
+from tools.ship import ship
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_load_leaves_the_random_generator_alone(saved):
 
 def test_bf16_halves_the_file_and_loads_as_rounded_float32(model, saved, tmp_path):
     small = tmp_path / "small.safetensors"
-    checkpoint.ship(saved, small)
+    ship(saved, small)
     assert checkpoint.read_notes(small) == checkpoint.read_notes(saved)
     assert small.stat().st_size < 0.7 * saved.stat().st_size
     for name, tensor in checkpoint.load(small).state_dict().items():

@@ -31,7 +31,6 @@ class Uniform(GenerativeModel):
 
     honours = frozenset({"guidance"})
     likelihood = "exact"
-    loss_sums_dims = True
 
     def __init__(self) -> None:
         super().__init__(ModelConfig(make_spec(8)))
@@ -188,7 +187,7 @@ def test_drawn_sets_are_balanced_and_differ_by_seed() -> None:
 def test_measure_finds_every_figure(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "load_judge", lambda spec: Reader())
     stages = []
-    found = evaluate.measure(
+    found = evaluate.evaluate(
         Uniform(),
         dataset,
         evaluate.Samples(100, seeds=(0, 1), guidances=(1.0, 3.0)),
@@ -215,7 +214,7 @@ def test_too_few_samples_are_refused(dataset: Dataset) -> None:
 
 
 def test_a_judge_is_measured_as_one(dataset: Dataset) -> None:
-    found = evaluate.measure(Reader(), dataset)
+    found = evaluate.evaluate(Reader(), dataset)
     assert found["accuracy"] == 1
     assert found["accuracy_val"] == 1
     validation = runlog.validate(Reader().eval(), dataset.val, seed=0)
@@ -244,12 +243,12 @@ def test_without_a_judge_likelihood_and_speed_are_measured(
     monkeypatch.setattr(evaluate, "shipped", lambda: ["mnist-patch"])
     for judge in (None, "cifar10-cnn"):
         of = replace(dataset, spec=replace(dataset.spec, judge=judge))
-        found = evaluate.measure(Uniform(), of, evaluate.Samples(100))
+        found = evaluate.evaluate(Uniform(), of, evaluate.Samples(100))
         expected = "bits_per_dim_val bits_per_dim bits_per_dim_null images_per_second"
         assert list(found) == expected.split()
     with pytest.raises(ValueError, match="has no judge, expected a data set that has one"):
         evaluate.load_judge(replace(MNIST, judge=None))
-    coded = evaluate.measure(TINY["var"].tokenizer.build(), of, evaluate.Samples(100))
+    coded = evaluate.evaluate(TINY["var"].tokenizer.build(), of, evaluate.Samples(100))
     assert coded["reconstruction"]["squared_error"] > 0
     assert "ceiling" not in coded
 

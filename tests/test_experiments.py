@@ -400,8 +400,8 @@ def test_arms_of_synthetic_digits(drawn: Path) -> None:
     assert torch.equal(torch.cat([best, worst]).sum(0), columns["image"].sum(0))
     assert not torch.equal(arms["random half"](0).images, arms["random half"](1).images)
     for words, message in (
-        ({"parts": ("chains",)}, "part is 'chains', expected some of classifier, generator, chain"),
-        ({"arms": ("none",)}, "arm is 'none', expected some of real, all drawn"),
+        ({"parts": ("chains",)}, "part is 'chains', expected one of classifier, generator, chain"),
+        ({"arms": ("none",)}, "arm is 'none', expected one of real, all drawn"),
         ({"generator": "none"}, "unknown recipe 'none'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -58,11 +58,11 @@ def test_each_image_is_drawn_from_its_own_time(model, monkeypatch):
 
 
 def test_the_teacher_is_guided(model):
-    guided, teacher = moved(replace(CONFIG, built_in_guidance=3.0)), model.teacher
-    x_t, t = torch.randn(6, 1, 8, 8), torch.ones(1)
+    guided, teacher = moved(replace(CONFIG, built_in_guidance=3.0, num_links=1)), model.teacher
+    x_t, t = torch.randn(6, 1, 8, 8), torch.ones(6)
     outputs = [teacher.denoise(teacher.classes(x), x_t, t) for x in (LABELS, LABELS * 0 + 3)]
     expected = guide(torch.cat(outputs), 3.0).clamp(-1, 1)
-    torch.testing.assert_close(guided.step_of_teacher(LABELS, x_t, t, t * 0), expected)
+    torch.testing.assert_close(guided.drawn_by_teacher(LABELS, x_t, t), expected)
 
 
 def test_a_digit_takes_one_pass(model, monkeypatch):

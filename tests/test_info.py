@@ -11,6 +11,7 @@ from helpers import TINY_PATCH
 
 from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.training.info import RunInfo, read_info
+from tools.ship import ship
 
 INFO = RunInfo(
     recipe="tiny",
@@ -42,7 +43,7 @@ def test_notes_come_back_typed(tmp_path):
     path = tmp_path / "model.safetensors"
     checkpoint.save(TINY_PATCH.build(), path, **asdict(INFO))
     assert read_info(path) == INFO
-    checkpoint.ship(path, tmp_path / "shipped")
+    ship(path, tmp_path / "shipped")
     assert read_info(tmp_path / "shipped") == INFO
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from helpers import TINY, make_spec, moved
 
+from experiments import mar
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.networks.patches import cut
 from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
+from mnist_transformer.recipes import RECIPES
 
 # Nine patches, none of them left blank.
 CONFIG = replace(TINY["mar"], data=make_spec(12, 3), blank_gate=False)
@@ -193,6 +195,11 @@ def test_the_head_learns_from_ink_only():
     assert not any(p.grad is not None and p.grad.any() for p in model.head.parameters())
 
 
+def test_the_experiments_changes_fit_the_recipe() -> None:
+    for change in mar.CHANGES:
+        replace(RECIPES["mnist-mar"].model, **change).build()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -200,6 +207,7 @@ def test_the_head_learns_from_ink_only():
         ({"min_mask_ratio": 1.0}, r"min_mask_ratio is 1.0, expected a number in \[0, 1\)"),
         ({"data": make_spec(10)}, "image_size is 10, expected a multiple of patch_size 4"),
         ({"sampler": "dpm"}, "sampler is 'dpm', expected one of"),
+        ({"margin": -1}, "margin is -1, expected 0 or more"),
         ({"num_steps": 0}, "num_steps is 0, expected 1 or more"),
         ({"num_steps": 10}, "num_steps is 10, expected 1 to 9"),
         ({"prediction": "y"}, "prediction is 'y', expected one of"),

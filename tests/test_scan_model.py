@@ -134,6 +134,7 @@ def test_senseless_configs_are_refused(change, message):
 
 def test_the_scans_of_a_drawing_give_its_images(model):
     drawn = model.sample([0, 1, 2], [5, 6, 7], Sampling(temperature=0.9))
-    assert torch.equal(model.scans([0, 1, 2], [5, 6, 7], Sampling(temperature=0.9)).images, drawn)
+    again = model.scans([0, 1, 2], iter([5, 6, 7]), Sampling(temperature=0.9))
+    assert torch.equal(again.images, drawn)
     with pytest.raises(ValueError, match="a SidedPatch draws no scans"):
         model.patch.scans([0], [0], Sampling())

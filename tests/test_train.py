@@ -250,6 +250,22 @@ def test_another_runs_folder_is_refused(whole, changes, named):
         go(whole[0], **changes)
 
 
+def test_a_state_with_an_option_that_has_gone_resumes_if_it_was_off(tmp_path, monkeypatch):
+    go_and_die(tmp_path, monkeypatch, step=2)
+
+    def note(passes: int) -> None:
+        for path in resume.find_states(tmp_path):
+            tree = trees.load_state(path)
+            tree["run"]["model.passes"] = passes
+            trees.save_state(path, tree)
+
+    note(2)
+    with pytest.raises(ValueError, match=r"with model\.passes 2 and not 1"):
+        go(tmp_path)
+    note(1)
+    go(tmp_path, epochs=1)
+
+
 def test_a_state_from_before_the_interval_was_a_choice_goes_on(tmp_path, monkeypatch):
     go_and_die(tmp_path, monkeypatch, step=2)
     for path in resume.find_states(tmp_path):

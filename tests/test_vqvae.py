@@ -231,7 +231,7 @@ def test_its_figures_are_measured(monkeypatch):
     judge = ClassifierConfig(make_spec(8, 3), width=2).build()
     monkeypatch.setattr(evaluate, "load_judge", lambda spec: judge)
     splits = [Split(random_images(number), torch.arange(number) % 10) for number in (60, 30, 40)]
-    found = evaluate.measure(
+    found = evaluate.evaluate(
         make(),
         replace(DATASET, train=splits[0], val=splits[1], test=splits[2]),
         evaluate.Samples(30, seeds=(0, 1)),

@@ -40,13 +40,13 @@ OLD_MODEL = "mnist-pixel-3.5m"
 NUM_PASSES = 8  # that are timed; the old way takes one per pixel
 
 
-def load_shipped(device: str | None = None, dataset: str = "mnist") -> dict[str, GenerativeModel]:
-    """Every shipped model that draws images of a data set, by name; errors as in ``load``."""
+def load_shipped(device: str | None = None) -> dict[str, GenerativeModel]:
+    """Every shipped model that draws MNIST, by name; errors as in ``load``."""
     models = {name: load_model(name, device) for name in shipped()}
     return {
         name: model
         for name, model in models.items()
-        if isinstance(model, GenerativeModel) and model.config.data.name == dataset
+        if isinstance(model, GenerativeModel) and model.config.data.name == "mnist"
     }
 
 
@@ -78,7 +78,7 @@ def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
         subjects.insert(0, _full_passes(name, model))
     if fast_dtype(model.device) != torch.bfloat16:
         tell(f"{name} in bfloat16: not measured, {model.device} has no instructions for it")
-    elif not model.draws_in_fast_dtype:
+    elif "sampler" not in model.honours:  # diffusion draws in bfloat16 anyway
         rounded = _drawer(model, in_bfloat16=True)
         subjects.append(Subject(name, BFLOAT16, model.num_parameters, rounded, draw))
     compiled = copy.deepcopy(model)
@@ -179,7 +179,6 @@ def main(
     if record:
         measured = trials.of("bench", ledger.latest(ledger.results_folder() / "ledger.jsonl"))
         path = ledger.results_folder() / "bench" / "plot.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, plot(measured))
         say(f"saved {path}")
 

@@ -9,6 +9,7 @@ it is counted, and shown by ``--long``.
 """
 
 import ast
+import inspect
 import io
 import re
 import sys
@@ -104,8 +105,8 @@ def python_blocks(text: str) -> Iterator[Found]:
         if isinstance(node, ast.JoinedStr):
             inside |= {id(part) for part in ast.walk(node)}
         if found is not None and len(found.split()) > 3:
-            line = node.lineno  # type: ignore[attr-defined]
-            yield from ((line + n - 1, block) for n, block in markdown_blocks(found))
+            line = node.lineno - 1  # type: ignore[attr-defined]
+            yield from ((line + n, block) for n, block in markdown_blocks(inspect.cleandoc(found)))
     comment, start = list[str](), 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -37,6 +37,7 @@ from mnist_transformer.models.loading import WEIGHTS, shipped
 from mnist_transformer.recipes import RECIPES
 from mnist_transformer.training.info import read_info
 from mnist_transformer.training.log import plot_losses, read_metrics
+from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.terminal import exit_code, say
 from tools import columns, trials
 from tools.columns import Cell
@@ -336,8 +337,7 @@ def collect(row: Row, run: Path, results: Path) -> list[Path]:
     for name, content in contents.items():
         path = results / row["recipe"] / name
         if not path.is_file() or path.read_bytes() != content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_atomic(path, content)
             written.append(path)
     return written
 
@@ -348,13 +348,11 @@ def draw_curve(row: Row, results: Path) -> list[Path]:
     curve = _exact_curve(row)
     if path.is_file() or not curve:
         return []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        plot_losses(
-            {"kind": "validation", "seconds": seconds, "images": images, "bits_per_dim": bits}
-            for seconds, images, bits in curve
-        )
+    lines = (
+        {"kind": "validation", "seconds": seconds, "images": images, "bits_per_dim": bits}
+        for seconds, images, bits in curve
     )
+    write_atomic(path, plot_losses(lines))
     return [path]
 
 

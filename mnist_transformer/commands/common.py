@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mnist_transformer.options import Sampling
@@ -23,6 +23,7 @@ REGISTRY = ConstructorRegistry()
 Model: TypeAlias = Annotated[
     str, arg(help="A shipped model (`list` names them), a checkpoint or a training run's folder.")
 ]
+ModelName: TypeAlias = Annotated[Positional[str], arg(metavar="MODEL")]  # told of by the verb
 Seed: TypeAlias = Annotated[int, arg(help="The same seed draws the same pictures.")]
 How: TypeAlias = Annotated[Sampling, arg(name="")]  # a flag for each of its fields
 Out: TypeAlias = Annotated[

@@ -18,10 +18,7 @@ def draw(
     how: common.How = PLAIN,
     out: common.Out = None,
     gif: common.Gif = False,
-    crisp: Annotated[
-        FlagCreatePairsOff[bool],
-        arg(help="Also save the scans that a model of scans drew, as a PNG and as SVG outlines."),
-    ] = False,
+    crisp: FlagCreatePairsOff[bool] = False,
     device: common.Device = None,
 ) -> None:
     """Draw digits, or other classes that a model knows, save them as a PNG file and show them.
@@ -29,6 +26,7 @@ def draw(
     Args:
         what: A digit such as 3, a number such as 2026, or names of classes such as cat,dog.
         n: How many times to draw it.
+        crisp: Also save the scans that a model of scans drew, as a PNG and as SVG outlines.
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected 1 or more")

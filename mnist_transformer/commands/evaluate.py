@@ -1,16 +1,14 @@
 """eval."""
 
+import re
 import sys
-from typing import Annotated
 
-from tyro.conf import Positional, arg
-
-from mnist_transformer.commands.common import PROG, Data, Device
+from mnist_transformer.commands.common import PROG, Data, Device, ModelName
 from mnist_transformer.utils.terminal import complain, say, screen, stages
 
 
 def evaluate(
-    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    model: ModelName,
     data: Data = None,
     device: Device = None,
     num_samples: int = 10_000,
@@ -45,7 +43,7 @@ def evaluate(
     if dataset.spec.judge not in loading.shipped() and not isinstance(subject, Judge):
         complain(f"{dataset.spec.name} has no shipped judge: likelihood and speed are all there is")
     with stages() as report:
-        metrics = protocol.measure(subject, dataset, samples, recipe=recipe, report=report)
+        metrics = protocol.evaluate(subject, dataset, samples, recipe=recipe, report=report)
     screen.print_json(data=metrics)
     if not record:
         return
@@ -64,7 +62,8 @@ def evaluate(
     )
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):
-        sheet = ledger.results_folder() / training.recipe / "samples.png"
+        folder = re.sub(r"^\.|[^\w.-]", "-", training.recipe)  # which may be any text
+        sheet = ledger.results_folder() / folder / "samples.png"
         labels = [x for x in range(min(subject.num_classes, MAX_CLASSES)) for _ in range(10)]
         drawn = subject.sample(labels, range(len(labels)))
         images.save_png(images.enlarge(images.grid(drawn, columns=10)), sheet)

@@ -1,21 +1,17 @@
 """export."""
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
-
+from mnist_transformer.commands.common import ModelName
 from mnist_transformer.utils.terminal import say
 
 
-def export(
-    model: Annotated[Positional[str], arg(metavar="MODEL")],
-    out: Annotated[Path, arg(help="The file to write, with a name in .onnx.")],
-) -> None:
+def export(model: ModelName, out: Path) -> None:
     """Write one step of a model's drawing as ONNX, for programs without PyTorch.
 
     Args:
         model: A shipped model of scans or of diffusion, a checkpoint or a training run's folder.
+        out: The file to write, with a name in .onnx.
     """
     if out.suffix != ".onnx":
         raise ValueError(f"out is {str(out)!r}, expected a name in .onnx")

@@ -59,6 +59,7 @@ def _details(
     recipe: "Recipe", row: dict[str, Any] | None, shipped: bool
 ) -> Iterator[tuple[str, str]]:
     """Everything there is to say about a model, as pairs of a heading and a text."""
+    from mnist_transformer.evaluation.tables import bits, percent, plus_minus
     from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
     from mnist_transformer.prompting.asking import Readers
 
@@ -83,22 +84,16 @@ def _details(
     yield "config", " ".join(f"{k}={v}".replace(" ", "") for k, v in config.items())
     if isinstance(model, GenerativeModel):
         yield "options", ", ".join(sorted(model.honours))
-    if row is not None:
-        yield "measured", f"{row['date'][:10]} on {row['device']}"
-        yield from (("", figure) for figure in _figures(row))
-
-
-def _figures(row: dict[str, Any]) -> Iterator[str]:
-    """The figures of a ledger row in words."""
-    from mnist_transformer.evaluation.tables import bits, percent, plus_minus
-
+    if row is None:
+        return
+    yield "measured", f"{row['date'][:10]} on {row['device']}"
     metrics = row["metrics"]
     if "bits_per_dim" in metrics:
-        yield f"bits/dim: {bits(row)} test, {metrics['bits_per_dim_val']:.3f} validation"
+        yield "", f"bits/dim: {bits(row)} test, {metrics['bits_per_dim_val']:.3f} validation"
     for drawn in metrics.get("drawn", ()):
         agreement, distance = percent(drawn["agreement"]), plus_minus(drawn["fd_cnn"])
-        yield f"guidance {drawn['guidance']:g}: {agreement} % read right, fd_cnn {distance}"
+        yield "", f"guidance {drawn['guidance']:g}: {agreement} % read right, fd_cnn {distance}"
     if "accuracy" in metrics:
-        yield f"{100 * metrics['accuracy']:.2f} % of test images read right"
+        yield "", f"{100 * metrics['accuracy']:.2f} % of test images read right"
     if "reconstruction" in metrics:
-        yield f"fd_cnn of reconstructions: {metrics['reconstruction']['fd_cnn']:.3f}"
+        yield "", f"fd_cnn of reconstructions: {metrics['reconstruction']['fd_cnn']:.3f}"

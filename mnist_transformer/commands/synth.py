@@ -41,7 +41,7 @@ def synth(
     from mnist_transformer.utils import trees
 
     weights = loading.find_weights(model)
-    crc = trees.read_metadata(weights, checkpoint.KIND)[trees.CHECKSUM]
+    crc = trees.read(weights, checkpoint.KIND)[1][trees.CHECKSUM]
     made = f"{n} images by {weights.name} ({crc}), seed {seed}" + f", {how}" * (how != PLAIN)
     synthetic.claim(out, made)
     process = runtime.make_accelerator(out, device)

@@ -67,11 +67,12 @@ class Scans:
     def canvas(self, index: Tensor, size: int) -> Tensor:
         """The scans of these images (B,), each centred on paper: uint8 (B, size, size) of 0 and 1.
 
-        An image without a scan gives paper. Raises ValueError if a scan is larger than the canvas.
+        An image without a scan gives paper, and so does index -1. Raises ValueError if a scan is
+        larger than the canvas.
         """
         canvas = np.zeros((len(index), size, size), np.uint8)
         for scan, image in zip(canvas, index.tolist(), strict=True):
-            ink = self.square(image)
+            ink = self.square(image) if image >= 0 else np.zeros((0, 0), np.uint8)
             if len(ink) > size:
                 raise ValueError(f"size is {size}, expected the side of scan {image}, {len(ink)}")
             place = square(len(ink), size)

@@ -54,6 +54,7 @@ def evaluate(
     samples: Samples = FULL,
     *,
     device: str | None = None,
+    recipe: Recipe | None = None,
     report: Progress = quiet,
 ) -> Metrics:
     """Measure a model: likelihood, drawn images and speed, as far as they apply.
@@ -62,50 +63,18 @@ def evaluate(
         model: a loaded model, or the name or path of one, as ``load`` takes them.
         dataset: by default the one that the model was trained on.
         device: for a model that is not loaded yet.
+        recipe: one of RECIPES, to measure a loaded model's training speed too; the checkpoint of
+            a model that is not loaded names its own.
 
     Raises ValueError as ``load`` and ``check_measurable`` do.
     """
-    recipe = None
     if not isinstance(model, Model):
         path = find_weights(model)
         recipe = RECIPES.get(read_info(path).recipe)
         model = load_model(path, device)
     check_measurable(model, samples)
-    if dataset is None:
-        dataset = load_data(model, recipe)
-    elif not isinstance(dataset, Dataset):
-        dataset = load_dataset(dataset)
-    return measure(model, dataset, samples, recipe=recipe, report=report)
-
-
-def load_data(
-    model: Model, recipe: Recipe | None, folder: str | os.PathLike[str] | None = None
-) -> Dataset:
-    """The data set that a model was trained on, from a folder of its files as for training.
-
-    Raises ValueError as ``load_dataset`` does, and if images or classes are not the model's.
-    """
-    spec: DataSpec = model.config.data
-    name = spec.name.partition(":")[0]
-    if recipe is not None and not callable(recipe.model):  # a recipe for one data set
-        name = recipe.dataset
-    how = {"size": spec.shape[1], "channels": spec.shape[0]} if name == "folder" else {}
-    dataset = load_dataset(name, folder, **how)
-    found, expected = ((x.shape, x.class_names) for x in (dataset.spec, spec))
-    if found != expected:
-        raise ValueError(f"{dataset.spec.name} has {found}, the model expects {expected}")
-    return dataset
-
-
-def measure(
-    model: Model,
-    dataset: Dataset,
-    samples: Samples = FULL,
-    *,
-    recipe: Recipe | None = None,
-    report: Progress = quiet,
-) -> Metrics:
-    """Measure a model that passes ``check_measurable``; with its recipe, training speed too."""
+    if not isinstance(dataset, Dataset):
+        dataset = load_data(model, recipe) if dataset is None else load_dataset(dataset)
     if isinstance(model, Judge):
         return judge_figures(model, dataset)
     found: Metrics = {}
@@ -144,6 +113,23 @@ def measure(
     if recipe is not None:
         found["throughput"] = throughput(model, recipe, dataset.train, report=report)
     return found
+
+
+def load_data(
+    model: Model, recipe: Recipe | None, folder: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """The data set that a model was trained on, from a folder of its files as for training.
+
+    Raises ValueError as ``load_dataset`` does, and if images or classes are not the model's.
+    """
+    spec: DataSpec = model.config.data
+    name = recipe.dataset if recipe else spec.name.partition(":")[0]
+    how = {"size": spec.shape[1], "channels": spec.shape[0]} if name == "folder" else {}
+    dataset = load_dataset(name, folder, **how)
+    found, expected = ((x.shape, x.class_names) for x in (dataset.spec, spec))
+    if found != expected:
+        raise ValueError(f"{dataset.spec.name} has {found}, the model expects {expected}")
+    return dataset
 
 
 def check_measurable(model: Model, samples: Samples) -> None:

@@ -32,7 +32,8 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _timed(device: torch.device, work: Callable[[], object]) -> float:
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds of ``work``, with all that it queues on the device."""
     start = now(device)
     work()
     return now(device) - start
@@ -45,7 +46,7 @@ def sampling_speed(
     labels = torch.arange(batch_size) % model.num_classes
     seconds = []
     for repeat in range(repeats + 1):
-        seconds.append(_timed(model.device, lambda: model.sample(labels, range(batch_size))))
+        seconds.append(timed(model.device, lambda: model.sample(labels, range(batch_size))))
         report(f"speed at batch {batch_size}", repeat + 1, repeats + 1)
     return batch_size / median(seconds[1:])
 
@@ -60,7 +61,7 @@ def matmul_peak(device: torch.device, size: int | None = None) -> tuple[float, s
     rates = []
     for dtype in {torch.float32, fast_dtype(device)}:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        seconds = [_timed(device, partial(torch.matmul, a, b)) for _ in range(6)]
+        seconds = [timed(device, partial(torch.matmul, a, b)) for _ in range(6)]
         rates.append((2 * size**3 / min(seconds[1:]), str(dtype).removeprefix("torch.")))
     return max(rates)
 
@@ -128,7 +129,7 @@ def throughput(
     with fork_rng(device):
         step(*batches[0])  # warm-up: buffers, kernels, compiling
         for done, batch in enumerate(batches):
-            seconds += _timed(device, partial(step, *batch))
+            seconds += timed(device, partial(step, *batch))
             report("training speed", done + 1, len(batches))
         with uncompiled(recipe):
             flops = sum(count_flops(partial(gradients, *batch)) for batch in batches)

@@ -17,6 +17,7 @@ from mnist_transformer.data import idx
 from mnist_transformer.evaluation.metrics import nearest_distances
 from mnist_transformer.evaluation.protocol import load_data, load_judge
 from mnist_transformer.models.base import GenerativeModel, in_batches
+from mnist_transformer.models.loading import shipped
 from mnist_transformer.options import MAX_BATCH, Sampling
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import check_choice
@@ -32,8 +33,10 @@ def drawing(
 ) -> Callable[[range], Columns]:
     """A function that draws and scores images, given numbers that determine class and seed."""
     spec = model.config.data
+    if model.num_classes > 256:  # labels are bytes
+        raise ValueError(f"{spec.name} has {model.num_classes} classes, expected 256 or fewer")
     train = model.check_images(load_data(model, None, data).train.images)
-    judge = load_judge(spec) if spec.judge else None
+    judge = load_judge(spec) if spec.judge in shipped() else None
 
     def drawn(numbers: range) -> Columns:
         seeds = seed + torch.tensor(numbers)

@@ -6,7 +6,7 @@ rows of tokens (B, 1 + T) for a family that reads prompts (prompting/tokens.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -21,13 +21,16 @@ from mnist_transformer.utils.devices import check_defaults
 
 Canvas = Tensor | Callable[[], Tensor]
 """Images of an unfinished drawing, or a function that makes them, valid until the next step."""
+Cond = Tensor | Sequence[int] | None
+Seeds = Iterable[int]
+"""One class and one seed per image, as a caller gives them; None stands for no class."""
 
 
 class Model(nn.Module, ABC):
     """A model that ``train`` can train; ``config``, a frozen dataclass, builds it."""
 
-    likelihood: ClassVar[Literal["exact", "bound"] | None] = None  # of nll
-    loss_sums_dims: ClassVar[bool] = False  # the loss is a sum over C*H*W dimensions, as nats are
+    likelihood: ClassVar[Literal["exact", "bound"] | None] = None  # of nll; its loss sums all dims
+    built_in_guidance: float = 1.0  # the guidance that it learned to draw with
     adamw_modules: ClassVar[tuple[str, ...]] = ()  # trained by AdamW instead of Muon
 
     def __init__(self, config: Any) -> None:
@@ -59,7 +62,7 @@ class Model(nn.Module, ABC):
             raise ValueError(f"a pixel is {images.max().item()}, expected below {num_levels}")
         return images.to(self.device)
 
-    def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
+    def check_cond(self, cond: Cond, num_images: int) -> Tensor:
         """int64 labels (B,) on the model's device; None becomes the null class."""
         if cond is None:
             return torch.full((num_images,), self.num_classes, device=self.device)
@@ -83,9 +86,7 @@ class Model(nn.Module, ABC):
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """The training objective (B,), float32; regularisers act in training mode only."""
 
-    def nll(
-        self, images: Tensor, cond: Tensor | Sequence[int] | None, *, fitted: bool = False
-    ) -> Tensor:
+    def nll(self, images: Tensor, cond: Cond, *, fitted: bool = False) -> Tensor:
         """Nats float32 (B,) over all C*H*W dimensions given the class; None: without one.
 
         With ``fitted``, by the distribution that was fitted to the images. A model with built-in
@@ -96,15 +97,11 @@ class Model(nn.Module, ABC):
         images = self.check_images(images)
         with evaluating(self):
             cond = self.check_cond(cond, len(images))
-            return self.fitted_nats(images, cond) if fitted else self.nats(images, cond)
+            return self.nats(images, cond, fitted)
 
-    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+    def nats(self, images: Tensor, cond: Tensor, fitted: bool = False) -> Tensor:
         """``nll`` of checked arguments; a family with a ``likelihood`` implements it."""
         raise ValueError(f"{type(self).__name__} has no likelihood to measure bits/dim with")
-
-    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        """``nats`` with ``fitted``; a family with built-in guidance implements it."""
-        return self.nats(images, cond)
 
     def forward(self, images: Tensor, cond: Tensor) -> Tensor:
         # DistributedDataParallel wraps forward, so that is where the loss is.
@@ -168,10 +165,8 @@ class GenerativeModel(Model):
     """A model that draws. A family implements ``loss`` and ``sample_steps``."""
 
     honours: ClassVar[frozenset[str]] = frozenset()  # the Sampling options that it uses
-    draws_in_fast_dtype: ClassVar[bool] = False  # uses its device's ``fast_dtype`` by default
     archive: Any = None  # in a model of scans: those of known images, or () for MNIST's
     max_steps: int = 1  # of a drawing, in a family that honours num_steps
-    built_in_guidance: float = 1.0  # the guidance that it learned to draw with
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -184,32 +179,17 @@ class GenerativeModel(Model):
         """Yield uint8 canvases (B, C, H, W) as the drawing happens, the last one finished."""
 
     def steps(
-        self,
-        cond: Tensor | Sequence[int] | None,
-        seeds: Iterable[int],
-        how: Sampling | None = None,
-        keep: Keep | None = None,
+        self, cond: Cond, seeds: Seeds, how: Sampling | None = None, keep: Keep | None = None
     ) -> Generator[Tensor, None, None]:
         """Check the request, then stream ``sample_steps`` in eval mode, kept pixels pasted back.
 
         Takes one class and one seed per image; None draws without a class. The same seed gives the
         same image in any batch, up to rounding. A request that does not fit raises ValueError.
         """
-        drawing = self._start(cond, seeds, how, keep)
-
-        def shown() -> Generator[Tensor, None, None]:
-            with closing(drawing):
-                for images in drawing:
-                    yield images()
-
-        return shown()
+        return (images() for images in self._start(cond, seeds, how, keep))
 
     def sample(
-        self,
-        cond: Tensor | Sequence[int] | None,
-        seeds: Iterable[int],
-        how: Sampling | None = None,
-        keep: Keep | None = None,
+        self, cond: Cond, seeds: Seeds, how: Sampling | None = None, keep: Keep | None = None
     ) -> Tensor:
         """Draw: uint8 (B, C, H, W) on the CPU. Arguments and errors as in ``steps``."""
         images = partial(torch.empty, 0, *self.image_shape, dtype=torch.uint8)
@@ -218,11 +198,7 @@ class GenerativeModel(Model):
         return images()
 
     def _start(
-        self,
-        cond: Tensor | Sequence[int] | None,
-        seeds: Iterable[int],
-        how: Sampling | None,
-        keep: Keep | None,
+        self, cond: Cond, seeds: Seeds, how: Sampling | None, keep: Keep | None
     ) -> Generator[partial[Tensor], None, None]:
         """A checked drawing: for each canvas a function that makes its images."""
         how = how or Sampling()
@@ -284,9 +260,5 @@ class GenerativeModel(Model):
 @runtime_checkable
 class Tokenizer(Protocol):
     """A model that turns an image uint8 (C, H, W) into T codes, int64 from 0, and back."""
-
-    def encode(self, images: Tensor) -> Tensor: ...
-
-    def decode(self, codes: Tensor) -> Tensor: ...
 
     def reconstruct(self, images: Tensor) -> Tensor: ...

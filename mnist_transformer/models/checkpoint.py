@@ -68,11 +68,6 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     return trees.header(trees.read_metadata(Path(path), KIND), "notes", Path(path))
 
 
-def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Copy a checkpoint, notes and all, with its weights rounded to bfloat16, half the size."""
-    save(load(source), target, dtype=torch.bfloat16, **read_notes(source))
-
-
 def family_of(model: Model) -> str:
     """The key of a model's class in FAMILIES."""
     for family, (_, model_class) in FAMILIES.items():
@@ -127,20 +122,17 @@ def _build(
         raise ValueError(f"{path} has a config that {name} refuses: {reason}") from error
     finally:
         counting.remove()
-    _check_tensors(model.state_dict(), tensors, path)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        want = tuple(expected[name].shape) if name in expected else "none of that name"
+        have = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if want != have:
+            raise ValueError(f"{path} has {have} for tensor {name}, expected {want}")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{path} has a number in tensor {name} that is not finite")
     return model
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Floating-point tensors cast to ``dtype``, the others unchanged."""
     return {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
-
-
-def _check_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
-    for name in sorted(expected.keys() | got.keys()):
-        want = tuple(expected[name].shape) if name in expected else "none of that name"
-        have = tuple(got[name].shape) if name in got else "nothing"
-        if want != have:
-            raise ValueError(f"{path} has {have} for tensor {name}, expected {want}")
-        if not got[name].isfinite().all():
-            raise ValueError(f"{path} has a number in tensor {name} that is not finite")

@@ -43,9 +43,6 @@ class ClassifierConfig(ModelConfig):
     mirror: bool = False
     residual: bool = False
 
-    def build(self) -> "Classifier":
-        return Classifier(self)
-
 
 def random_affine(images: Tensor, config: ClassifierConfig) -> Tensor:
     """Distort each float image (B, C, H, W) by its own affine map."""

@@ -114,56 +114,43 @@ def decode(
         note: called with a sentence if another torch or processor wrote the file.
     """
     header, body = _open(content, name)
-    path = None
     if header.model:
         Coder()  # like the next lines, raises errors that are not the file's fault
         path = find_weights(model or PurePath(header.model).name)
-        companion(path, "cpu")
+        shape = companion(path, "cpu").image_shape
     try:
-        return _decode(header, body, name, path, report, note)
+        if not header.model:
+            return np.frombuffer(body.read(), np.uint8).reshape(header.axes), ()
+        wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
+        if wrote != here:
+            note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
+        if _crc(path.read_bytes())[:2] != body.read(2):
+            expected = f"expected those of {header.model} that wrote it: name them with --model"
+            raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
+        num_images, not_coded = len(header.names) or header.axes[0], np.array(header.not_coded, int)
+        fits = bool(header.names) or prod(header.axes[1:]) == prod(shape)
+        if not fits or num_images * prod(shape) > MAX_BYTES or (not_coded >= num_images).any():
+            raise ValueError(f"{name} has a header that does not fit {path}: {header.axes}")
+        images = np.zeros((num_images, *shape), np.uint8)
+        others, *blocks = (body.read(length) for length in (*header.lengths, -1))
+        images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *shape)
+        index = np.delete(np.arange(len(images)), not_coded)
+        indices = [index[start : start + BLOCK] for start in range(0, len(index), BLOCK)]
+        jobs: list[Job] = [
+            (path, len(index), (), block[4:]) for index, block in zip(indices, blocks, strict=True)
+        ]
+        decoded = _each(jobs, "decoding", report)
+        for index, block, (_, found) in zip(indices, blocks, decoded, strict=True):
+            if _crc(found.tobytes()) != block[:4]:
+                which = f"images {index[0] + 1:,} to {index[-1] + 1:,}"
+                wrong = f"{which} do not decode to their checksum; {wrote} wrote them"
+                raise ValueError(f"{name}: {wrong}")
+            images[index] = found
+        return to_values(torch.from_numpy(images), header.axes or images.shape), header.names
     except (zlib.error, ValueError, LookupError, RuntimeError, MemoryError) as error:
         if name in str(error):
             raise
         raise ValueError(f"{name} has content that compress did not write ({error})") from error
-
-
-def _decode(
-    header: Header,
-    body: io.BytesIO,
-    name: str,
-    path: Path | None,
-    report: Progress,
-    note: Callable[[str], None],
-) -> tuple[Values, Names]:
-    """The images, decoded by the model at that path; without one, values that are not coded."""
-    if path is None:
-        return np.frombuffer(body.read(), np.uint8).reshape(header.axes), ()
-    wrote, here = (f"torch {x} with {y}" for x, y in ((header.torch, header.cpu), _here()))
-    if wrote != here:
-        note(f"{name} was written by {wrote}: trying with {here}, which may compute otherwise")
-    if _crc(path.read_bytes())[:2] != body.read(2):
-        expected = f"expected those of {header.model} that wrote it: name them with --model"
-        raise ValueError(f"{name} does not belong to the weights {path}, {expected}")
-    shape = companion(path, "cpu").image_shape
-    num_images, not_coded = len(header.names) or header.axes[0], np.array(header.not_coded, int)
-    fits = bool(header.names) or prod(header.axes[1:]) == prod(shape)
-    if not fits or num_images * prod(shape) > MAX_BYTES or (not_coded >= num_images).any():
-        raise ValueError(f"{name} has a header that does not fit {path}: {header.axes}")
-    images = np.zeros((num_images, *shape), np.uint8)
-    others, *blocks = (body.read(length) for length in (*header.lengths, -1))
-    images[not_coded] = np.frombuffer(_inflate(others)[0], np.uint8).reshape(-1, *shape)
-    index = np.delete(np.arange(len(images)), not_coded)
-    indices = [index[start : start + BLOCK] for start in range(0, len(index), BLOCK)]
-    jobs: list[Job] = [
-        (path, len(index), (), block[4:]) for index, block in zip(indices, blocks, strict=True)
-    ]
-    decoded = _each(jobs, "decoding", report)
-    for index, block, (_, found) in zip(indices, blocks, decoded, strict=True):
-        if _crc(found.tobytes()) != block[:4]:
-            which = f"images {index[0] + 1:,} to {index[-1] + 1:,}"
-            raise ValueError(f"{name}: {which} do not decode to their checksum; {wrote} wrote them")
-        images[index] = found
-    return to_values(torch.from_numpy(images), header.axes or images.shape), header.names
 
 
 def _each(jobs: list[Job], stage: str, report: Progress) -> Iterator[tuple[bytes, Values]]:

@@ -1,7 +1,7 @@
 """Configs that all families start from: the data set, then the transformer's sizes."""
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.networks.diffusion import Diffusion
@@ -20,11 +20,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.type is int and getattr(self, field.name) < 1:
-                value = getattr(self, field.name)
-                raise ValueError(f"{field.name} is {value}, expected 1 or more")
+            least = field.metadata.get("least", 1)
+            if field.type is int and (value := getattr(self, field.name)) < least:
+                raise ValueError(f"{field.name} is {value}, expected {least} or more")
         if self.real_valued and self.num_levels != 256:
             raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
+
+    def build(self) -> Any:
+        """The family's model, with new weights."""
+        from mnist_transformer.models import FAMILIES
+
+        models: dict[Any, Any] = dict(FAMILIES.values())
+        return models[type(self)](self)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -68,21 +75,10 @@ class TransformerConfig(ModelConfig):
     positions: str = "learned"
     dropout: float = 0.0
 
-    def transformer(
-        self, num_tokens: int, grid_width: int, *, causal: bool = True, cond_dim: int | None = None
-    ) -> Transformer:
-        return Transformer(
-            dim=self.dim,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            num_tokens=num_tokens,
-            grid_width=grid_width,
-            positions=self.positions,
-            dropout=self.dropout,
-            causal=causal,
-            cond_dim=cond_dim,
-        )
+    def transformer(self, num_tokens: int, grid_width: int, **how: Any) -> Transformer:
+        """A transformer of these sizes; ``how``: whether it is ``causal``, and its ``cond_dim``."""
+        sizes = {size.name: getattr(self, size.name) for size in fields(TransformerConfig)[1:]}
+        return Transformer(num_tokens=num_tokens, grid_width=grid_width, **sizes, **how)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from mnist_transformer.networks.diffusion import (
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
+from mnist_transformer.networks.transformer import zeroed
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.devices import fast_autocast
 
@@ -47,9 +48,6 @@ class DDPMConfig(DiffusionConfig):
     time_sd: float = 0.8
     uniform_share: float = 0.2
     bound_samples: int = 8
-
-    def build(self) -> "DDPM":
-        return DDPM(self)
 
 
 class Denoiser(GuidedModel):
@@ -70,9 +68,7 @@ class Denoiser(GuidedModel):
         self.transformer = config.transformer(
             config.grid**2, config.grid, causal=False, cond_dim=config.dim
         )
-        self.output = nn.Linear(config.dim, config.num_patch_pixels)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zeroed(nn.Linear(config.dim, config.num_patch_pixels))
 
     def denoise(self, class_BD: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Noisy images (B, C, H, W) at times t, (B,) or (1,), to the network's prediction."""
@@ -81,14 +77,18 @@ class Denoiser(GuidedModel):
         x_BPI = self.output(self.transformer(x_BPD, cond=class_BD + time_BD)).float()
         return join(x_BPI, self.config.patch_size)
 
+    def guided(self, cond: Tensor, guidance: float, x_t: Tensor, t: Tensor) -> Tensor:
+        """``denoise`` given classes (B,), with guidance."""
+        class_GD = self.classes(with_null(cond, self.num_classes, guidance))
+        x_t = x_t.repeat(len(class_GD) // max(len(x_t), 1), 1, 1, 1)
+        return guide(self.denoise(class_GD, x_t, t), guidance)
+
 
 class DDPM(Denoiser):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     config: DDPMConfig
     likelihood = "bound"
-    loss_sums_dims = True
-    draws_in_fast_dtype = True
     honours = frozenset({"guidance", "guidance_interval", "num_steps", "sampler"})
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
@@ -96,17 +96,12 @@ class DDPM(Denoiser):
         x0 = to_signed(images)
         return self.diffusion.loss(self._fitted(cond), x0) * x0[0].numel()
 
-    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
+    def nats(self, images: Tensor, cond: Tensor, fitted: bool = False) -> Tensor:
         """An upper bound in nats (B,), estimated from ``bound_samples`` of its terms.
 
         The estimate's random numbers follow from the image, so an image always gets one figure.
         """
-        return self._bound(partial(self.denoise, self.classes(cond)), images)
-
-    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self._bound(self._fitted(cond), images)
-
-    def _bound(self, denoise: Denoise, images: Tensor) -> Tensor:
+        denoise = self._fitted(cond) if fitted else partial(self.denoise, self.classes(cond))
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
         return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
 
@@ -130,10 +125,8 @@ class DDPM(Denoiser):
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             guidance = how.guidance if low < t.item() <= high else 1.0
-            class_GD = self.classes(with_null(cond, self.classes.null_class, guidance))
-            x_t = x_t.repeat(len(class_GD) // len(x_t), 1, 1, 1)
             with fast_autocast(self.device):  # as in training
-                return guide(self.denoise(class_GD, x_t, t), guidance)
+                return self.guided(cond, guidance, x_t, t)
 
         normal = partial(noise.normal, *self.image_shape)
         kept = None if keep is None else (to_signed(keep.images), keep.mask)

@@ -11,20 +11,19 @@ Drawing from x_1 is one pass. More steps add noise to the image and denoise it a
 pixels are put back each time (arXiv 2303.01469, algorithms 1 and 4). So f also learns from points
 x_t between data and noise.
 
-Shapes: B images, G passes of the teacher (with guidance class and null class).
+Shapes: B images.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from mnist_transformer.models.base import evaluating
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.models.ddpm import DDPM, Denoiser
-from mnist_transformer.networks.conditioning import guide, with_null
 from mnist_transformer.networks.diffusion import to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.solvers import ddim_step
@@ -54,9 +53,6 @@ class FlashConfig(DiffusionConfig):
         found = self.schedule, self.prediction
         if found != ("flow", "x"):
             raise ValueError(f"schedule and prediction are {found}, expected ('flow', 'x')")
-
-    def build(self) -> "Flash":
-        return Flash(self)
 
 
 class Flash(Denoiser):
@@ -100,29 +96,20 @@ class Flash(Denoiser):
         # Drawn on the CPU, so that one seed gives the same noise on every device.
         x_t = x0.lerp(torch.randn(x0.shape).to(x0.device), t.view(-1, 1, 1, 1))
         own = self.denoise(self.classes.table(cond), x_t, t)
-        with evaluating(self), torch.no_grad():
+        with torch.no_grad():
             drawn = self.drawn_by_teacher(cond, x_t, t)
         errors = (own - drawn).square().flatten(1).mean(1)
         return (errors + SHARPNESS**2).sqrt() - SHARPNESS
 
     def drawn_by_teacher(self, cond: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The ends (B, C, H, W) of the teacher's paths from x_t at times (B,)."""
-        x, times = x_t.clone(), self.diffusion.times(self.config.num_links).to(x_t.device)
+        x, teacher = x_t.clone(), self.teacher
+        times = self.diffusion.times(self.config.num_links).to(x_t.device)
         for at, after in pairwise(times[:, None]):
             going = t > (at + after) / 2
-            x[going] = self.step_of_teacher(cond[going], x[going], at, after)
+            denoise = partial(teacher.guided, cond[going], self.built_in_guidance)
+            x[going] = ddim_step(teacher.diffusion, denoise, x[going], at, after, lambda: x_t)
         return x
-
-    def step_of_teacher(self, cond: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """x_s from x_t, with times (1,)."""
-        teacher, guidance = self.teacher, self.built_in_guidance
-        class_GD = teacher.classes(with_null(cond, self.num_classes, guidance))
-        num_passes = len(class_GD) // max(len(cond), 1)
-
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return guide(teacher.denoise(class_GD, x_t.repeat(num_passes, 1, 1, 1), t), guidance)
-
-        return ddim_step(teacher.diffusion, denoise, x_t, t, s, lambda: x_t)
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None

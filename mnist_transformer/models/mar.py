@@ -16,7 +16,7 @@ pixels of a patch, G readings (with guidance 2: class, null class; else 1), D di
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
 
@@ -31,10 +31,10 @@ from mnist_transformer.networks.diffusion import time_features, to_signed, to_ui
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
-from mnist_transformer.networks.transformer import MLP, modulate, rms_norm
-from mnist_transformer.networks.unmasking import Unmasking
+from mnist_transformer.networks.transformer import MLP, modulate, rms_norm, zeroed
+from mnist_transformer.networks.unmasking import SCHEDULES, Unmasking
 from mnist_transformer.options import Keep, Sampling
-from mnist_transformer.utils.checks import check_share
+from mnist_transformer.utils.checks import check_choice, check_share
 from mnist_transformer.utils.devices import fast_autocast
 
 NUM_TIME_FEATURES = 32
@@ -55,7 +55,7 @@ class MARConfig(DiffusionConfig):
     """
 
     depth: int = 5
-    margin: int = 4
+    margin: int = field(default=4, metadata={"least": 0})
     blank_gate: bool = True
     head_width: int = 192
     head_depth: int = 3
@@ -71,10 +71,7 @@ class MARConfig(DiffusionConfig):
         check_share("min_mask_ratio", self.min_mask_ratio)
         if self.num_steps > self.grid**2:
             raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
-        Unmasking(self.unmasking)  # raises if there is none
-
-    def build(self) -> "MAR":
-        return MAR(self)
+        check_choice("unmasking", self.unmasking, SCHEDULES)
 
 
 class DiffusionHead(nn.Module):
@@ -91,12 +88,9 @@ class DiffusionHead(nn.Module):
         self.input = nn.Linear(num_pixels, width)
         # A matrix each, so that Muon does not mix scales, shifts and gates.
         self.state = nn.ModuleList(nn.Linear(state_dim, width) for _ in range(self.num_chunks))
-        self.time = nn.Linear(NUM_TIME_FEATURES, self.num_chunks * width)
+        self.time = zeroed(nn.Linear(NUM_TIME_FEATURES, self.num_chunks * width))
         self.mlps = nn.ModuleList(MLP(width, mlp_dim) for _ in range(depth))
-        self.output = nn.Linear(width, num_pixels)
-        for linear in (self.time, self.output):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        self.output = zeroed(nn.Linear(width, num_pixels))
 
     def modulation(self, z_ND: Tensor) -> Tensor:
         """(N, 1, chunks * W): the state's part of all scales, shifts and gates."""
@@ -117,7 +111,6 @@ class MAR(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""
 
     honours = frozenset({"guidance", "num_steps", "sampler", "temperature"})
-    draws_in_fast_dtype = True
     adamw_modules = ("embed", "gate", "head.input", "head.time", "head.output")
 
     def __init__(self, config: MARConfig) -> None:

@@ -39,15 +39,11 @@ class PixelConfig(BackboneConfig):
     mlp_dim: int = 1024
     positions: str = "learned_axial_rope"
 
-    def build(self) -> "Pixel":
-        return Pixel(self)
-
 
 class Pixel(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W) with values below ``num_levels``."""
 
     likelihood = "exact"
-    loss_sums_dims = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     adamw_modules = ("output",)
 
@@ -73,10 +69,8 @@ class Pixel(GuidedModel):
         fitted = self.fitted(own, lambda: self.logits(values_BT, self.without_class(cond)))
         return _nats(fitted, images).flatten(1).sum(-1)
 
-    fitted_nats = loss
-
-    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+    def nats(self, images: Tensor, cond: Tensor, fitted: bool = False) -> Tensor:
+        return self.loss(images, cond) if fitted else self.pixel_nats(images, cond).sum((1, 2))
 
     def pixel_nats(self, images: Tensor, cond: Tensor) -> Tensor:
         """Nats of each pixel (B, H, W), summed over channels."""

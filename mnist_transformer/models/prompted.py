@@ -32,7 +32,7 @@ from mnist_transformer.models.base import in_batches
 from mnist_transformer.models.patch.decoder import Packed
 from mnist_transformer.models.scan import Scan, ScanConfig, SidedPatch
 from mnist_transformer.networks.attention import causal_mask_of
-from mnist_transformer.networks.transformer import KVCache
+from mnist_transformer.networks.transformer import KVCache, zeroed
 from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.prompts import MAX_BYTES
 from mnist_transformer.prompting.tokens import ASK, PAD, Digits
@@ -66,9 +66,6 @@ class PromptedConfig(ScanConfig):
         """Bytes, ASK and digits."""
         return ASK + 1 + self.num_classes
 
-    def build(self) -> "Prompted":
-        return Prompted(self)
-
 
 class PromptedPatch(SidedPatch):
     """A model of scans behind texts. Conditions (B, 3 + T): class, side, turn, text tokens."""
@@ -79,9 +76,7 @@ class PromptedPatch(SidedPatch):
         self.nothing = config.vocabulary_size  # a token before the first byte
         self.text = nn.Embedding(config.window * (self.nothing + 1), config.scan.dim)
         nn.init.normal_(self.text.weight, std=0.02)
-        self.answer = nn.Linear(config.scan.dim, config.num_classes + 1)
-        for parameter in self.answer.parameters():
-            nn.init.zeros_(parameter)
+        self.answer = zeroed(nn.Linear(config.scan.dim, config.num_classes + 1))
 
     def embed(self, cond: Tensor) -> Tensor:
         return self.classes.table(cond[:, 0]) + self.embed_form(cond)
@@ -162,13 +157,9 @@ class Prompted(Scan):
 
     def figures(self, images: Tensor, cond: Tensor) -> dict[str, float]:
         """The share of prompts that are answered correctly."""
-
-        def right(text_QT: Tensor) -> Tensor:
-            return tokens.are_right(self.answer_logits(text_QT), self._targets(text_QT))
-
         text_QT = self._rows(cond)[:, :, 1:].flatten(0, 1)
-        right_Q = in_batches(self, right, text_QT, batch_size=tokens.READ_AT_ONCE)
-        return {"answers_right": right_Q.mean().item()}
+        logits = in_batches(self, self.answer_logits, text_QT, batch_size=tokens.READ_AT_ONCE)
+        return tokens.answers_right(logits, self._targets(text_QT))
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[str]) -> list[Digits]:

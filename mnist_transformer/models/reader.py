@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.config import TransformerConfig
 from mnist_transformer.networks.attention import causal_mask_of
-from mnist_transformer.networks.transformer import rms_norm
+from mnist_transformer.networks.transformer import rms_norm, zeroed
 from mnist_transformer.options import FLAGSHIP
 from mnist_transformer.prompting import tokens
 from mnist_transformer.prompting.llm import LAYER, MODEL
@@ -53,9 +53,6 @@ class ReaderConfig(TransformerConfig):
         """The shape of a state, which takes the place of an image in training."""
         return (self.state_dim,)
 
-    def build(self) -> "Reader":
-        return Reader(self)
-
 
 class Reader(Model):
     """See the module's docstring."""
@@ -69,9 +66,7 @@ class Reader(Model):
         nn.init.normal_(self.symbols.weight, std=0.02)
         # A token of the language model is at least one byte.
         self.transformer = config.transformer(MAX_BYTES + config.max_digits, grid_width=1)
-        self.answer = nn.Linear(config.dim, config.num_classes + 1)
-        for parameter in self.answer.parameters():
-            nn.init.zeros_(parameter)
+        self.answer = zeroed(nn.Linear(config.dim, config.num_classes + 1))
 
     def loss(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """-log p(answer | prompt) in nats (B,)."""
@@ -79,12 +74,9 @@ class Reader(Model):
 
     def figures(self, states_BTF: Tensor, answer_BK: Tensor) -> dict[str, float]:
         """The share of prompts that are answered correctly."""
-
-        def right(states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
-            return tokens.are_right(self.logits(states_BTF, answer_BK), answer_BK)
-
-        right_B = in_batches(self, right, states_BTF, answer_BK, batch_size=tokens.READ_AT_ONCE)
-        return {"answers_right": right_B.mean().item()}
+        columns = states_BTF, answer_BK
+        logits = in_batches(self, self.logits, *columns, batch_size=tokens.READ_AT_ONCE)
+        return tokens.answers_right(logits, answer_BK)
 
     def logits(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """(B, K, V): symbol k given the prompt and the digits before it."""

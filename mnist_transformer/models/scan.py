@@ -73,9 +73,6 @@ class ScanConfig(ModelConfig):
         """The side of the scans' canvas; larger scans count as missing."""
         return self.scan.data.shape[1]
 
-    def build(self) -> "Scan":
-        return Scan(self)
-
 
 class SidedPatch(Patch):
     """A patch model whose conditions (B, 3) are a class, the scan's side, and how it is turned."""
@@ -106,7 +103,6 @@ class Scan(GenerativeModel):
 
     patch_class: ClassVar[type[SidedPatch]] = SidedPatch
     likelihood = "bound"
-    loss_sums_dims = True
     archive = ()
     honours = Patch.honours
     adamw_modules = ("side", *(f"patch.{name}" for name in Patch.adamw_modules))
@@ -129,17 +125,19 @@ class Scan(GenerativeModel):
 
         return companion(self.config.escape, str(self.device))
 
-    def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
+    def find(self, images: Tensor) -> tuple[Scans, Tensor, Tensor]:
+        """The archive; where in it the images' scans are, -1 for none; their sides: both (B,)."""
         archive = self.archive or load_scans()
         index = archive.find(images.cpu())
-        sides = torch.where(index < 0, 0, archive.sides[index.clamp(min=0)])
-        has_B = (sides > 0) & (sides <= self.config.canvas)
-        found = archive.canvas(index[has_B], self.config.canvas)[:, None]
-        scan_B = found.new_zeros(len(images), *found.shape[1:])
-        scan_B[has_B] = found
-        side_B = sides.where(has_B, scans.SIDES.start)
-        return has_B.to(self.device), scan_B.to(self.device), side_B.to(self.device)
+        sides = archive.sides[index.clamp(min=0)]
+        has_B = (index >= 0) & (sides <= self.config.canvas)
+        return archive, index.where(has_B, -1), sides.where(has_B, scans.SIDES.start)
+
+    def look_up(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether images have a scan, bool (B,); scans (B, 1, S, S), else blank; sides (B,)."""
+        archive, index, side_B = self.find(images)
+        scan_B = archive.canvas(index, self.config.canvas)[:, None]
+        return (index >= 0).to(self.device), scan_B.to(self.device), side_B.to(self.device)
 
     def sided(self, cond: Tensor, sides: Tensor) -> Tensor:
         """The patch model's conditions (B, 3 ...), from this model's and the scans' sides (B,)."""
@@ -170,18 +168,10 @@ class Scan(GenerativeModel):
         nats_B = nats_B + self.patch.loss(*self.turn(scan_B, self.sided(cond, side_B)))
         return nats_B.where(has_B, 0)
 
-    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self._bound(images, cond, self.patch.nats)
-
-    def fitted_nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self._bound(images, cond, self.patch.loss)
-
-    def _bound(
-        self, images: Tensor, cond: Tensor, patch_nats: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def nats(self, images: Tensor, cond: Tensor, fitted: bool = False) -> Tensor:
         share, (has_B, scan_B, side_B) = self.config.escape_share, self.look_up(images)
         sided = self.sided(cond, side_B)
-        nats_B = self.side_nats(sided[:, 0], side_B) + patch_nats(scan_B, sided)
+        nats_B = self.side_nats(sided[:, 0], side_B) + self.patch.nats(scan_B, sided, fitted)
         nats_B = nats_B - log(1 - share)
         if not has_B.all():
             other = self.escape.nats(images[~has_B], sided[~has_B, 0])
@@ -189,8 +179,10 @@ class Scan(GenerativeModel):
         return nats_B
 
     def source(self, images: Tensor) -> tuple[Tensor, ...]:
-        has_B, scan_B, side_B = self.look_up(images)
-        return has_B, scan_B[has_B], side_B[has_B] - scans.SIDES.start
+        archive, index, side_B = self.find(images)
+        has_B = index >= 0
+        scan_B = archive.canvas(index[has_B], self.config.canvas)[:, None]
+        return has_B, scan_B, side_B[has_B] - scans.SIDES.start
 
     def code(self, coder: Coder, cond: Tensor, source: Sequence[Tensor]) -> Tensor:
         labels = cond if cond.ndim == 1 else cond[:, 0]
@@ -220,8 +212,8 @@ class Scan(GenerativeModel):
 
     @torch.inference_mode()
     def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> Scans:
-        self.steps(cond, seeds, how)  # checks
         noise = Noise(seeds, self.device)
+        self.steps(cond, noise.seeds, how)  # checks
         with evaluating(self):
             labels = self.check_cond(cond, len(noise))
             sides = self._draw_sides(labels, noise, how)

@@ -62,9 +62,6 @@ class VarConfig(BackboneConfig):
         if self.order == "raster" and self.correction:
             raise ValueError(f"order is 'raster', correction is {self.correction}, expected 0")
 
-    def build(self) -> "Var":
-        return Var(self)
-
 
 class Var(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W)."""

@@ -79,9 +79,6 @@ class VQVAEConfig(ModelConfig):
     def num_tokens(self) -> int:
         return sum(scale * scale for scale in self.scales)
 
-    def build(self) -> "VQVAE":
-        return VQVAE(self)
-
 
 class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:

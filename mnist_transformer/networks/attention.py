@@ -6,6 +6,7 @@ Shapes: B batch, N heads, T queries, S keys, K head_dim. For packed sequences B 
 the tokens of all of them, laid end to end.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,8 +25,9 @@ def attend(
     causal: bool,
     mask: Tensor | None = None,
     dropout: float = 0.0,
+    plain: bool = False,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v.
+    """softmax(q k^T / sqrt(head_dim)) v; by the definition where that is faster, or if ``plain``.
 
     Causal: query i of T attends to keys up to S - T + i, since the queries come last. A bool
     ``mask`` broadcasts to (B, N, T, S), is true where a query attends, and replaces that rule.
@@ -33,33 +35,21 @@ def attend(
     num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
     short_in_bf16 = q_BNTK.dtype == torch.bfloat16 and num_keys <= PLAIN_ATTENTION_MAX_KEYS
     # With dropout the fused kernel falls back to the definition too, with a slower dropout.
-    if q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout):
-        return plain_attention(q_BNTK, k_BNSK, v_BNSK, causal=causal, mask=mask, dropout=dropout)
-    if causal and mask is None and 1 < num_queries < num_keys:
-        mask = _causal_mask(num_queries, num_keys, q_BNTK.device)
+    plain = plain or (q_BNTK.device.type == "cpu" and (short_in_bf16 or dropout > 0))
     causal = causal and mask is None and num_queries > 1
-    return F.scaled_dot_product_attention(q_BNTK, k_BNSK, v_BNSK, mask, dropout, causal)
-
-
-def plain_attention(
-    q_BNTK: Tensor,
-    k_BNSK: Tensor,
-    v_BNSK: Tensor,
-    *,
-    causal: bool,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """``attend`` by the definition, written out."""
-    num_queries, num_keys = q_BNTK.shape[2], k_BNSK.shape[2]
+    if causal and (plain or num_queries < num_keys):
+        mask, causal = _causal_mask(num_queries, num_keys, q_BNTK.device), False
+    if not plain:
+        return F.scaled_dot_product_attention(q_BNTK, k_BNSK, v_BNSK, mask, dropout, causal)
     scores = (q_BNTK * q_BNTK.shape[-1] ** -0.5) @ k_BNSK.transpose(-1, -2)
-    if causal and mask is None and num_queries > 1:
-        mask = _causal_mask(num_queries, num_keys, scores.device)
     if mask is not None:
         # Added, because masked_fill on the scores would cost the gradient an extra pass.
         hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
         scores = scores + hidden
     return drop(scores.softmax(-1), dropout) @ v_BNSK
+
+
+plain_attention = partial(attend, plain=True)
 
 
 def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:

@@ -38,17 +38,7 @@ def edge_detector(left: Tensor, above: Tensor, corner: Tensor) -> Tensor:
 
     The median edge detector of LOCO-I and JPEG-LS.
     """
-    least, most = torch.minimum(left, above), torch.maximum(left, above)
-    return torch.minimum(torch.maximum(left + above - corner, least), most)
-
-
-def spread(bias: Tensor) -> None:
-    """Set parameters (3 * K,) in place to logistics evenly spread around the prediction."""
-    with torch.no_grad():
-        logits, means, log_scales = bias.chunk(3)
-        logits.zero_()
-        means.copy_(torch.linspace(-1, 1, len(means)))
-        log_scales.fill_(-3)
+    return (left + above - corner).clamp(torch.minimum(left, above), torch.maximum(left, above))
 
 
 def log_prob(parameters: Tensor, predicted: Tensor, level: Tensor, num_levels: int) -> Tensor:

@@ -86,18 +86,15 @@ class Rope(Positions):
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-class LearnedAndRope(Positions):
+class LearnedAndRope(Rope):
     """A learned vector for where a token is, and RoPE for how far apart two tokens are."""
 
-    def __init__(self, dim: int, num_tokens: int, rope: Rope) -> None:
-        super().__init__()
-        self.learned, self.rope = Learned(dim, num_tokens), rope
+    def __init__(self, dim: int, head_dim: int, num_tokens: int, *grid_width: int) -> None:
+        super().__init__(head_dim, num_tokens, *grid_width)
+        self.learned = Learned(dim, num_tokens)
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return self.learned.add(x_BTD, at)
-
-    def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
-        return self.rope.rotate(x_BNTK, at)
 
 
 # Each scheme by name, given D dim, K head_dim, T tokens and a grid W wide.
@@ -106,8 +103,8 @@ POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
     "sinusoidal": lambda D, K, T, W: Sinusoidal(D, T),
     "rope": lambda D, K, T, W: Rope(K, T),
     "axial_rope": lambda D, K, T, W: Rope(K, T, W),
-    "learned_rope": lambda D, K, T, W: LearnedAndRope(D, T, Rope(K, T)),
-    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, T, Rope(K, T, W)),
+    "learned_rope": lambda D, K, T, W: LearnedAndRope(D, K, T),
+    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, K, T, W),
     "none": lambda D, K, T, W: Positions(),
 }
 

@@ -52,6 +52,13 @@ def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
+def zeroed(linear: nn.Linear) -> nn.Linear:
+    """The map with all its parameters set to zero."""
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    return linear
+
+
 class Pass(NamedTuple):
     """The arguments of ``Transformer.forward`` that all blocks share in one pass."""
 
@@ -72,8 +79,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
-        self.output = nn.Linear(dim, dim, bias=False)
-        nn.init.zeros_(self.output.weight)
+        self.output = zeroed(nn.Linear(dim, dim, bias=False))
 
     def forward(self, x_BTD: Tensor, positions: Positions, run: Pass) -> Tensor:
         q_BNTK, k_BNTK, v_BNTK = (
@@ -102,8 +108,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.up = nn.Linear(dim, hidden_dim, bias=False)
-        self.down = nn.Linear(hidden_dim, dim, bias=False)
-        nn.init.zeros_(self.down.weight)
+        self.down = zeroed(nn.Linear(hidden_dim, dim, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.relu(self.up(x)).square())
@@ -115,9 +120,7 @@ class Modulation(nn.Module):
     def __init__(self, cond_dim: int, dim: int, num_chunks: int) -> None:
         super().__init__()
         # One matrix per chunk: in a joint one, Muon would make rows of all chunks orthogonal.
-        self.linears = nn.ModuleList(nn.Linear(cond_dim, dim) for _ in range(num_chunks))
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
+        self.linears = nn.ModuleList(zeroed(nn.Linear(cond_dim, dim)) for _ in range(num_chunks))
 
     def forward(self, cond: Tensor) -> tuple[Tensor, ...]:
         cond = F.silu(cond)

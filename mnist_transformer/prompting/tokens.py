@@ -67,9 +67,11 @@ def answer_nats(logits_QKV: Tensor, target_QK: Tensor) -> Tensor:
     return F.cross_entropy(logits_QVK, target_QK, reduction="none", ignore_index=IGNORED).sum(1)
 
 
-def are_right(logits_QKV: Tensor, target_QK: Tensor) -> Tensor:
-    """Whether the likeliest answer, symbol by symbol, is the right one: bool (Q,)."""
-    return ((logits_QKV.argmax(-1) == target_QK) | (target_QK == IGNORED)).all(1)
+def answers_right(logits_QKV: Tensor, target_QK: Tensor) -> dict[str, float]:
+    """The share of prompts whose likeliest answer, symbol by symbol, is the right one."""
+    target_QK = target_QK.to(logits_QKV.device)
+    right_QK = (logits_QKV.argmax(-1) == target_QK) | (target_QK == IGNORED)
+    return {"answers_right": right_QK.all(1).double().mean().item()}
 
 
 def read_greedily(

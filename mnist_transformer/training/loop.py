@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -149,7 +150,7 @@ class _Run:
         if self.data.labels.ndim == 1:  # not answers to prompts
             check_below("label", self.data.labels, model.num_classes)
         # Per dimension, so that ``clip`` means the same whatever the size of the images.
-        self.scale = 1 / math.prod(shape) if model.loss_sums_dims else 1.0
+        self.scale = 1 / math.prod(shape) if model.likelihood else 1.0
         self.state = resume.RunState(recipe, len(self.data), seed, model)
         self.records = Records(out, self.state, dataset, accelerator, clock, report)
         resumed = resume.load_newest(self.state, out, self.records.tell)
@@ -175,8 +176,11 @@ class _Run:
             seconds = self.clock.read()
             if wrong := runtime.try_to_compile(self.state.model):
                 self.records.tell(f"not compiled, so training is slower: {wrong}")
-            else:
-                runtime.rehearse(self.backward, self.state)
+            else:  # a step that leaves the weights and buffers as they were
+                before = deepcopy(self.state.model.state_dict())
+                self.backward()
+                self.state.model.zero_grad()
+                self.state.model.load_state_dict(before)
             self.clock.set(seconds)
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)

@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,7 +20,6 @@ from mnist_transformer.models import checkpoint
 from mnist_transformer.models.base import Model
 from mnist_transformer.models.loading import find_weights
 from mnist_transformer.recipes import Recipe
-from mnist_transformer.training.state import RunState
 from mnist_transformer.utils.devices import check_defaults, fast_dtype, find_device
 
 # In an environment set up for other programs, these would silently change a recipe.
@@ -191,14 +189,6 @@ def try_to_compile(model: Model) -> str:
         return str(error).partition("\n")[0]
     model.compile()
     return ""
-
-
-def rehearse(step: Callable[[], object], state: RunState) -> None:
-    """Run a step that leaves the model's weights and buffers as they were."""
-    before = deepcopy(state.model.state_dict())
-    step()
-    state.model.zero_grad()
-    state.model.load_state_dict(before)
 
 
 def uncompiled(recipe: Recipe) -> AbstractContextManager[object]:

@@ -28,7 +28,7 @@ NUM_KEPT = 2
 # Fields of a recipe that may change between two parts of one run: learning rates follow progress,
 # so a run may be made shorter or longer midway; compiled or not, the model is the same.
 FREE_FIELDS = {"about", "max_seconds", "epochs", "compile"}
-# Fields that identities of older runs lack, and the values that those runs had.
+# Fields that identities of some runs lack, and the values that those runs had.
 EARLIER = {
     "muon_interval": 4,
     "model.built_in_guidance": 1.0,
@@ -180,8 +180,7 @@ def is_finished(state: RunState, weights: Path) -> bool:
 
 def other_run(state: RunState, theirs: Mapping[str, Any]) -> str:
     """The first difference of an identity from this run's; "" if it is the same run."""
-    ours = state.identity()
-    theirs = {name: EARLIER[name] for name in EARLIER.keys() & ours.keys()} | dict(theirs)
+    ours, theirs = EARLIER | state.identity(), EARLIER | dict(theirs)
     for name in sorted((ours | theirs).keys() - FREE_FIELDS):
         if ours.get(name) != theirs.get(name):
             return f"{name} {theirs.get(name)!r} and not {ours.get(name)!r}"

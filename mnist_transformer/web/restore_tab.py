@@ -89,7 +89,10 @@ def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
         return [names, *refit([model], keeping=True)]
 
     def example() -> shelf.Drawing:
-        opened = painted(model)
+        # A picture that the model draws, with its lower right painted over.
+        first = class_of(shelf.first_class(model.class_names), model.class_names)
+        opened = on_pad(model.sample([first], [0])[0], model.config.data)
+        ImageDraw.Draw(opened).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
         request = models, default, {"composite": opened}, PAINTED, UNKNOWN
         for note, sheets in restore(*request, *(knob.value for knob in knobs)):
             yield note, []
@@ -102,14 +105,6 @@ def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
     blank.click(lambda: white, None, pad, **shelf.QUIET)
     chosen.change(fit, chosen, [label, *knobs[1:]], **shelf.QUIET)
     return first
-
-
-def painted(model: GenerativeModel) -> Image.Image:
-    """The pad's first picture: one that the model draws, with its lower right painted over."""
-    first = class_of(shelf.first_class(model.class_names), model.class_names)
-    pad = on_pad(model.sample([first], [0])[0], model.config.data)
-    ImageDraw.Draw(pad).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
-    return pad
 
 
 def on_pad(image: Tensor, data: DataSpec) -> Image.Image:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 TRACEBACK = "Traceback (most recent call last)"
@@ -25,20 +26,29 @@ def python(*arguments: str, **variables: str) -> tuple[list[str], dict[str, str]
 
 
 def verb(
-    *arguments: str, folder: Path, given: bytes = b"", variables: Mapping[str, str] = {}
+    *arguments: str,
+    folder: Path,
+    given: bytes = b"",
+    variables: Mapping[str, str] = {},
+    stdout: int = subprocess.PIPE,
 ) -> tuple[int | None, str]:
-    """Run a verb in a folder: its exit code (None if it hangs), and its output."""
+    """Run a verb in a folder: its exit code (None if it hangs), its output and its errors.
+
+    Output that goes to another descriptor than a pipe's is not returned.
+    """
     command, environment = python("-m", "mnist_transformer", *arguments, **variables)
+    done: Any
     try:
         done = subprocess.run(
             command,
             env=environment,
             cwd=folder,
             input=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             timeout=SECONDS,
         )
+        code = done.returncode
     except subprocess.TimeoutExpired as late:
-        return None, (late.stdout or b"").decode(errors="replace")
-    return done.returncode, done.stdout.decode(errors="replace")
+        code, done = None, late
+    return code, ((done.stdout or b"") + (done.stderr or b"")).decode(errors="replace")

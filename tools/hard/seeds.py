@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mnist_transformer.evaluation.protocol import draw_balanced
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.models.loading import load, load_model, shipped
+from mnist_transformer.options import PLAIN
 from tools.hard import Figures, Lines, python
 
 NATIVE = ""
@@ -27,11 +29,7 @@ SMALL = (1, 2, 3)
 
 def draw(model: GenerativeModel, batch_size: int, num_images: int) -> np.ndarray:
     """The images of the first seeds, class after class."""
-    seeds = torch.arange(num_images)
-    parts = [
-        model.sample(part % model.num_classes, part.tolist()) for part in seeds.split(batch_size)
-    ]
-    return torch.cat(parts).numpy()
+    return draw_balanced(model, num_images, 0, PLAIN, batch_size=batch_size)[0].numpy()
 
 
 def main(name: str, path: str, most: int = 0) -> None:

@@ -58,24 +58,6 @@ def in_terminal(words: str, folder: Path, variables: Mapping[str, str]) -> tuple
     return process.returncode, said.decode(errors="replace")
 
 
-def into_closed_pipe(words: str, folder: Path, variables: Mapping[str, str]) -> tuple[int, str]:
-    """Run a verb whose reader has left: its exit code and its errors."""
-    command, environment = python("-m", "mnist_transformer", *words.split(), **variables)
-    ours, theirs = os.pipe()
-    os.close(ours)
-    done = subprocess.run(
-        command,
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        timeout=SECONDS,
-    )
-    os.close(theirs)
-    return done.returncode, done.stderr.decode(errors="replace")
-
-
 def terminals(share: float, folder: Path) -> Lines:
     """Run every verb in the given share of all settings, evenly spread."""
     settings = list(product(OUTPUTS, ENCODINGS, LOOKS, ("list", DRAW)))
@@ -90,7 +72,10 @@ def terminals(share: float, folder: Path) -> Lines:
         elif output == "pipe":
             code, said = verb(*words.split(), folder=place, variables=variables)
         else:
-            code, said = into_closed_pipe(words, place, variables)
+            ours, theirs = os.pipe()
+            os.close(ours)  # the reader has left
+            code, said = verb(*words.split(), folder=place, variables=variables, stdout=theirs)
+            os.close(theirs)
         count = found[output]
         count["commands"] += 1
         count["exit code 0 or 141"] += code in (0, 141)

@@ -64,15 +64,11 @@ class PatchConfig(BackboneConfig):
         for size in self.image_shape[1:]:
             check_patch_size(size, self.patch_size)
 
-    def build(self) -> "Patch":
-        return Patch(self)
-
 
 class Patch(GuidedModel):
     """See the module's docstring. Images uint8 (B, C, H, W) with values below ``num_levels``."""
 
     likelihood = "exact"
-    loss_sums_dims = True
     honours = frozenset({"temperature", "top_k", "top_p", "guidance", "num_particles"})
     adamw_modules: ClassVar[tuple[str, ...]] = ("decoder.gate.output", "decoder.head.output")
 
@@ -117,8 +113,6 @@ class Patch(GuidedModel):
         packed = self.decoder.lay_out(images)
         return self.fit(packed, self.states(packed, cond), cond)
 
-    fitted_nats = loss
-
     def fit(self, packed: Packed, state_MD: Tensor, cond: Tensor) -> Tensor:
         """Nats (B,) of the fitted logits."""
         gate, head = self.decoder.logits(packed, state_MD)
@@ -131,8 +125,8 @@ class Patch(GuidedModel):
         packed = self.decoder.lay_out(images)
         return self.decoder.nats(packed, *self.logits(packed, cond))
 
-    def nats(self, images: Tensor, cond: Tensor) -> Tensor:
-        return self.pixel_nats(images, cond).flatten(1).sum(-1)
+    def nats(self, images: Tensor, cond: Tensor, fitted: bool = False) -> Tensor:
+        return self.loss(images, cond) if fitted else self.pixel_nats(images, cond).sum((1, 2))
 
     def sample_steps(
         self, cond: Tensor, noise: Noise, how: Sampling, keep: Keep | None
