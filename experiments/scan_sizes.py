@@ -15,6 +15,7 @@ import torch
 from experiments.common import Quality, dots, results, run_cell, save_plot, start
 from mnist_transformer.data import load_dataset
 from mnist_transformer.recipes import RECIPES
+from mnist_transformer.utils.checks import check_choice
 
 SMALL = {"head_width": 48, "head_depth": 2, "head_mlp_dim": 96}
 SIZES = {
@@ -51,8 +52,7 @@ def main(
     recipe = RECIPES["mnist-scan"]
     for seed in seeds:
         for size in sizes:
-            if size not in SIZES:
-                raise ValueError(f"size is {size!r}, expected one of {', '.join(SIZES)}")
+            check_choice("size", size, SIZES)
             scan = replace(recipe.model.scan, built_in_guidance=1.0, **SIZES[size])
             model = replace(recipe.model, scan=scan)
             run_cell(

@@ -168,7 +168,7 @@ def test_encoding_prompts_needs_the_extra(
 
 def test_who_reads_prompts_is_known() -> None:
     found = [config.build() for config in (TINY_PROMPTED, READER, TINY_PATCH)]
-    assert [isinstance(model, asking.Readers) for model in found] == [True, True, False]
+    assert [isinstance(model, asking.ReadsPrompts) for model in found] == [True, True, False]
 
 
 class Table:

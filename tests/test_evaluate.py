@@ -184,7 +184,7 @@ def test_drawn_sets_are_balanced_and_differ_by_seed() -> None:
     assert not torch.equal(images, other)
 
 
-def test_measure_finds_every_figure(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_finds_every_figure(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "load_judge", lambda spec: Reader())
     stages = []
     found = evaluate.evaluate(

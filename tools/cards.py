@@ -20,7 +20,7 @@ from mnist_transformer.evaluation import ledger, tables
 from mnist_transformer.models import checkpoint, loading
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.options import FLAGSHIP
-from mnist_transformer.prompting.asking import Readers
+from mnist_transformer.prompting.asking import ReadsPrompts
 from mnist_transformer.recipes import RECIPES, Recipe
 from mnist_transformer.training.info import read_info
 from mnist_transformer.utils import trees
@@ -170,7 +170,7 @@ def card(name: str, *, on_site: bool) -> str:
     parameters = _rows()[name]["parameters"] if name in _rows() else model.num_parameters
     likelihood = {"exact": "exact", "bound": "an upper bound", None: "none"}[model.likelihood]
     data, content = recipe.model.data, weights.read_bytes()
-    if isinstance(model, Readers):
+    if isinstance(model, ReadsPrompts):
         use = f'mnist-transformer ask "twice 21" --model {name}'
     elif isinstance(model, GenerativeModel):
         use = f"mnist-transformer draw 3 --model {name}"

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from typing import Annotated
 
 import torch
+import tyro
 
 from mnist_transformer.models import checkpoint
 from mnist_transformer.models.loading import WEIGHTS
+from mnist_transformer.utils.terminal import exit_code
 
 
 def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
@@ -15,6 +18,10 @@ def ship(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
     checkpoint.save(model, target, dtype=torch.bfloat16, **notes)
 
 
+def main(recipe: Annotated[str, tyro.conf.Positional]) -> None:
+    """Ship a recipe's run."""
+    ship(f"runs/{recipe}/model.safetensors", WEIGHTS / f"{recipe}.safetensors")
+
+
 if __name__ == "__main__":
-    name = sys.argv[1]
-    ship(f"runs/{name}/model.safetensors", WEIGHTS / f"{name}.safetensors")
+    sys.exit(exit_code("tools.ship", lambda: tyro.cli(main, prog="python -m tools.ship")))

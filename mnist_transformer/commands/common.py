@@ -23,7 +23,7 @@ REGISTRY = ConstructorRegistry()
 Model: TypeAlias = Annotated[
     str, arg(help="A shipped model (`list` names them), a checkpoint or a training run's folder.")
 ]
-ModelName: TypeAlias = Annotated[Positional[str], arg(metavar="MODEL")]  # told of by the verb
+ModelName: TypeAlias = Annotated[Positional[str], arg(metavar="MODEL")]  # each verb has its help
 Seed: TypeAlias = Annotated[int, arg(help="The same seed draws the same pictures.")]
 How: TypeAlias = Annotated[Sampling, arg(name="")]  # a flag for each of its fields
 Out: TypeAlias = Annotated[

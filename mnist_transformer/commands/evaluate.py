@@ -62,7 +62,7 @@ def evaluate(
     )
     say(f"recorded in {ledger.append(row)}")
     if isinstance(subject, GenerativeModel):
-        folder = re.sub(r"^\.|[^\w.-]", "-", training.recipe)  # which may be any text
+        folder = re.sub(r"^\.|[^\w.-]", "-", training.recipe)  # may be any text
         sheet = ledger.results_folder() / folder / "samples.png"
         labels = [x for x in range(min(subject.num_classes, MAX_CLASSES)) for _ in range(10)]
         drawn = subject.sample(labels, range(len(labels)))

@@ -61,12 +61,12 @@ def _details(
     """Everything there is to say about a model, as pairs of a heading and a text."""
     from mnist_transformer.evaluation.tables import bits, percent, plus_minus
     from mnist_transformer.models.base import GenerativeModel, Judge, Tokenizer
-    from mnist_transformer.prompting.asking import Readers
+    from mnist_transformer.prompting.asking import ReadsPrompts
 
     model = _unweighted(recipe)
     abilities = {
         "judges drawn images": isinstance(model, Judge),
-        "reads prompts": isinstance(model, Readers),
+        "reads prompts": isinstance(model, ReadsPrompts),
         "encodes": isinstance(model, Tokenizer),
         "draws": isinstance(model, GenerativeModel),
     }

@@ -42,7 +42,7 @@ def read_prompts(path: Path = WRITTEN) -> list[Prompt]:
             if prompt.answer is None or prompt.answer != compute(prompt.operation, operands):
                 raise ValueError("wrong answer")
             prompt.text.encode()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             message = f"line {number} of {path} does not hold a prompt with its answer"
             raise ValueError(message) from error
         found.append(prompt)

@@ -31,6 +31,7 @@ ONE = 1 << WORD  # a state is at least this, and below its square
 
 _BEFORE = [(y, x) for y in range(-REACH, 1) for x in range(-REACH, REACH + 1) if (y, x) < (0, 0)]
 NEIGHBOURS = sorted(_BEFORE, key=lambda at: at[0] ** 2 + at[1] ** 2)[:NUM_NEIGHBOURS]
+# Neighbours in the same row: the bit, and how far left.
 _LEFT = [(bit, -x) for bit, (y, x) in enumerate(NEIGHBOURS) if y == 0]
 # The context bits of the last few pixels of a row, indexed by those pixels, newest lowest.
 _LAST = np.arange(1 << _LEFT[-1][1], dtype=np.uint32)

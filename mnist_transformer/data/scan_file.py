@@ -94,12 +94,13 @@ class Scans:
 
         -1 stands for an image that is not among those with a scan.
         """
-        index = [self._known.get(hash(image.tobytes()), -1) for image in images.numpy()]
-        return torch.tensor(index, dtype=torch.int64)
+        found = [self._known.get(hash(image.tobytes()), -1) for image in images.numpy()]
+        index = torch.tensor(found, dtype=torch.int64)
+        return index.where((self.images[index] == images).flatten(1).all(1), -1)
 
     @functools.cached_property
     def _known(self) -> dict[int, int]:
-        """The image of each hash, of 64 bits, for all images that have a scan."""
+        """The image of each hash, for all images with a scan. A hash holds in its process alone."""
         images = self.images.numpy()
         return {hash(images[i].tobytes()): i for i in self.sides.nonzero()[:, 0].tolist()}
 
@@ -133,7 +134,8 @@ def pack(scans: Scans) -> bytes:
     """The content of a file of these scans; all of MNIST takes a minute."""
     fixed = (scans.sides, scans.labels, scans.leftovers)
     part = lzma.compress(b"".join(x.byte().numpy().tobytes() for x in fixed))
-    rest = part + scan_coder.encode([scans.canvas(x, m).numpy() for m, x in groups(scans.sides)])
+    grouped = [scans.canvas(index, side).numpy() for side, index in groups(scans.sides)]
+    rest = part + scan_coder.encode(grouped)
     count, length = (struct.pack("<I", x) for x in (len(scans), len(part)))
     return MAGIC + hashlib.sha256(count + rest).digest() + count + length + rest
 
@@ -174,14 +176,14 @@ def load_scans() -> Scans:
 
 def _decode(code: bytes, sides: Tensor) -> NDArray[np.uint8]:
     """The packed bits of all scans."""
-    index = groups(sides)
-    shapes = [(len(images), side, side) for side, images in index]
+    grouped = groups(sides)
+    shapes = [(len(index), side, side) for side, index in grouped]
     scans: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)] * len(sides)
     done, total = 0, int((sides > 0).sum())
     with stages() as report:
-        for (_, images), found in zip(index, scan_coder.decode(code, shapes), strict=True):
-            for image, scan in zip(images.tolist(), found, strict=True):
+        for (_, index), found in zip(grouped, scan_coder.decode(code, shapes), strict=True):
+            for image, scan in zip(index.tolist(), found, strict=True):
                 scans[image] = np.packbits(scan)
-            done += len(images)
+            done += len(index)
             report("decoding MNIST's scans", done, total)
     return np.concatenate(scans)

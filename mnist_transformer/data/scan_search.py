@@ -62,7 +62,7 @@ def search(image: np.ndarray, candidates: Iterable[Candidate]) -> np.ndarray | N
                 puzzle.forbid(np.argwhere(wrong))
             elif (to_images(scan, sides)[0, 0].numpy() == image).all():
                 return ink
-            else:
+            else:  # the program would put this box elsewhere
                 break
     return None
 

@@ -63,14 +63,14 @@ def evaluate(
         model: a loaded model, or the name or path of one, as ``load`` takes them.
         dataset: by default the one that the model was trained on.
         device: for a model that is not loaded yet.
-        recipe: one of RECIPES, to measure a loaded model's training speed too; the checkpoint of
-            a model that is not loaded names its own.
+        recipe: one of RECIPES, to measure training speed too; by default the one that the
+            checkpoint of a model that is not loaded names.
 
     Raises ValueError as ``load`` and ``check_measurable`` do.
     """
     if not isinstance(model, Model):
         path = find_weights(model)
-        recipe = RECIPES.get(read_info(path).recipe)
+        recipe = recipe or RECIPES.get(read_info(path).recipe)
         model = load_model(path, device)
     check_measurable(model, samples)
     if not isinstance(dataset, Dataset):

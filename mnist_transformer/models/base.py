@@ -22,14 +22,17 @@ from mnist_transformer.utils.devices import check_defaults
 Canvas = Tensor | Callable[[], Tensor]
 """Images of an unfinished drawing, or a function that makes them, valid until the next step."""
 Cond = Tensor | Sequence[int] | None
+"""A class per image, as a caller gives it; None stands for no class."""
 Seeds = Iterable[int]
-"""One class and one seed per image, as a caller gives them; None stands for no class."""
+"""A seed per image."""
 
 
 class Model(nn.Module, ABC):
     """A model that ``train`` can train; ``config``, a frozen dataclass, builds it."""
 
-    likelihood: ClassVar[Literal["exact", "bound"] | None] = None  # of nll; its loss sums all dims
+    # How ``nll`` relates to the likelihood. With one, the loss sums over all C*H*W dimensions; it
+    # is the nats, regularisers aside, if they are exact and no guidance is built in.
+    likelihood: ClassVar[Literal["exact", "bound"] | None] = None
     built_in_guidance: float = 1.0  # the guidance that it learned to draw with
     adamw_modules: ClassVar[tuple[str, ...]] = ()  # trained by AdamW instead of Muon
 
@@ -222,7 +225,7 @@ class GenerativeModel(Model):
             self.check_images(keep.images.masked_fill(~keep.mask, 0))
         return self._run(cond, noise, how, keep)
 
-    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> Any:
+    def scans(self, cond: Sequence[int], seeds: Seeds, how: Sampling) -> Any:
         """The ``Scans`` of which ``sample`` returns the images.
 
         Raises ValueError in a family that draws none, and as ``steps`` does.
@@ -259,6 +262,6 @@ class GenerativeModel(Model):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """A model that turns an image uint8 (C, H, W) into T codes, int64 from 0, and back."""
+    """A model that encodes images uint8 (B, C, H, W) and decodes them again."""
 
     def reconstruct(self, images: Tensor) -> Tensor: ...

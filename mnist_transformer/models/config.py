@@ -12,7 +12,10 @@ from mnist_transformer.options import Sampling
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A family's config starts with the data set, which gives shape, levels and classes."""
+    """A family's config starts with the data set, which gives shape, levels and classes.
+
+    A whole number is 1 or more, or as much as its field's metadata names as ``least``.
+    """
 
     real_valued: ClassVar[bool] = False  # pixels are real numbers, stored as 256 levels
 
@@ -30,8 +33,10 @@ class ModelConfig:
         """The family's model, with new weights."""
         from mnist_transformer.models import FAMILIES
 
-        models: dict[Any, Any] = dict(FAMILIES.values())
-        return models[type(self)](self)
+        for config_class, model_class in FAMILIES.values():
+            if type(self) is config_class:
+                return model_class(self)
+        raise ValueError(f"{type(self).__name__} is in no family, expected {', '.join(FAMILIES)}")
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -77,7 +82,8 @@ class TransformerConfig(ModelConfig):
 
     def transformer(self, num_tokens: int, grid_width: int, **how: Any) -> Transformer:
         """A transformer of these sizes; ``how``: whether it is ``causal``, and its ``cond_dim``."""
-        sizes = {size.name: getattr(self, size.name) for size in fields(TransformerConfig)[1:]}
+        own = fields(TransformerConfig)[1:]  # without data
+        sizes = {size.name: getattr(self, size.name) for size in own}
         return Transformer(num_tokens=num_tokens, grid_width=grid_width, **sizes, **how)
 
 

@@ -108,7 +108,8 @@ class Flash(Denoiser):
         for at, after in pairwise(times[:, None]):
             going = t > (at + after) / 2
             denoise = partial(teacher.guided, cond[going], self.built_in_guidance)
-            x[going] = ddim_step(teacher.diffusion, denoise, x[going], at, after, lambda: x_t)
+            x_at = x[going]
+            x[going] = ddim_step(teacher.diffusion, denoise, x_at, at, after, x_at.clone)
         return x
 
     def sample_steps(

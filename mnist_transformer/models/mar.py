@@ -32,9 +32,9 @@ from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
 from mnist_transformer.networks.transformer import MLP, modulate, rms_norm, zeroed
-from mnist_transformer.networks.unmasking import SCHEDULES, Unmasking
+from mnist_transformer.networks.unmasking import Unmasking
 from mnist_transformer.options import Keep, Sampling
-from mnist_transformer.utils.checks import check_choice, check_share
+from mnist_transformer.utils.checks import check_share
 from mnist_transformer.utils.devices import fast_autocast
 
 NUM_TIME_FEATURES = 32
@@ -71,7 +71,7 @@ class MARConfig(DiffusionConfig):
         check_share("min_mask_ratio", self.min_mask_ratio)
         if self.num_steps > self.grid**2:
             raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
-        check_choice("unmasking", self.unmasking, SCHEDULES)
+        Unmasking(self.unmasking)  # raises if there is none
 
 
 class DiffusionHead(nn.Module):

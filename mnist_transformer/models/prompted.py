@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_transformer.models.base import in_batches
+from mnist_transformer.models.base import Cond, in_batches
 from mnist_transformer.models.patch.decoder import Packed
 from mnist_transformer.models.scan import Scan, ScanConfig, SidedPatch
 from mnist_transformer.networks.attention import causal_mask_of
@@ -192,7 +192,7 @@ class Prompted(Scan):
         row_BT[:, 1:].masked_fill_((cond == self.num_classes)[:, None], PAD)
         return row_BT[:, None]
 
-    def check_cond(self, cond: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
+    def check_cond(self, cond: Cond, num_images: int) -> Tensor:
         """Rows (B, 1 + T) on the model's device, from labels or rows; of several rows the first."""
         cond = None if cond is None else torch.as_tensor(cond)
         if cond is None or cond.ndim == 1:

@@ -11,7 +11,7 @@ probability e.
 Shapes: B images, S the side of the canvas, D dim.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.data import scans
 from mnist_transformer.data.scan_file import Scans, load_scans, packed
-from mnist_transformer.models.base import Canvas, GenerativeModel, evaluating
+from mnist_transformer.models.base import Canvas, GenerativeModel, Seeds, evaluating
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.models.patch.model import Patch, PatchConfig
 from mnist_transformer.networks.conditioning import guide, with_null
@@ -126,7 +126,7 @@ class Scan(GenerativeModel):
         return companion(self.config.escape, str(self.device))
 
     def find(self, images: Tensor) -> tuple[Scans, Tensor, Tensor]:
-        """The archive; where in it the images' scans are, -1 for none; their sides: both (B,)."""
+        """The archive; for each image (B,) the index of its scan, -1 for none; and its side."""
         archive = self.archive or load_scans()
         index = archive.find(images.cpu())
         sides = archive.sides[index.clamp(min=0)]
@@ -211,7 +211,7 @@ class Scan(GenerativeModel):
         yield scans.place(boxes, *(scans.corner(boxes) if keep is None else corner))
 
     @torch.inference_mode()
-    def scans(self, cond: Sequence[int], seeds: Iterable[int], how: Sampling) -> Scans:
+    def scans(self, cond: Sequence[int], seeds: Seeds, how: Sampling) -> Scans:
         noise = Noise(seeds, self.device)
         self.steps(cond, noise.seeds, how)  # checks
         with evaluating(self):

@@ -49,6 +49,7 @@ def attend(
     return drop(scores.softmax(-1), dropout) @ v_BNSK
 
 
+# By the definition on every device and in every dtype.
 plain_attention = partial(attend, plain=True)
 
 

@@ -89,8 +89,10 @@ class Rope(Positions):
 class LearnedAndRope(Rope):
     """A learned vector for where a token is, and RoPE for how far apart two tokens are."""
 
-    def __init__(self, dim: int, head_dim: int, num_tokens: int, *grid_width: int) -> None:
-        super().__init__(head_dim, num_tokens, *grid_width)
+    def __init__(
+        self, dim: int, head_dim: int, num_tokens: int, grid_width: int | None = None
+    ) -> None:
+        super().__init__(head_dim, num_tokens, grid_width)
         self.learned = Learned(dim, num_tokens)
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:

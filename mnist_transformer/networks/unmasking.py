@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnist_transformer.utils.checks import check_choice
+
 SCHEDULES = "cosine", "linear"
 
 
@@ -16,7 +18,10 @@ SCHEDULES = "cosine", "linear"
 class Unmasking:
     """Share of tokens unknown after a share u of the steps: cos(pi u / 2), or 1 - u ("linear")."""
 
-    schedule: str  # one of ``SCHEDULES``
+    schedule: str
+
+    def __post_init__(self) -> None:
+        check_choice("unmasking", self.schedule, SCHEDULES)
 
     def unknown_share(self, u: Tensor) -> Tensor:
         return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u

@@ -22,7 +22,7 @@ from mnist_transformer.prompting.llm import LLM, weights
 from mnist_transformer.prompting.prompts import HEXADECIMAL, is_out_of_range, plain
 from mnist_transformer.prompting.tokens import READ_AT_ONCE, Digits, encode, stack
 
-Readers: TypeAlias = Prompted | Reader
+ReadsPrompts: TypeAlias = Prompted | Reader
 
 
 class Asked:
@@ -31,7 +31,7 @@ class Asked:
     Its ``drawer`` draws the digits. ValueError if a package that an adapter needs is missing.
     """
 
-    def __init__(self, reader: Readers) -> None:
+    def __init__(self, reader: ReadsPrompts) -> None:
         self.reader, self._loading = reader, threading.Lock()
         if isinstance(reader, Prompted):
             self.drawer: GenerativeModel = reader
@@ -85,7 +85,7 @@ class Asked:
 def load(name_or_path: str | os.PathLike[str], device: str | None = None) -> Asked:
     """A system ready to be asked, as ``mnist_transformer.load`` finds it; ValueError likewise."""
     model = loading.load_model(name_or_path, device)
-    if not isinstance(model, Readers):
+    if not isinstance(model, ReadsPrompts):
         wrong = f"{name_or_path} is a {type(model).__name__.lower()}: it does not read prompts"
         expected = "expected a model such as mnist-prompt-scratch or mnist-prompt-smollm2"
         raise ValueError(f"{wrong}, {expected}")

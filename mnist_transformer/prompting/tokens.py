@@ -68,7 +68,7 @@ def answer_nats(logits_QKV: Tensor, target_QK: Tensor) -> Tensor:
 
 
 def answers_right(logits_QKV: Tensor, target_QK: Tensor) -> dict[str, float]:
-    """The share of prompts whose likeliest answer, symbol by symbol, is the right one."""
+    """A figure: the share of prompts whose likeliest answer, symbol by symbol, is the right one."""
     target_QK = target_QK.to(logits_QKV.device)
     right_QK = (logits_QKV.argmax(-1) == target_QK) | (target_QK == IGNORED)
     return {"answers_right": right_QK.all(1).double().mean().item()}

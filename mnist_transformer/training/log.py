@@ -65,9 +65,11 @@ def validate(model: Model, split: Split, seed: int) -> dict[str, float | None]:
     if model.likelihood is not None:
         nats = in_batches(model, model.nll, images, cond, batch_size=at_once)
         bits, some = nats.mean().item() / (math.log(2) * images[0].numel()), slice(LOSS_IMAGES)
-    if model.likelihood != "exact" or model.built_in_guidance != 1:  # else the loss is the nats
-        nats = in_batches(model, model.loss, images[some], cond[some], batch_size=at_once)
-    found = {"loss": nats[some].mean().item(), "bits_per_dim": bits, "num_images": len(split)}
+    if model.likelihood == "exact" and model.built_in_guidance == 1:
+        losses = nats[some]  # see ``Model.likelihood``
+    else:
+        losses = in_batches(model, model.loss, images[some], cond[some], batch_size=at_once)
+    found = {"loss": losses.mean().item(), "bits_per_dim": bits, "num_images": len(split)}
     return found | model.figures(images, cond)
 
 

@@ -1,4 +1,4 @@
-"""Files of a folder, and files written in one go: a kill or a full disk leaves no half of one."""
+"""Lists a folder's files, and writes files in one go: a kill or a full disk leaves no half."""
 
 import os
 import tempfile
@@ -8,9 +8,9 @@ from threading import get_ident
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Files of a folder and its subfolders, relative to it; none that is or lies in a hidden one.
+    """The files in a folder and its subfolders, as sorted paths relative to it.
 
-    Sorted by their paths.
+    Hidden files, and all files in hidden folders, are left out.
     """
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [path for path in paths if not any(part.startswith(".") for part in path.parts)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
 SOFTWARE = "mnist-transformer"  # written into every file, so that our own are recognised
-# As PNG, GIF and SVG files begin with it.
+# As PNG, GIF and SVG files hold it near their beginning.
 MARKS = [x + SOFTWARE.encode() for x in (b"Software\0\0\0\0\0", b"!\xfe\x11", b"<!-- ")]
 LONG_SIDE = 640  # pixels; a small picture is saved enlarged to about this
 MAX_SCALE = 10

@@ -90,8 +90,8 @@ def build(models: Mapping[str, GenerativeModel]) -> shelf.Example:
 
     def example() -> shelf.Drawing:
         # A picture that the model draws, with its lower right painted over.
-        first = class_of(shelf.first_class(model.class_names), model.class_names)
-        opened = on_pad(model.sample([first], [0])[0], model.config.data)
+        known = class_of(shelf.first_class(model.class_names), model.class_names)
+        opened = on_pad(model.sample([known], [0])[0], model.config.data)
         ImageDraw.Draw(opened).line([(130, 190), (220, 170)], fill=HOLE_COLOR, width=60)
         request = models, default, {"composite": opened}, PAINTED, UNKNOWN
         for note, sheets in restore(*request, *(knob.value for knob in knobs)):

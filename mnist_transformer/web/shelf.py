@@ -46,7 +46,7 @@ def fill(paths: Mapping[str, Path]) -> Shelf:
             model = load_model(path)
             if isinstance(model, GenerativeModel):
                 shelf.models[name] = model
-            if isinstance(model, asking.Readers):
+            if isinstance(model, asking.ReadsPrompts):
                 shelf.asked[name] = asking.Asked(model)
         except ValueError as error:
             shelf.complaints.append(f"{name} is left out: {error}")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 TRACEBACK = "Traceback (most recent call last)"
@@ -34,10 +33,9 @@ def verb(
 ) -> tuple[int | None, str]:
     """Run a verb in a folder: its exit code (None if it hangs), its output and its errors.
 
-    Output that goes to another descriptor than a pipe's is not returned.
+    With another ``stdout`` than a pipe, only the errors are returned.
     """
     command, environment = python("-m", "mnist_transformer", *arguments, **variables)
-    done: Any
     try:
         done = subprocess.run(
             command,
@@ -48,7 +46,8 @@ def verb(
             stderr=subprocess.PIPE,
             timeout=SECONDS,
         )
-        code = done.returncode
     except subprocess.TimeoutExpired as late:
-        code, done = None, late
-    return code, ((done.stdout or b"") + (done.stderr or b"")).decode(errors="replace")
+        code, said = None, (late.stdout, late.stderr)
+    else:
+        code, said = done.returncode, (done.stdout, done.stderr)
+    return code, b"".join(part or b"" for part in said).decode(errors="replace")

@@ -56,10 +56,8 @@ class ValueHead(nn.Module):
         self.mlps = nn.ModuleList(MLP(width, mlp_dim) for _ in range(depth))
         self.output = nn.Linear(width, 3 * logistics or around.num_levels)
         nn.init.zeros_(self.output.weight)
-        if logistics:  # evenly spread around the prediction
-            means = torch.linspace(-1, 1, logistics)
-            start = torch.zeros_like(means), means, torch.full_like(means, -3)
-            self.output.bias.data = torch.cat(start)
+        if logistics:
+            self.output.bias.data = levels.spread(logistics)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (..., O) per value, from the sums (..., W) of ``self.state`` and the window.
