@@ -24,9 +24,7 @@ from tyro.conf import Positional, arg
 
 from mnist_transformer.evaluation import ledger
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.ddpm import DDPM
 from mnist_transformer.models.loading import load, load_model, shipped
-from mnist_transformer.models.mar import MAR
 from mnist_transformer.networks.drawing import draw_categorical
 from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.options import Sampling
@@ -80,7 +78,7 @@ def settings_of(name: str, model: GenerativeModel, tell: Tell) -> list[Subject]:
         subjects.insert(0, _full_passes(name, model))
     if fast_dtype(model.device) != torch.bfloat16:
         tell(f"{name} in bfloat16: not measured, {model.device} has no instructions for it")
-    elif not isinstance(model, DDPM | MAR):  # these two draw in bfloat16 anyway
+    elif "sampler" not in model.honours:  # those that honour it draw in bfloat16 anyway
         rounded = _drawer(model, in_bfloat16=True)
         subjects.append(Subject(name, BFLOAT16, model.num_parameters, rounded, draw))
     compiled = copy.deepcopy(model)
