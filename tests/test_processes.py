@@ -22,7 +22,7 @@ CASES = {
         BARS,
     ),
     "vqvae": (
-        replace(VQVAE_RECIPE, model=replace(VQVAE_RECIPE.model, truncate=0.0)),
+        replace(VQVAE_RECIPE, model=replace(VQVAE_RECIPE.model, truncated_share=0.0)),
         BRIGHT_BARS,
     ),
 }

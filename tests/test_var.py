@@ -57,7 +57,7 @@ def states_of(model, codes, labels):
 
 
 def inputs_of(model, codes):
-    return model._inputs(codes, model.tokenizer.totals(codes))
+    return model._inputs(model.tokenizer.totals(codes))
 
 
 def test_a_token_sees_the_steps_before_it_and_its_own(model):
@@ -308,8 +308,8 @@ def test_wrong_images_are_refused():
 def test_senseless_sizes_are_refused():
     with pytest.raises(ValueError, match="order is 'snake', expected one of scales, raster"):
         replace(TINY, order="snake")
-    with pytest.raises(ValueError, match=r"order is 'raster', correction is 0\.3, expected 0"):
-        replace(RASTER, correction=0.3)
+    with pytest.raises(ValueError, match=r"correction is 2, expected a number in \[0, 1\)"):
+        replace(RASTER, correction=2)
     with pytest.raises(ValueError, match=r"scales are \(1, 2, 3\), expected one scale"):
         replace(TINY, order="raster")
 

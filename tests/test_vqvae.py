@@ -8,6 +8,7 @@ import torch
 from helpers import BRIGHT_BARS as DATASET
 from helpers import VQVAE_RECIPE as RECIPE
 from helpers import Killed, assert_same_bits, kill_at, make_spec, random_images, weights
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mnist_transformer.data import Split
 from mnist_transformer.evaluation import ledger
@@ -96,12 +97,17 @@ def test_figures_are_of_each_scale(monkeypatch):
 
 
 def test_truncated_images_are_decoded_from_coarse_scales():
-    """In training only; with truncate 1 the finest scale is never seen by the decoder."""
-    model, images = make(replace(TINY, truncate=1.0, commitment=0.0)).train(), random_images()
+    """In training only; with truncated_share 1 the finest scale is never seen by the decoder."""
+    model, images = (
+        make(replace(TINY, truncated_share=1.0, commitment=0.0)).train(),
+        random_images(),
+    )
     losses = model.loss(images, torch.zeros(6))
     model.eval()
     _, totals = model.quantize(model.features(images))
-    coarse = (model._decoded(totals[0]) - images / 255).square().mean((1, 2, 3))
+    logits = model._decoded(totals[0])
+    coarse = binary_cross_entropy_with_logits(logits, images / 255, reduction="none")
+    coarse = coarse.mean((1, 2, 3))
     fine = model.loss(images, torch.zeros(6))
     torch.testing.assert_close(losses, coarse)
     assert (fine - coarse).abs().max() > 1e-5
@@ -219,7 +225,8 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, monkeypatch):
 
 
 def test_it_learns(tmp_path):
-    recipe = replace(RECIPE, epochs=150, ema=0.0, adamw_lr=1e-2)
+    config = replace(RECIPE.model, commitment=0.1)
+    recipe = replace(RECIPE, model=config, epochs=1000, ema=0.0, adamw_lr=3e-3)
     few = replace(DATASET, train=Split(DATASET.train.images[:8], DATASET.train.labels[:8]))
     model = checkpoint.load(train(recipe, tmp_path, data=few, device="cpu"))
     error = (model.reconstruct(few.train.images) / 255 - few.train.images / 255).square().mean()
@@ -278,7 +285,7 @@ def test_wrong_images_are_refused():
         ({"scales": ()}, r"scales are \(\)"),
         ({"codebook_size": 1}, "1 codes"),
         ({"decay": 1.0}, "decay 1.0"),
-        ({"truncate": 1.5}, "truncate is 1.5"),
+        ({"truncated_share": 1.5}, "truncated_share is 1.5"),
     ],
 )
 def test_senseless_sizes_are_refused(changes, sentence):

@@ -5,8 +5,8 @@
 Next-scale prediction, arXiv 2404.02905: the token of a cell of scale k carries the total of the
 coarser scales at that cell. It attends to all scales up to its own and predicts a softmax over the
 codes of its scale. So a scale costs one step, and its codes are drawn independently. With
-``correction`` training puts random codes in the place of some, and the finer scales learn to mend
-them (Infinity, arXiv 2412.04431). Raster order is the classic prior of the VQ-VAE (arXiv
+``correction`` training puts random codes in the place of some, and the codes after them learn to
+mend them (Infinity, arXiv 2412.04431). Raster order is the classic prior of the VQ-VAE (arXiv
 1711.00937, section 3.3, with a transformer for its PixelCNN): each code of the one scale is a step,
 and its token carries the code before it.
 
@@ -59,8 +59,6 @@ class VarConfig(BackboneConfig):
             raise ValueError(
                 f"order is 'raster' and scales are {self.tokenizer.scales}, expected one scale"
             )
-        if self.order == "raster" and self.correction:
-            raise ValueError(f"order is 'raster', correction is {self.correction}, expected 0")
 
 
 class Var(GuidedModel):
@@ -114,7 +112,7 @@ class Var(GuidedModel):
             wrong = self.config.correction if self.training else 0.0
             features_BGC = self.tokenizer.features(images)
             codes_BT, totals = self.tokenizer.quantize(features_BGC, wrong=wrong)
-            x_BTC = self._inputs(codes_BT, totals)
+            x_BTC = self._inputs(totals)
         own = self._logits(x_BTC, cond)
         fitted = self.fitted(own, lambda: self._logits(x_BTC, self.without_class(cond)))
         return F.cross_entropy(fitted.float().mT, codes_BT, reduction="none").mean(1)
@@ -126,11 +124,10 @@ class Var(GuidedModel):
         scales = zip(self.outputs, self.tokenizer.by_scale(states_BTD), strict=True)
         return torch.cat([output(states_BSD) for output, states_BSD in scales], dim=1)
 
-    def _inputs(self, codes_BT: Tensor, totals: list[Tensor]) -> Tensor:
+    def _inputs(self, totals: list[Tensor]) -> Tensor:
         """Inputs (B, T, C) of the tokens, from earlier codes only."""
         if self.raster:
-            vectors_BTC = self.tokenizer.codebook(0).codes[codes_BT]
-            return F.pad(vectors_BTC[:, :-1], (0, 0, 1, 0))
+            return F.pad(totals[-1][:, :-1], (0, 0, 1, 0))
         before = enumerate([torch.zeros_like(totals[0]), *totals[:-1]])
         return torch.cat([self.tokenizer.pool(total, level) for level, total in before], dim=1)
 

@@ -39,7 +39,7 @@ class VQVAEConfig(ModelConfig):
         scales: heights of the token maps, ascending; the last is image_size / 4.
         codebook_size: codes V of each scale.
         commitment: weight of the features' distance to their codes.
-        truncate: share of training images that are decoded without their finest scales, so
+        truncated_share: share of training images that are decoded without their finest scales, so
             that an unfinished drawing looks like a blurred one.
         decay, dead: see ``Codebook``.
     """
@@ -49,18 +49,20 @@ class VQVAEConfig(ModelConfig):
     width: int = 96
     depth: int = 2
     scales: tuple[int, ...] = (1, 2, 4, 7)
-    codebook_size: int = 256
+    codebook_size: int = 512
     code_dim: int = 8
-    commitment: float = 0.02
-    truncate: float = 0.1
+    commitment: float = 0.3
+    truncated_share: float = 0.1
     decay: float = 0.97
     dead: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "scales", tuple(self.scales))
-        if not 0 <= self.truncate <= 1:
-            raise ValueError(f"truncate is {self.truncate}, expected a number in [0, 1]")
+        if not 0 <= self.truncated_share <= 1:
+            raise ValueError(
+                f"truncated_share is {self.truncated_share}, expected a number in [0, 1]"
+            )
         if self.image_size % STRIDE:
             raise ValueError(f"image_size is {self.image_size}, expected a multiple of {STRIDE}")
         ascending = self.scales == tuple(sorted({s for s in self.scales if s > 0}))
@@ -131,7 +133,10 @@ class VQVAE(Model):
         self.register_buffer("up_TG", torch.cat(ups), persistent=False)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Mean squared error of the pixels in [0, 1], plus commitment: float32 (B,).
+        """Mean cross-entropy of the pixels in [0, 1], plus commitment: float32 (B,).
+
+        A decoder of squared errors leaves noise on the background, which the logistic function
+        of a cross-entropy takes away (docs/var.md).
 
         In training mode the codebooks take a step too.
         """
@@ -141,15 +146,17 @@ class VQVAE(Model):
         totals_KBGC = torch.stack(totals)
         last_B = torch.full((len(images),), len(totals) - 1)
         if self.training:
-            coarser = torch.rand(len(images)) < self.config.truncate
+            coarser = torch.rand(len(images)) < self.config.truncated_share
             last_B = torch.where(coarser, (torch.rand(len(images)) * last_B).long(), last_B)
         # The gradient skips the quantizer (straight through), and every scale's total draws the
         # features towards it, as in VAR.
         shown_BGC = totals_KBGC[last_B.to(f_BGC.device), torch.arange(len(images))]
         through_BGC = f_BGC + (shown_BGC - f_BGC).detach()
         distances_KB = (f_BGC - totals_KBGC).square().mean((2, 3))
-        errors_B = (self._decoded(through_BGC).float() - x_BCHW).square().mean((1, 2, 3))
-        return errors_B + self.config.commitment * distances_KB.mean(0)
+        errors_BCHW = F.binary_cross_entropy_with_logits(
+            self._decoded(through_BGC).float(), x_BCHW, reduction="none"
+        )
+        return errors_BCHW.mean((1, 2, 3)) + self.config.commitment * distances_KB.mean(0)
 
     # --- Tokenizer ---
 
@@ -209,7 +216,7 @@ class VQVAE(Model):
 
     def render(self, total_BGC: Tensor) -> Tensor:
         """Images uint8 (B, C, H, W) of a total."""
-        pixels = self._decoded(total_BGC).float().clamp(0, 1)
+        pixels = self._decoded(total_BGC).float().sigmoid()
         return (pixels * 255).round().to(torch.uint8)
 
     @torch.no_grad()
@@ -241,4 +248,5 @@ class VQVAE(Model):
         return rms_norm(self.encoder(x_BCHW).flatten(2).mT)
 
     def _decoded(self, total_BGC: Tensor) -> Tensor:
+        """Logits (B, C, H, W) of the pixels."""
         return self.decoder(total_BGC.mT.unflatten(-1, (self.config.grid, self.config.grid)))
