@@ -385,7 +385,11 @@ def test_pictures_alone_are_uploaded_and_few(guarded: Any, monkeypatch: pytest.M
     assert "Too many files" in said(form(*[picture] * 5))
     assert "over 10,000,000 bytes" in said(form(("a.png", bytes(10_000_000))))
     assert "more layers than the pad" in said(form(picture, index="999999999"))
-    for size, path in ((8000, "/gradio_api/upload"), (2001, "/gradio_api/component_server/")):
+    for size, path in (
+        (8000, "/gradio_api/upload"),
+        (20_000, "/gradio_api/upload"),  # more than Pillow opens
+        (2001, "/gradio_api/component_server/"),
+    ):
         content = io.BytesIO()
         Image.new("1", (size, size)).save(content, "PNG")
         assert "pixels, expected fewer" in said(form(("a.png", content.getvalue())), path)

@@ -102,6 +102,8 @@ def test_command_loses_the_places_of_this_machine() -> None:
     arguments = ["mnist-transformer", "eval", "runs/a", "--data", "/x/mnist", "--out=/y/z", "3"]
     cleaned = ledger.clean_command(arguments)
     assert cleaned == "mnist-transformer eval runs/a --data mnist --out=z 3"
+    arguments = ["mnist-transformer", "eval", "/x/lr=0.1/run", "--data=/x/a=b/mnist"]
+    assert ledger.clean_command(arguments) == "mnist-transformer eval run --data=mnist"
 
 
 def test_broken_ledger_names_its_line(tmp_path: Path) -> None:
@@ -169,9 +171,10 @@ def test_a_figure_in_a_sentence() -> None:
 
 
 def test_the_models_with_the_nearest_digits_come_first() -> None:
-    far = row("mnist-var")
-    far["metrics"]["drawn"][0]["fd_cnn"] = figure(9.0)
-    lines = report.models_table({"mnist-var": far, "mnist-mar": row("mnist-mar")}).splitlines()
+    far, near = row("mnist-var"), row("mnist-mar")
+    for each, mean in ((far, 12.3), (near, 9.0)):
+        each["metrics"]["drawn"][0]["fd_cnn"] = figure(mean)
+    lines = report.models_table({"mnist-var": far, "mnist-mar": near}).splitlines()
     assert [line.split("`")[1] for line in lines[2:]] == ["mnist-mar", "mnist-var"]
 
 

@@ -41,10 +41,9 @@ CARDS = {
                     "mnist-scan draws better ones."),
     "mnist-pixel-3.5m": ("pixel", "Slow: 784 steps per digit. It was trained for one epoch; draw "
                          "with guidance."),
-    "mnist-var": ("var", "It has no likelihood of pixels. It was trained for a third of the time "
-                  "of its recipe. Codes of one scale are drawn independently of one another."),
-    "mnist-vq-raster": ("var", "It has no likelihood of pixels. It was trained for a third of "
-                        "the time of its recipe."),
+    "mnist-var": ("var", "It has no likelihood of pixels. Codes of one scale are drawn "
+                  "independently of one another."),
+    "mnist-vq-raster": ("var", "It has no likelihood of pixels."),
     "mnist-mar": ("mar", "It has no likelihood. An image drawn alone may differ from the same "
                   "seed in a batch by one grey level in a few pixels."),
     "mnist-ddpm": ("diffusion", "Its bits/dim are a loose bound. An image drawn alone may differ "

@@ -1,7 +1,7 @@
 """ask."""
 
 import sys
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -46,7 +46,7 @@ def ask(
         png = common.picture_file(number, out)
         conditions, seeds = asked.conditions([text], [digits]), range(seed, seed + len(digits))
         drawn = asked.drawer.sample(conditions, seeds, how)
-        made = f"{text} drawn by {PurePath(model).name}, seed {seed}, {how}"
+        made = f"{text} drawn by {Path(model).resolve().name}, seed {seed}, {how}"
         common.finish(images.grid(drawn, len(digits)), png, made, said=f"{number}: ")
 
     if prompt is not None:

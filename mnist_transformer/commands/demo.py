@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mnist_transformer.utils.terminal import complain
@@ -39,7 +39,7 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
         ranks = {row["recipe"]: rank for rank, row in enumerate(rows)}
         models = tuple(sorted(loading.shipped(), key=lambda name: ranks.get(name, len(ranks))))
     # By their last part: visitors need not know this machine's folders.
-    paths = {PurePath(model).name: loading.find_weights(model) for model in models}
+    paths = {Path(model).resolve().name: loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected distinct names")
     # Another user may own gradio's default folder. A drawing may arrive during the clean-up.

@@ -1,7 +1,7 @@
 """draw."""
 
 import gc
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -59,7 +59,7 @@ def draw(
                 if gif:
                     frames.append(images.grid(canvas, columns))
         drawn.append(canvas)
-    made = f"{what} drawn by {PurePath(model).name}, seed {seed}, {how}"
+    made = f"{what} drawn by {Path(model).resolve().name}, seed {seed}, {how}"
     common.finish(images.grid(torch.cat(drawn), columns), png, made, frames)
     if crisp:
         scans = [part.square(image) for part in parts for image in range(len(part))]

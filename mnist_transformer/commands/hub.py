@@ -1,6 +1,7 @@
 """hub push and hub pull."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -41,7 +42,7 @@ def pull(repo: Positional[Repo], out: Path | None = None) -> None:
     from mnist_transformer.models import checkpoint, loading
     from mnist_transformer.utils.files import write_atomic
 
-    out = out or Path(f"{repo.rpartition('/')[2].partition('@')[0]}.safetensors")
+    out = out or Path(f"{repo.partition('@')[0].rpartition('/')[2]}.safetensors")
     if out.exists():
         raise ValueError(f"{out} exists: name another with --out")
     weights = loading.find_weights(f"hf://{repo}")
@@ -69,7 +70,7 @@ def make_card(weights: Path, repo: str) -> str:
 # {repo.rpartition("/")[2]}
 
 ```bash
-{PROG} draw {data.class_names[0]} --model {hub.PREFIX}{repo}
+{PROG} draw {quote(data.class_names[0])} --model {hub.PREFIX}{repo}
 ```
 
 {markdown(["training", ""], rows, num_text=2)}

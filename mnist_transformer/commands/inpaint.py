@@ -1,6 +1,6 @@
 """inpaint."""
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -63,5 +63,5 @@ def inpaint(
             frames.append(inpaint.sheet(original, keep, canvas, columns=10))
     if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")
-    made = f"{image.name} completed by {PurePath(model).name}, seed {seed}, {how}"
+    made = f"{image.name} completed by {Path(model).resolve().name}, seed {seed}, {how}"
     common.finish(inpaint.sheet(original, keep, canvas, columns=10), png, made, frames)

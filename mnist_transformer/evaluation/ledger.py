@@ -44,7 +44,8 @@ def describe_device(device: str = "cpu") -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", re.M)
     name = found[1].strip() if found else platform.processor() or platform.machine()
-    return f"{name}, {cores} core{'s' if cores != 1 else ''}"
+    gpu = ", its GPU" if device.startswith("mps") else ""
+    return f"{name}, {cores} core{'s' if cores != 1 else ''}{gpu}"
 
 
 def current_commit() -> str | None:
@@ -62,7 +63,8 @@ def clean_command(arguments: Sequence[str]) -> str:
     """A command line without this machine's paths: absolute ones keep only their last part."""
     cleaned = []
     for argument in arguments:
-        flag, equals, value = argument.rpartition("=")
+        is_flag = argument.startswith("-")
+        flag, equals, value = argument.partition("=") if is_flag else ("", "", argument)
         is_place = PurePath(value).is_absolute() or value.startswith("~")
         cleaned.append(flag + equals + (PurePath(value).name if is_place else value))
     return " ".join(cleaned)

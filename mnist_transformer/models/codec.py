@@ -89,7 +89,7 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     others = images[~is_coded].numpy().tobytes()
     body = [_deflate(others) if others else b"", *blocks]
     header = Header(
-        PurePath(model).name,
+        Path(model).resolve().name,
         *_here(),
         axes=() if names else values.shape,
         names=names,

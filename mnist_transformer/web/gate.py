@@ -69,8 +69,13 @@ class Gate:
             raise ValueError(f"it has over {MAX_BYTES:,} bytes or no stated length")
         body = await request.body()
         if "multipart" in request.headers.get("content-type", ""):
-            await self._check_upload(Request(scope, _again(body, receive)), len(body))
-        await self.app(scope, _again(body, receive), send)
+            await self._check_upload(request, len(body))
+        parts: list[Message] = [{"type": "http.request", "body": body}]
+
+        async def receive_again() -> Message:  # the body once more, and then what follows it
+            return parts.pop() if parts else await receive()
+
+        await self.app(scope, receive_again, send)
         if path.endswith("/queue/join"):
             await self._watch(json.loads(body)["session_hash"])
 
@@ -87,6 +92,8 @@ class Gate:
             if isinstance(file, UploadFile):
                 try:
                     width, height = Image.open(BytesIO(await file.read()), formats=FORMATS).size
+                except Image.DecompressionBombError:
+                    width, height = limit, limit
                 except Exception as error:  # Pillow raises many kinds
                     expected = "expected a PNG or JPEG file"
                     raise ValueError(f"{file.filename} is not a picture, {expected}") from error
@@ -100,13 +107,3 @@ class Gate:
             if session in self.listening:
                 return
         await self.page._queue.clean_events(session_hash=session)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A function that receives a request's body once more, and then what follows it."""
-    parts: list[Message] = [{"type": "http.request", "body": body}]
-
-    async def receive_again() -> Message:
-        return parts.pop() if parts else await receive()
-
-    return receive_again
