@@ -90,11 +90,11 @@ def load(folder: Path) -> Columns:
 def select(columns: Columns, way: str, count: int, by: str | None = None, seed: int = 0) -> Tensor:
     """Indices of the best, worst or (by none) random images, balanced by class.
 
-    ValueError: too many, fewer than a set can have, or no such score.
+    ValueError: too many, or no such score.
     """
     labels = columns["label"]
-    if not 10 <= count <= len(labels):  # fewer would not make a data set
-        raise ValueError(f"{way} is {count:,}, expected 10 to the {len(labels):,} that there are")
+    if not 1 <= count <= len(labels):
+        raise ValueError(f"{way} is {count:,}, expected 1 to the {len(labels):,} that there are")
     if by is None:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     else:
