@@ -98,10 +98,8 @@ def test_figures_are_of_each_scale(monkeypatch):
 
 def test_truncated_images_are_decoded_from_coarse_scales():
     """In training only; with truncated_share 1 the finest scale is never seen by the decoder."""
-    model, images = (
-        make(replace(TINY, truncated_share=1.0, commitment=0.0)).train(),
-        random_images(),
-    )
+    model = make(replace(TINY, truncated_share=1.0, commitment=0.0)).train()
+    images = random_images()
     losses = model.loss(images, torch.zeros(6))
     model.eval()
     _, totals = model.quantize(model.features(images))

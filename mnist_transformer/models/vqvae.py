@@ -2,7 +2,7 @@
 
     f = encoder(image);  f_0 = 0
     r_k = codebook_k(pool_k(f - f_{k-1}));  f_k = f_{k-1} + up_k(codes_k[r_k])
-    image ~ decoder(f_K)
+    image ~ sigmoid(decoder(f_K))
 
 With the one scale 7 this is the VQ-VAE of arXiv 1711.00937, with scales 1, 2, 4, 7 the residual
 tokenizer of VAR, arXiv 2404.02905, algorithms 1 and 2: each scale codes the residual of the coarser
@@ -133,11 +133,9 @@ class VQVAE(Model):
         self.register_buffer("up_TG", torch.cat(ups), persistent=False)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Mean cross-entropy of the pixels in [0, 1], plus commitment: float32 (B,).
+        """Mean binary cross-entropy of the pixels in [0, 1], plus commitment: float32 (B,).
 
-        A decoder of squared errors leaves noise on the background, which the logistic function
-        of a cross-entropy takes away (docs/var.md).
-
+        With squared errors the decoder leaves noise on the background (docs/var.md).
         In training mode the codebooks take a step too.
         """
         x_BCHW = images.float() / 255

@@ -92,12 +92,13 @@ class Gate:
             if isinstance(file, UploadFile):
                 try:
                     width, height = Image.open(BytesIO(await file.read()), formats=FORMATS).size
+                    is_large = width * height > limit
                 except Image.DecompressionBombError:
-                    width, height = limit, limit
+                    is_large = True
                 except Exception as error:  # Pillow raises many kinds
                     expected = "expected a PNG or JPEG file"
                     raise ValueError(f"{file.filename} is not a picture, {expected}") from error
-                if width * height > limit:
+                if is_large:
                     raise ValueError(f"{file.filename} has over {limit:,} pixels, expected fewer")
 
     async def _watch(self, session: str) -> None:
