@@ -83,7 +83,7 @@ def models_table(rows: Rows) -> str:
             ("test bits/dim", tables.bits),
             ("fd_cnn", tables.fd_cnn),
         ],
-        sorted(drawing, key=lambda row: tables.drawn(row).get("fd_cnn", {}).get("mean", math.inf)),
+        sorted(drawing, key=tables.distance),
         num_text=2,
     )
 

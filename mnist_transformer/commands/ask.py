@@ -1,13 +1,13 @@
 """ask."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from mnist_transformer.commands import common
 from mnist_transformer.options import GUIDED, check_seed
+from mnist_transformer.utils.files import short_name
 from mnist_transformer.utils.terminal import complain
 
 
@@ -46,7 +46,7 @@ def ask(
         png = common.picture_file(number, out)
         conditions, seeds = asked.conditions([text], [digits]), range(seed, seed + len(digits))
         drawn = asked.drawer.sample(conditions, seeds, how)
-        made = f"{text} drawn by {Path(model).resolve().name}, seed {seed}, {how}"
+        made = f"{text} drawn by {short_name(model)}, seed {seed}, {how}"
         common.finish(images.grid(drawn, len(digits)), png, made, said=f"{number}: ")
 
     if prompt is not None:

@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mnist_transformer.utils.files import short_name
 from mnist_transformer.utils.terminal import complain
 
 LOADING = """<!doctype html><title>MNIST Transformer</title>
@@ -34,12 +34,10 @@ def demo(models: tuple[str, ...] = (), host: str = "127.0.0.1", port: int = 7860
     from mnist_transformer.models import loading
 
     if not models:  # the best one first, those without a figure last
-        rows = [row for row in ledger.latest().values() if "fd_cnn" in tables.drawn(row)]
-        rows.sort(key=lambda row: tables.drawn(row)["fd_cnn"]["mean"])
-        ranks = {row["recipe"]: rank for rank, row in enumerate(rows)}
-        models = tuple(sorted(loading.shipped(), key=lambda name: ranks.get(name, len(ranks))))
+        found = {name: tables.distance(row) for name, row in ledger.latest().items()}
+        models = tuple(sorted(loading.shipped(), key=lambda name: found.get(name, float("inf"))))
     # By their last part: visitors need not know this machine's folders.
-    paths = {Path(model).resolve().name: loading.find_weights(model) for model in models}
+    paths = {short_name(model): loading.find_weights(model) for model in models}
     if len(paths) < len(models):
         raise ValueError(f"models are {' '.join(models)}, expected distinct names")
     # Another user may own gradio's default folder. A drawing may arrive during the clean-up.

@@ -1,13 +1,13 @@
 """draw."""
 
 import gc
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mnist_transformer.commands import common
 from mnist_transformer.options import FLAGSHIP, MAX_BATCH, PLAIN, check_seed
+from mnist_transformer.utils.files import short_name
 
 
 def draw(
@@ -59,7 +59,7 @@ def draw(
                 if gif:
                     frames.append(images.grid(canvas, columns))
         drawn.append(canvas)
-    made = f"{what} drawn by {Path(model).resolve().name}, seed {seed}, {how}"
+    made = f"{what} drawn by {short_name(model)}, seed {seed}, {how}"
     common.finish(images.grid(torch.cat(drawn), columns), png, made, frames)
     if crisp:
         scans = [part.square(image) for part in parts for image in range(len(part))]

@@ -7,6 +7,7 @@ from tyro.conf import Positional, arg
 
 from mnist_transformer.commands import common
 from mnist_transformer.options import FLAGSHIP, MAX_BATCH, PLAIN, check_seed
+from mnist_transformer.utils.files import short_name
 from mnist_transformer.utils.terminal import say
 
 
@@ -63,5 +64,5 @@ def inpaint(
             frames.append(inpaint.sheet(original, keep, canvas, columns=10))
     if wanted is None and (guess := inpaint.likeliest(drawer, canvas)):
         say(f"it may be a {guess}")
-    made = f"{image.name} completed by {Path(model).resolve().name}, seed {seed}, {how}"
+    made = f"{image.name} completed by {short_name(model)}, seed {seed}, {how}"
     common.finish(inpaint.sheet(original, keep, canvas, columns=10), png, made, frames)

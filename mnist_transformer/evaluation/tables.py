@@ -1,5 +1,6 @@
 """The ledger's figures in words, one data set at a time."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -66,6 +67,11 @@ def drawn(row: Row, *, guided: bool = False) -> dict[str, Any]:
 def fd_cnn(row: Row) -> str:
     """Mean fd_cnn of the plain samples."""
     return number(drawn(row).get("fd_cnn", {}).get("mean"), 3)
+
+
+def distance(row: Row) -> Any:
+    """The same to sort by; infinite where there is none."""
+    return drawn(row).get("fd_cnn", {}).get("mean", math.inf)
 
 
 def having(rows: Rows, metric: str) -> list[Row]:

@@ -33,6 +33,7 @@ from mnist_transformer.models.loading import companion, find_weights
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import from_json
+from mnist_transformer.utils.files import short_name
 from mnist_transformer.utils.processes import in_processes
 
 MAGIC = b"mt\x02"
@@ -89,7 +90,7 @@ def encode(values: Values, names: Names, model: str, report: Progress) -> bytes:
     others = images[~is_coded].numpy().tobytes()
     body = [_deflate(others) if others else b"", *blocks]
     header = Header(
-        Path(model).resolve().name,
+        short_name(model),
         *_here(),
         axes=() if names else values.shape,
         names=names,

@@ -7,6 +7,11 @@ from pathlib import Path
 from threading import get_ident
 
 
+def short_name(place: str) -> str:
+    """A model's name without its folders, where "." is the folder itself."""
+    return Path(os.path.abspath(place)).name
+
+
 def files_below(folder: Path) -> list[Path]:
     """The files in a folder and its subfolders, as sorted paths relative to it.
 
