@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from experiments.common import is_done, peak_memory, record, results, save_plot, start
 from mnist_transformer.evaluation.speed import timed
-from mnist_transformer.networks.attention import plain_attention
+from mnist_transformer.networks.attention import attend
 from mnist_transformer.utils.devices import fast_dtype
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "SDPA": partial(F.scaled_dot_product_attention, is_causal=True),
-    "plain": partial(plain_attention, causal=True),
+    "plain": partial(attend, causal=True, plain=True),
 }
 PASSES = ("forward", "forward and backward")
 

@@ -197,7 +197,7 @@ def random_model(config):
 
 def all_images(config) -> torch.Tensor:
     """Every image of a space; read as digits in base ``num_levels`` they count up from 0."""
-    values = product(range(config.num_levels), repeat=math.prod(config.image_shape))
+    values = product(range(config.data.num_levels), repeat=math.prod(config.image_shape))
     return torch.tensor(list(values), dtype=torch.uint8).view(-1, *config.image_shape)
 
 

@@ -53,7 +53,7 @@ def some_images(model: str, count: int = 5) -> torch.Tensor:
     """What it drew, noise, and blank images; of a model of scans, images that have one as well."""
     config = MODELS[model]
     drawn = moved(config).sample([0] * count, range(count))
-    noise = torch.randint(0, config.num_levels, drawn.shape, dtype=torch.uint8)
+    noise = torch.randint(0, config.data.num_levels, drawn.shape, dtype=torch.uint8)
     known = make_scans().images if model in ("scan", "prompted") else drawn[:0]
     return torch.cat([drawn, noise, 0 * noise, known])
 

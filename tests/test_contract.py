@@ -55,7 +55,7 @@ def model(request, monkeypatch) -> GenerativeModel:
 
 @pytest.fixture
 def batch(model) -> tuple[torch.Tensor, torch.Tensor]:
-    levels = model.config.num_levels
+    levels = model.config.data.num_levels
     images = torch.randint(0, levels, (6, *model.image_shape), dtype=torch.uint8)
     if isinstance(model, Scan):
         images = make_scans().images

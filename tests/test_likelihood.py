@@ -50,7 +50,7 @@ def test_drawn_frequencies_follow_the_likelihood(name, label):
     with torch.no_grad():
         probability = (-model.nll(images, cond).double()).exp()
     drawn = model.sample(None if label is None else [label] * num_draws, range(num_draws))
-    place = config.num_levels ** torch.arange(images[0].numel() - 1, -1, -1)
+    place = config.data.num_levels ** torch.arange(images[0].numel() - 1, -1, -1)
     counts = torch.bincount((drawn.flatten(1).long() * place).sum(-1), minlength=len(images))
     expected = probability * num_draws / probability.sum()
     rare = expected < 5  # the chi-square test wants five or more in each cell: pool the rest

@@ -15,7 +15,7 @@ from helpers import DIM, NUM_HEADS, NUM_TOKENS, make_transformer
 from torch import Tensor
 
 from experiments.old_faults import attend_scaled_by_dim, keep_dropout_alive, turn_heads
-from mnist_transformer.networks.attention import attend, plain_attention
+from mnist_transformer.networks.attention import attend
 from mnist_transformer.networks.transformer import KVCache, Transformer
 
 HEAD_DIM = DIM // NUM_HEADS
@@ -62,7 +62,7 @@ def causal(num_queries: int = NUM_TOKENS) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("kernel", [attend, plain_attention])
+@pytest.mark.parametrize("kernel", [attend, partial(attend, plain=True)])
 @pytest.mark.parametrize("num_queries", [1, 5, NUM_TOKENS])
 def test_causal_attention(kernel: Attend, dtype: torch.dtype, num_queries: int) -> None:
     """Fewer queries than keys are what a cache leaves: they are the last ones."""
@@ -71,7 +71,7 @@ def test_causal_attention(kernel: Attend, dtype: torch.dtype, num_queries: int) 
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("kernel", [attend, plain_attention])
+@pytest.mark.parametrize("kernel", [attend, partial(attend, plain=True)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_with_a_mask_or_none(kernel: Attend, dtype: torch.dtype, masked: bool) -> None:
     seen = torch.ones(NUM_TOKENS, NUM_TOKENS, dtype=torch.bool)

@@ -40,7 +40,7 @@ def sparse(model, number):
     """Images whose patches are blank or not, the first ones all blank."""
     torch.manual_seed(0)
     shape, fill = (number, *model.image_shape), model.config.data.background or 0
-    images = torch.randint(0, model.config.num_levels, shape, dtype=torch.uint8)
+    images = torch.randint(0, model.config.data.num_levels, shape, dtype=torch.uint8)
     ink = torch.rand(shape) < torch.linspace(0, 0.3, number).view(-1, 1, 1, 1)
     return torch.where(ink, images, fill)
 

@@ -5,7 +5,7 @@ import torch
 from helpers import DIM, NUM_TOKENS, make_transformer
 from torch.nn import functional as F
 
-from mnist_transformer.networks.attention import attend, plain_attention
+from mnist_transformer.networks.attention import attend
 from mnist_transformer.networks.positions import POSITIONS, Rope
 from mnist_transformer.networks.transformer import KVCache, Transformer, rms_norm
 
@@ -15,7 +15,7 @@ from mnist_transformer.networks.transformer import KVCache, Transformer, rms_nor
 def test_attention_kernels_agree(dtype, tolerance, num_queries):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 8).to(dtype) for n in (num_queries, 12, 12))
-    plain = plain_attention(q.float(), k.float(), v.float(), causal=True)
+    plain = attend(q.float(), k.float(), v.float(), causal=True, plain=True)
     scores = q.float() @ k.float().mT / 8**0.5
     seen = torch.arange(12) <= torch.arange(12 - num_queries, 12)[:, None]
     naive = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v.float()
@@ -29,7 +29,7 @@ def test_attention_gradients_agree():
     inputs = [torch.randn(2, 3, 12, 8, requires_grad=True) for _ in range(3)]
     weight = torch.randn(2, 3, 12, 8)
     fused = torch.autograd.grad((attend(*inputs, causal=True) * weight).sum(), inputs)
-    plain = torch.autograd.grad((plain_attention(*inputs, causal=True) * weight).sum(), inputs)
+    plain = torch.autograd.grad((attend(*inputs, causal=True, plain=True) * weight).sum(), inputs)
     for a, b in zip(fused, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 

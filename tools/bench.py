@@ -113,7 +113,7 @@ def _full_passes(name: str, model: Any, num_passes: int = NUM_PASSES) -> Subject
     @torch.inference_mode()
     def draw(num_images: int) -> None:
         values = torch.randint(
-            model.config.num_levels, (num_images, model.num_values), device=model.device
+            model.config.data.num_levels, (num_images, model.num_values), device=model.device
         )
         cond = torch.arange(num_images, device=model.device) % model.num_classes
         uniform = torch.rand(num_images, device=model.device)

@@ -47,7 +47,7 @@ def gpt2(device: torch.device, config: Any) -> Subject:
     num_pixels = config.image_size**2
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=config.num_levels + config.num_classes,
+            vocab_size=config.data.num_levels + config.data.num_classes,
             n_positions=num_pixels + 1,
             n_embd=config.dim,
             n_layer=config.depth,
@@ -87,7 +87,7 @@ def x_transformers(device: torch.device, config: Any) -> Subject:
         attn_flash=True,
     )
     net = TransformerWrapper(
-        num_tokens=config.num_levels + config.num_classes,
+        num_tokens=config.data.num_levels + config.data.num_classes,
         max_seq_len=num_pixels + 1,
         attn_layers=layers,
     )
@@ -117,7 +117,7 @@ def unet(device: torch.device, config: Any) -> Iterator[Subject]:
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
-        num_class_embeds=config.num_classes,
+        num_class_embeds=config.data.num_classes,
     )
     model = model.to(device).eval()
     for name, scheduler, num_steps in (
@@ -128,7 +128,7 @@ def unet(device: torch.device, config: Any) -> Iterator[Subject]:
 
         @torch.inference_mode()
         def draw(num_images: int, scheduler: DDPMScheduler | DDIMScheduler = scheduler) -> None:
-            labels = torch.arange(num_images, device=device) % config.num_classes
+            labels = torch.arange(num_images, device=device) % config.data.num_classes
             x = torch.randn(num_images, 1, config.image_size, config.image_size, device=device)
             for t in scheduler.timesteps[:NUM_TIMED]:
                 noise = model(x, t, class_labels=labels).sample
@@ -147,5 +147,5 @@ def _subject(
 
 def _class_tokens(num_images: int, config: Any, device: torch.device) -> Tensor:
     """int64 (B, 1): classes come after the grey levels in the shared vocabulary."""
-    classes = torch.arange(num_images, device=device) % config.num_classes
-    return (config.num_levels + classes)[:, None]
+    classes = torch.arange(num_images, device=device) % config.data.num_classes
+    return (config.data.num_levels + classes)[:, None]

@@ -62,6 +62,7 @@ def draw(
     made = f"{what} drawn by {short_name(model)}, seed {seed}, {how}"
     common.finish(images.grid(torch.cat(drawn), columns), png, made, frames)
     if crisp:
-        scans = [part.square(image) for part in parts for image in range(len(part))]
-        images.save_scans(scans, columns, png, made)
+        size = 2 + max(int(part.sides.max()) for part in parts)  # with a margin
+        scans = torch.cat([part.canvas(torch.arange(len(part)), size) for part in parts])
+        images.save_scans(scans[:, None], columns, png, made)
         common.say(f"saved {png.stem}-scan.png and {png.stem}-scan.svg beside it")

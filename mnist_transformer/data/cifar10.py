@@ -6,6 +6,7 @@ file and a label in each row. If these files are JPEG, which changes the images,
 data set with figures of its own: ``cifar10-jpeg``.
 """
 
+import struct
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +39,7 @@ TRAIN, TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_bat
 PER_BATCH = 10_000
 RECORD = 1 + 3 * 32 * 32
 # Errors of pyarrow, of a row of the wrong types, and of Pillow.
-DAMAGED = ValueError, KeyError, TypeError, OSError, NotImplementedError, SyntaxError
+DAMAGED = ValueError, KeyError, TypeError, OSError, NotImplementedError, SyntaxError, OverflowError
 
 
 def load(folder: Path | None = None) -> Dataset:
@@ -92,8 +93,8 @@ def read_parquet(
                         raise ValueError(f"a picture is {picture.width}x{picture.height}")
                     images.append(np.asarray(picture.convert("RGB"))[None])
                     formats.add(picture.format)
-                labels.append(int(row["label"]))
-        except (*DAMAGED, Image.DecompressionBombError) as error:
+                labels.append(np.int64(row["label"]))
+        except (*DAMAGED, Image.DecompressionBombError, struct.error) as error:
             expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error

@@ -1,5 +1,7 @@
 """The model families, by the name that checkpoints carry."""
 
+from typing import Any
+
 from mnist_transformer.models.classifier import Classifier, ClassifierConfig
 from mnist_transformer.models.ddpm import DDPM, DDPMConfig
 from mnist_transformer.models.flash import Flash, FlashConfig
@@ -25,3 +27,11 @@ FAMILIES = {
     "reader": (ReaderConfig, Reader),
     "classifier": (ClassifierConfig, Classifier),
 }
+
+
+def family_of(config: Any) -> str:
+    """The key of a config's class in FAMILIES."""
+    for family, (config_class, _) in FAMILIES.items():
+        if type(config) is config_class:
+            return family
+    raise ValueError(f"{type(config).__name__} is in no family, expected {', '.join(FAMILIES)}")

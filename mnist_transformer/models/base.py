@@ -55,12 +55,12 @@ class Model(nn.Module, ABC):
 
     @property
     def num_classes(self) -> int:
-        return self.config.num_classes
+        return self.config.data.num_classes
 
     def check_images(self, images: Tensor) -> Tensor:
         """The images on the model's device; ValueError if dtype, shape or levels do not fit."""
         check_tensor("images", images, torch.uint8, "B", *self.image_shape)
-        num_levels = self.config.num_levels
+        num_levels = self.config.data.num_levels
         if num_levels < 256 and images.numel() and images.max().item() >= num_levels:
             raise ValueError(f"a pixel is {images.max().item()}, expected below {num_levels}")
         return images.to(self.device)

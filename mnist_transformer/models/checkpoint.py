@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mnist_transformer.data.mnist import SPEC as MNIST
-from mnist_transformer.models import FAMILIES
+from mnist_transformer.models import FAMILIES, family_of
 from mnist_transformer.models.base import Model
 from mnist_transformer.utils import trees
 from mnist_transformer.utils.checks import from_json
@@ -39,7 +39,7 @@ def save(
         notes: JSON values, for whoever opens the file.
     """
     config = json.dumps(asdict(model.config))
-    metadata = {"family": family_of(model), "config": config, "notes": json.dumps(notes)}
+    metadata = {"family": family_of(model.config), "config": config, "notes": json.dumps(notes)}
     trees.write(Path(path), _cast(model.state_dict(), dtype), metadata, KIND)
 
 
@@ -68,31 +68,15 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     return trees.header(trees.read_metadata(Path(path), KIND), "notes", Path(path))
 
 
-def family_of(model: Model) -> str:
-    """The key of a model's class in FAMILIES."""
-    for family, (_, model_class) in FAMILIES.items():
-        if type(model) is model_class:
-            return family
-    raise ValueError(f"{type(model).__name__} is in no family, expected {', '.join(FAMILIES)}")
-
-
 def _of_format_1(family: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Family and config of a format 1 file in today's terms."""
-    tokenizer = values.get("tokenizer")
-    sized = tokenizer if isinstance(tokenizer, dict) else values
-    size, channels = sized.get("image_size", 28), sized.get("channels", 1)
-    num_classes = values.get("num_classes", 10)
-    names = list(map(str, range(num_classes))) if num_classes in range(1000) else num_classes
-
-    def with_data(config: dict[str, Any]) -> dict[str, Any]:
-        found = {"shape": [channels, size, size], "class_names": names}
-        found["num_levels"] = config.get("num_levels", 256)
-        data = asdict(MNIST) | found
-        return {"data": data} | {k: v for k, v in config.items() if k not in OF_DATA}
-
-    values = with_data(values)
-    if isinstance(tokenizer, dict):
-        values["tokenizer"] = with_data(tokenizer)
+    size, number = values.get("image_size", 28), values.get("num_classes", 10)
+    data = asdict(MNIST) | {
+        "shape": [values.get("channels", 1), size, size],
+        "class_names": list(map(str, range(number))) if number in range(1000) else number,
+        "num_levels": values.get("num_levels", 256),
+    }
+    values = {"data": data} | {k: v for k, v in values.items() if k not in OF_DATA}
     return "patch-law" if family == "patch" else family, values
 
 

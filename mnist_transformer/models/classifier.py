@@ -117,7 +117,7 @@ class Classifier(Judge):
                 _conv(2 * width, 4 * width, 3),
                 _conv(4 * width, 4 * width, 3),
             )
-        self.output = nn.Linear((8 if config.residual else 4) * width, config.num_classes)
+        self.output = nn.Linear((8 if config.residual else 4) * width, config.data.num_classes)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Cross-entropy in nats, float32 (B,); training distorts images and smooths labels."""

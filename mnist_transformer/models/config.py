@@ -26,17 +26,14 @@ class ModelConfig:
             least = field.metadata.get("least", 1)
             if field.type is int and (value := getattr(self, field.name)) < least:
                 raise ValueError(f"{field.name} is {value}, expected {least} or more")
-        if self.real_valued and self.num_levels != 256:
-            raise ValueError(f"num_levels is {self.num_levels}, expected 256 for this family")
+        if self.real_valued and self.data.num_levels != 256:
+            raise ValueError(f"num_levels is {self.data.num_levels}, expected 256 for this family")
 
     def build(self) -> Any:
         """The family's model, with new weights."""
-        from mnist_transformer.models import FAMILIES
+        from mnist_transformer.models import FAMILIES, family_of
 
-        for config_class, model_class in FAMILIES.values():
-            if type(self) is config_class:
-                return model_class(self)
-        raise ValueError(f"{type(self).__name__} is in no family, expected {', '.join(FAMILIES)}")
+        return FAMILIES[family_of(self)][1](self)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -54,14 +51,6 @@ class ModelConfig:
         if height != width:
             raise ValueError(f"images are {height}x{width}, expected square ones")
         return height
-
-    @property
-    def num_levels(self) -> int:
-        return self.data.num_levels
-
-    @property
-    def num_classes(self) -> int:
-        return self.data.num_classes
 
 
 @dataclass(frozen=True)

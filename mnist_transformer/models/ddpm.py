@@ -61,7 +61,9 @@ class Denoiser(GuidedModel):
         self.diffusion = config.diffusion
         self.embed = nn.Linear(config.num_patch_pixels, config.dim)
         # As large as the time's features beside it: the norms' modulation is its only way in.
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=0.5)
+        self.classes = ClassEmbedding(
+            config.data.num_classes, config.dim, config.class_drop, std=0.5
+        )
         self.time = nn.Sequential(
             nn.Linear(NUM_TIME_FEATURES, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from mnist_transformer.data import scans
-from mnist_transformer.models import FAMILIES
+from mnist_transformer.models import FAMILIES, family_of
 from mnist_transformer.models.base import GenerativeModel
-from mnist_transformer.models.checkpoint import family_of
 from mnist_transformer.models.ddpm import DDPM, NUM_RESAMPLES
 from mnist_transformer.models.flash import Flash, FlashConfig
 from mnist_transformer.models.scan import Scan
@@ -199,7 +198,7 @@ def export(model: GenerativeModel, name: str, path: Path) -> None:
     Raises:
         ValueError: the family has no export, or the extra [export] is not installed.
     """
-    family = family_of(model)
+    family = family_of(model.config)
     if type(model) not in STEPS:
         known = ", ".join(other for other, kinds in FAMILIES.items() if kinds[1] in STEPS)
         raise ValueError(f"{name} is of the family {family}, which has no export: {known} have one")

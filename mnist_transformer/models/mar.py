@@ -119,7 +119,7 @@ class MAR(GuidedModel):
         self.num_patches = self.max_steps = config.grid**2  # one per step at least
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.classes = ClassEmbedding(self.num_classes, config.dim, config.class_drop)
         self.transformer = config.transformer(self.num_patches, config.grid, causal=False)
         gated = config.blank_gate and config.data.background is not None
         self.blank = 2 * (config.data.background or 0) / 255 - 1  # as a signed pixel

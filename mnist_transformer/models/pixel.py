@@ -51,11 +51,11 @@ class Pixel(GuidedModel):
         super().__init__(config)
         channels, height, width = config.image_shape
         self.num_values, self.row_length = channels * height * width, width * channels
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
-        self.levels = nn.Embedding(config.num_levels, config.dim)
+        self.classes = ClassEmbedding(self.num_classes, config.dim, config.class_drop)
+        self.levels = nn.Embedding(config.data.num_levels, config.dim)
         nn.init.normal_(self.levels.weight, std=0.02)
         self.transformer = config.transformer(self.num_values, self.row_length)
-        self.output = nn.Linear(config.dim, config.num_levels)
+        self.output = nn.Linear(config.dim, config.data.num_levels)
         nn.init.zeros_(self.output.weight)
 
     def logits(self, values_BT: Tensor, cond_B: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ class PromptedConfig(ScanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.num_classes <= 10:
-            raise ValueError(f"num_classes is {self.num_classes}, expected digits: 1 to 10")
+        if not 1 <= self.data.num_classes <= 10:
+            raise ValueError(f"num_classes is {self.data.num_classes}, expected digits: 1 to 10")
 
     @property
     def num_text_tokens(self) -> int:
@@ -64,7 +64,7 @@ class PromptedConfig(ScanConfig):
     @property
     def vocabulary_size(self) -> int:
         """Bytes, ASK and digits."""
-        return ASK + 1 + self.num_classes
+        return ASK + 1 + self.data.num_classes
 
 
 class PromptedPatch(SidedPatch):
@@ -76,7 +76,7 @@ class PromptedPatch(SidedPatch):
         self.nothing = config.vocabulary_size  # a token before the first byte
         self.text = nn.Embedding(config.window * (self.nothing + 1), config.scan.dim)
         nn.init.normal_(self.text.weight, std=0.02)
-        self.answer = zeroed(nn.Linear(config.scan.dim, config.num_classes + 1))
+        self.answer = zeroed(nn.Linear(config.scan.dim, config.data.num_classes + 1))
 
     def embed(self, cond: Tensor) -> Tensor:
         return self.classes.table(cond[:, 0]) + self.embed_form(cond)
@@ -180,7 +180,7 @@ class Prompted(Scan):
         return self.patch.answers(text_QT, states)
 
     def _targets(self, text_QT: Tensor) -> Tensor:
-        return tokens.targets(text_QT, self.config.num_classes, self.config.max_digits)
+        return tokens.targets(text_QT, self.config.data.num_classes, self.config.max_digits)
 
     # --- conditions ---
 

@@ -62,11 +62,11 @@ class Reader(Model):
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__(config)
         self.states = nn.Linear(config.state_dim, config.dim)
-        self.symbols = nn.Embedding(1 + config.num_classes, config.dim)  # ASK, digits
+        self.symbols = nn.Embedding(1 + config.data.num_classes, config.dim)  # ASK, digits
         nn.init.normal_(self.symbols.weight, std=0.02)
         # A token of the language model is at least one byte.
         self.transformer = config.transformer(MAX_BYTES + config.max_digits, grid_width=1)
-        self.answer = zeroed(nn.Linear(config.dim, config.num_classes + 1))
+        self.answer = zeroed(nn.Linear(config.dim, config.data.num_classes + 1))
 
     def loss(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """-log p(answer | prompt) in nats (B,)."""
@@ -81,7 +81,7 @@ class Reader(Model):
     def logits(self, states_BTF: Tensor, answer_BK: Tensor) -> Tensor:
         """(B, K, V): symbol k given the prompt and the digits before it."""
         # Nothing is predicted after END, so any digit may stand for it.
-        digit_BK = answer_BK[:, :-1].clamp(0, self.config.num_classes - 1)
+        digit_BK = answer_BK[:, :-1].clamp(0, self.config.data.num_classes - 1)
         symbol_BK = torch.cat([torch.zeros_like(answer_BK[:, :1]), 1 + digit_BK], 1)
         x_BTD = torch.cat([self.states(rms_norm(states_BTF)), self.symbols(symbol_BK)], 1)
         seen_BT = torch.cat([(states_BTF != 0).any(-1), torch.ones_like(symbol_BK).bool()], 1)

@@ -112,7 +112,7 @@ class Scan(GenerativeModel):
         self.built_in_guidance = config.scan.built_in_guidance
         self.patch = self.patch_class(config)
         # Logits of m.
-        self.side = nn.Embedding(config.num_classes + 1, self.patch.sides.num_embeddings)
+        self.side = nn.Embedding(config.data.num_classes + 1, self.patch.sides.num_embeddings)
         nn.init.zeros_(self.side.weight)
 
     def compile(self, **how: object) -> None:

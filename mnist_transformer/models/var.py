@@ -67,7 +67,6 @@ class Var(GuidedModel):
     config: VarConfig
     honours = frozenset({"temperature", "top_k", "top_p", "guidance"})
     adamw_modules = ("embed", "outputs")
-    mask_TT: Tensor
 
     def __init__(self, config: VarConfig) -> None:
         super().__init__(config)
@@ -77,10 +76,12 @@ class Var(GuidedModel):
         sizes = [1] * num_tokens if self.raster else [scale * scale for scale in scales]
         self.spans = [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]
         step_T = torch.tensor([step for step, size in enumerate(sizes) for _ in range(size)])
-        self.register_buffer("mask_TT", step_T[:, None] >= step_T, persistent=False)
+        self.mask_TT = nn.Buffer(step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop, std=1.0)
+        self.classes = ClassEmbedding(
+            config.data.num_classes, config.dim, config.class_drop, std=1.0
+        )
         self.transformer = config.transformer(
             num_tokens, config.tokenizer.grid, causal=False, cond_dim=config.dim
         )
@@ -89,11 +90,6 @@ class Var(GuidedModel):
         for output in outputs:
             nn.init.zeros_(output.weight)
         self.outputs = nn.ModuleList(outputs)
-
-    def train(self, mode: bool = True) -> "Var":
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
 
     def set_tokenizer(self, tokenizer: Model) -> None:
         """Take over a tokenizer's weights; ValueError if it is not the one expected."""

@@ -96,8 +96,6 @@ class VQVAE(Model):
     """See the module's docstring. A ``Tokenizer``; images are uint8 (B, C, H, W)."""
 
     config: VQVAEConfig
-    pool_TG: Tensor
-    up_TG: Tensor
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__(config)
@@ -129,8 +127,8 @@ class VQVAE(Model):
             coarse = torch.eye(scale * scale).view(-1, 1, scale, scale)
             pools.append(F.adaptive_avg_pool2d(fine, scale).flatten(1).T)
             ups.append(F.interpolate(coarse, (grid, grid), mode="bilinear").flatten(1))
-        self.register_buffer("pool_TG", torch.cat(pools), persistent=False)
-        self.register_buffer("up_TG", torch.cat(ups), persistent=False)
+        self.pool_TG = nn.Buffer(torch.cat(pools), persistent=False)
+        self.up_TG = nn.Buffer(torch.cat(ups), persistent=False)
 
     def loss(self, images: Tensor, cond: Tensor) -> Tensor:
         """Mean binary cross-entropy of the pixels in [0, 1], plus commitment: float32 (B,).

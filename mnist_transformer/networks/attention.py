@@ -6,7 +6,6 @@ Shapes: B batch, N heads, T queries, S keys, K head_dim. For packed sequences B 
 the tokens of all of them, laid end to end.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -47,10 +46,6 @@ def attend(
         hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
         scores = scores + hidden
     return drop(scores.softmax(-1), dropout) @ v_BNSK
-
-
-# By the definition on every device and in every dtype.
-plain_attention = partial(attend, plain=True)
 
 
 def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:

@@ -39,11 +39,6 @@ class Codebook(nn.Module):
         dead: a code used less often than this share of N / V, an even split, is restarted.
     """
 
-    codes: Tensor
-    steps: Tensor
-    counts: Tensor
-    sums: Tensor
-
     def __init__(self, num_codes: int, dim: int, *, decay: float, dead: float) -> None:
         super().__init__()
         if num_codes < 2 or not 0 <= decay < 1 or not 0 <= dead < 1:
@@ -52,10 +47,10 @@ class Codebook(nn.Module):
                 "expected 2 codes or more and both numbers in [0, 1)"
             )
         self.decay, self.dead = decay, dead
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("codes", torch.randn(num_codes, dim))
-        self.register_buffer("counts", torch.zeros(num_codes))  # all zero: not started
-        self.register_buffer("sums", torch.zeros(num_codes, dim))
+        self.steps = nn.Buffer(torch.zeros(()))
+        self.codes = nn.Buffer(torch.randn(num_codes, dim))
+        self.counts = nn.Buffer(torch.zeros(num_codes))  # all zero: not started
+        self.sums = nn.Buffer(torch.zeros(num_codes, dim))
 
     def nearest(self, x: Tensor) -> Tensor:
         """int64 (...): the code nearest to each vector (..., C), float32."""
@@ -80,7 +75,7 @@ class Codebook(nn.Module):
             self.codes.copy_(spare_VC)
             for _ in range(KMEANS_STEPS):
                 self._follow(rows_NC, spare_VC, decay=0.0)
-        self.steps += 1
+        self.steps.add_(1)
         self._follow(rows_NC, spare_VC, max(self.decay, 1 - 10 / self.steps.item()))
 
     def _follow(self, rows_NC: Tensor, spare_VC: Tensor, decay: float) -> None:

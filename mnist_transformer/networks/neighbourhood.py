@@ -21,9 +21,6 @@ from mnist_transformer.networks import levels
 class Neighbourhood(nn.Module):
     """The slots of each patch: ``margin`` rows above, ``margin`` columns to the left, the patch."""
 
-    features: Tensor
-    slot_index: Tensor
-
     def __init__(self, data: DataSpec, size: int, margin: int) -> None:
         super().__init__()
         channels, height, width = self.image_shape = data.shape
@@ -39,9 +36,9 @@ class Neighbourhood(nn.Module):
         corner = np.array([*product(range(0, height, size), range(0, width, size), [0])])
         place = corner[:, None] + self.slots + np.array([margin, margin, 0])
         index_PS = place @ np.array([(width + 2 * margin) * channels, channels, 1])
-        self.register_buffer("slot_index", torch.tensor(index_PS), persistent=False)
+        self.slot_index = nn.Buffer(torch.tensor(index_PS), persistent=False)
         features = levels.features(data.num_levels, data.background)
-        self.register_buffer("features", features, persistent=False)
+        self.features = nn.Buffer(features, persistent=False)
         self.num_around = self.num_before * features.shape[1]
         steps = np.array([(0, -1, 0), (-1, 0, 0), (-1, -1, 0)])[:, None, None]
         near = self.slots[self.num_before :, None] + steps == self.slots
@@ -79,10 +76,6 @@ class Window(nn.Module):
     There is one weight (E, W) per offset in rows and columns and pair of channels.
     """
 
-    index_SEI: Tensor
-    seen: Tensor  # slots and offsets of each value in turn, starting at ``first``
-    first_I: Tensor
-
     def __init__(self, around: Neighbourhood, width: int) -> None:
         super().__init__()
         slots, own = around.slots, around.slots[around.num_before :]
@@ -98,9 +91,10 @@ class Window(nn.Module):
         index[slot, value] = offset = offset.ravel()
         index_SEI = index[:, None] * num_features + np.arange(num_features)[:, None]
         self.first = np.searchsorted(value, np.arange(len(own) + 1)).tolist()
-        self.register_buffer("index_SEI", torch.tensor(index_SEI), persistent=False)
-        self.register_buffer("seen", torch.tensor(np.stack([slot, offset])), persistent=False)
-        self.register_buffer("first_I", torch.tensor(self.first), persistent=False)
+        self.index_SEI = nn.Buffer(torch.tensor(index_SEI), persistent=False)
+        # Slots and offsets of each value in turn, starting at ``first``.
+        self.seen = nn.Buffer(torch.tensor(np.stack([slot, offset])), persistent=False)
+        self.first_I = nn.Buffer(torch.tensor(self.first), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Sums (N, I * W) for whole patches, from the features (N, S * E) of all slots."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 At = slice | Tensor
 
@@ -29,29 +30,24 @@ class Positions(nn.Module):
 class Added(Positions):
     """A vector per position, in a table (T, D)."""
 
-    table: Tensor
+    def __init__(self, table_TD: Tensor) -> None:
+        super().__init__()
+        self.table = table_TD
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return x_BTD + self.table[at].to(x_BTD.dtype)
 
 
-class Learned(Added):
+def learned(dim: int, num_tokens: int) -> Added:
     """One learned vector per position."""
-
-    def __init__(self, dim: int, num_tokens: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.randn(num_tokens, dim) * 0.02)
+    return Added(nn.Parameter(torch.randn(num_tokens, dim) * 0.02))
 
 
-class Sinusoidal(Added):
+def sinusoidal(dim: int, num_tokens: int) -> Added:
     """Fixed sines and cosines of the position (arXiv 1706.03762, section 3.5)."""
-
-    def __init__(self, dim: int, num_tokens: int) -> None:
-        super().__init__()
-        angle_TF = _angles(torch.arange(num_tokens), dim // 2, base=10_000.0)
-        table = torch.cat([angle_TF.sin(), angle_TF.cos()], dim=-1)
-        table = nn.functional.pad(table, (0, dim - table.shape[1]))
-        self.register_buffer("table", table, persistent=False)
+    angle_TF = _angles(torch.arange(num_tokens), dim // 2, base=10_000.0)
+    table = torch.cat([angle_TF.sin(), angle_TF.cos()], dim=-1)
+    return Added(nn.Buffer(F.pad(table, (0, dim - table.shape[1])), persistent=False))
 
 
 class Rope(Positions):
@@ -61,9 +57,6 @@ class Rope(Positions):
     q.k depends on the difference of positions alone. On a grid of a given width, half of the pairs
     rotate with the row and half with the column (axial RoPE, arXiv 2403.13298).
     """
-
-    cos: Tensor
-    sin: Tensor
 
     def __init__(self, head_dim: int, num_tokens: int, grid_width: int | None = None) -> None:
         super().__init__()
@@ -76,8 +69,8 @@ class Rope(Positions):
             )
         num_frequencies = head_dim // 2 // len(axes)
         angle_TF = torch.cat([_angles(axis, num_frequencies, base) for axis in axes], dim=-1)
-        self.register_buffer("cos", angle_TF.cos(), persistent=False)
-        self.register_buffer("sin", angle_TF.sin(), persistent=False)
+        self.cos = nn.Buffer(angle_TF.cos(), persistent=False)
+        self.sin = nn.Buffer(angle_TF.sin(), persistent=False)
 
     def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
         # One angle per token, for all heads: one per head would cancel in q.k.
@@ -93,7 +86,7 @@ class LearnedAndRope(Rope):
         self, dim: int, head_dim: int, num_tokens: int, grid_width: int | None = None
     ) -> None:
         super().__init__(head_dim, num_tokens, grid_width)
-        self.learned = Learned(dim, num_tokens)
+        self.learned = learned(dim, num_tokens)
 
     def add(self, x_BTD: Tensor, at: At) -> Tensor:
         return self.learned.add(x_BTD, at)
@@ -101,8 +94,8 @@ class LearnedAndRope(Rope):
 
 # Each scheme by name, given D dim, K head_dim, T tokens and a grid W wide.
 POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
-    "learned": lambda D, K, T, W: Learned(D, T),
-    "sinusoidal": lambda D, K, T, W: Sinusoidal(D, T),
+    "learned": lambda D, K, T, W: learned(D, T),
+    "sinusoidal": lambda D, K, T, W: sinusoidal(D, T),
     "rope": lambda D, K, T, W: Rope(K, T),
     "axial_rope": lambda D, K, T, W: Rope(K, T, W),
     "learned_rope": lambda D, K, T, W: LearnedAndRope(D, K, T),

@@ -67,15 +67,15 @@ class Pass(NamedTuple):
     cache: KVCache | None
     cond: Tensor | None
     packing: Packing | None
+    causal: bool
 
 
 class Attention(nn.Module):
-    def __init__(self, dim: int, num_heads: int, dropout: float, causal: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim is {dim}, expected a multiple of num_heads {num_heads}")
-        self.num_heads, self.head_dim = num_heads, dim // num_heads
-        self.causal, self.dropout = causal, dropout
+        self.num_heads, self.head_dim, self.dropout = num_heads, dim // num_heads, dropout
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
@@ -93,10 +93,10 @@ class Attention(nn.Module):
             k_BNTK, v_BNTK = run.cache.extend(k_BNTK, v_BNTK)
         # Under autocast the norms return float32: all three must agree.
         q_BNTK, k_BNTK = q_BNTK.to(v_BNTK.dtype), k_BNTK.to(v_BNTK.dtype)
-        qkv, causal = (q_BNTK, k_BNTK, v_BNTK), self.causal
+        qkv = q_BNTK, k_BNTK, v_BNTK
         dropout = self.dropout if self.training else 0.0  # the kernels do not follow eval()
         if run.packing is None:
-            y_BNTK = attend(*qkv, causal=causal, mask=run.mask, dropout=dropout)
+            y_BNTK = attend(*qkv, causal=run.causal, mask=run.mask, dropout=dropout)
         else:
             y_BNTK = attend_packed(*qkv, run.packing, dropout=dropout)
         return self.output(y_BNTK.transpose(1, 2).flatten(2))
@@ -133,16 +133,10 @@ def modulate(x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 class Block(nn.Module):
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_dim: int,
-        dropout: float,
-        causal: bool,
-        cond_dim: int | None,
+        self, dim: int, num_heads: int, mlp_dim: int, dropout: float, cond_dim: int | None
     ) -> None:
         super().__init__()
-        self.attention = Attention(dim, num_heads, dropout, causal)
+        self.attention = Attention(dim, num_heads, dropout)
         self.mlp = MLP(dim, mlp_dim)
         self.probability = dropout
         self.modulation = Modulation(cond_dim, dim, 6) if cond_dim is not None else None
@@ -192,8 +186,9 @@ class Transformer(nn.Module):
         check_share("dropout", dropout)
         check_choice("positions", positions, POSITIONS)
         self.num_tokens, self.num_heads, self.head_dim = num_tokens, num_heads, dim // num_heads
+        self.causal = causal
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, mlp_dim, dropout, causal, cond_dim) for _ in range(depth)
+            Block(dim, num_heads, mlp_dim, dropout, cond_dim) for _ in range(depth)
         )
         self.positions = POSITIONS[positions](dim, self.head_dim, num_tokens, grid_width)
         self.modulation = Modulation(cond_dim, dim, 2) if cond_dim is not None else None
@@ -222,7 +217,7 @@ class Transformer(nn.Module):
             at = slice(start, start + x_BTD.shape[1])
         if cond is not None and cond.ndim == 2:
             cond = cond[:, None]
-        run = Pass(at, mask, cache, cond, packing)
+        run = Pass(at, mask, cache, cond, packing, self.causal)
         x_BTD = self.positions.add(x_BTD, at)
         for block in self.blocks:
             x_BTD = block(x_BTD, self.positions, run)

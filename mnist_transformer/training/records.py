@@ -147,7 +147,7 @@ class Records:
             seed=state.seed,
             torch=torch.__version__,
             validation=in_words(validation),
-            validation_bits_per_dim=None if bits is None else round(bits, 6),
+            validation_bits_per_dim=round(bits, 6) if bits and math.isfinite(bits) else None,
             curve=tuple((x["seconds"], x["images"], round(x[measured], 5)) for x in found),
         )
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnist_transformer.models import checkpoint
+from mnist_transformer.models import checkpoint, family_of
 from mnist_transformer.models.base import Model
 from mnist_transformer.recipes import Recipe
 from mnist_transformer.training.optim import Muon, averaged, build_optimizers
@@ -104,7 +104,7 @@ class RunState:
         """The values that identify the run, as JSON."""
         values = asdict(self.recipe)
         values |= {f"model.{name}": value for name, value in values.pop("model").items()}
-        values["family"] = checkpoint.family_of(self.model)
+        values["family"] = family_of(self.model.config)
         values |= {"seed": self.seed, "num_train": self.num_train}
         return dict(json.loads(json.dumps(values)))
 

@@ -19,7 +19,6 @@ from mnist_transformer.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
     from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
@@ -94,22 +93,18 @@ def save_gif(frames: Sequence[Image.Image], path: Path) -> None:
     _write(path, first, "GIF", comment=SOFTWARE.encode(), **look)
 
 
-def save_scans(scans: "Sequence[NDArray[np.uint8]]", columns: int, png: Path, made: str) -> None:
-    """Write scans (m, m) of 0 and 1, ink black, to files -scan.png and -scan.svg.
+def save_scans(scans: "Tensor", columns: int, png: Path, made: str) -> None:
+    """Write scans uint8 (B, 1, S, S) of 0 and 1, ink black, to files -scan.png and -scan.svg.
 
     These suffixes replace the ".png" of ``png``; the PNG notes how the scans were ``made``.
     """
     from contourpy import contour_generator
 
-    size = max(map(len, scans)) + 2
-    sheet = np.ones((-(-len(scans) // columns) * size, min(columns, len(scans)) * size), np.uint8)
-    for number, scan in enumerate(scans):
-        row, column = (size * place + (size - len(scan)) // 2 for place in divmod(number, columns))
-        sheet[row : row + len(scan), column : column + len(scan)] -= scan
-    picture = Image.fromarray(255 * sheet)
+    sheet = np.asarray(grid(scans, columns))
+    picture = Image.fromarray(255 * (1 - sheet))
     save_png(enlarge(picture), png.with_name(f"{png.stem}-scan.png"), {"Description": made})
     # A contour is a closed line of points (x, y) midway between ink and paper.
-    lines: Any = contour_generator(z=1 - sheet.astype(float)).lines(0.5)
+    lines: Any = contour_generator(z=sheet.astype(float)).lines(0.5)
     outlines = (" ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in line) for line in lines)
     path = "".join(f"M{outline}Z" for outline in outlines)
     height, width = sheet.shape

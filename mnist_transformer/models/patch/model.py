@@ -78,7 +78,7 @@ class Patch(GuidedModel):
         around = Neighbourhood(config.data, config.patch_size, config.margin)
         head = config.num_logistics or 0, config.head_width, config.head_depth, config.head_mlp_dim
         self.decoder = PatchDecoder(around, config.dim, config.gate_width, *head)
-        self.classes = ClassEmbedding(config.num_classes, config.dim, config.class_drop)
+        self.classes = ClassEmbedding(self.num_classes, config.dim, config.class_drop)
         num_tokens = around.num_patches + 1 + num_text_tokens
         self.transformer = config.transformer(num_tokens, around.grid[1])
 
