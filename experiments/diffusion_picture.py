@@ -17,6 +17,7 @@ from mnist_transformer.models.loading import load
 from mnist_transformer.networks.diffusion import to_signed
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import join
+from mnist_transformer.networks.unmasking import known_counts
 from mnist_transformer.options import Sampling
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -78,11 +79,9 @@ def mar_figure(model: Any, digit: int, seed: int) -> Figure:
     # The order comes from an image's first random numbers: see ``MAR.sample_steps``.
     order_P = Noise([seed]).uniform(model.num_patches)[0].argsort(stable=True)
     rank_P = torch.empty_like(order_P).scatter(0, order_P, torch.arange(model.num_patches))
-    bounds = model.unmasking.bounds(
-        torch.zeros(1, model.num_patches, dtype=torch.bool), NUM_COLUMNS
-    )
+    counts = known_counts(torch.zeros(1, model.num_patches, dtype=torch.bool), NUM_COLUMNS)
     parts = []
-    for first, last in pairwise(bounds):
+    for first, last in pairwise(counts):
         shade_P = torch.where(rank_P < first, 1.0, torch.where(rank_P < last, 0.0, -1.0))
         patches = shade_P[None, :, None].expand(-1, -1, model.config.num_patch_pixels)
         parts.append(join(patches, model.config.patch_size))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import PRINT_PEAK, needs_proc, serve
 
-from mnist_transformer.data import idx, load_dataset, mnist_kin
+from mnist_transformer.data import idx, load_dataset, mnist_kin, parquet
 
 
 def to_idx(values: np.ndarray) -> bytes:
@@ -111,6 +111,25 @@ def test_colour_and_a_test_set_of_its_own(shape, own: Path) -> None:
     expected = random(20, *shape)
     expected = expected.transpose(0, 3, 1, 2) if shape[2] == 3 else expected
     assert np.array_equal(dataset.test.images.numpy(), expected)
+
+
+def test_parquet_files_are_read_too(own: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for path in own.iterdir():
+        path.unlink()
+    images, labels = torch.tensor(random(30, 3, 8, 6)), torch.tensor(random(30, high=5))
+    parquet.write(own / "images.parquet", images, labels)
+    parquet.write(own / "test.parquet", images[:4], labels[:4])
+    dataset = load_dataset("idx", own)
+    assert [len(x) for x in (dataset.train, dataset.val, dataset.test)] == [27, 3, 4]
+    assert torch.equal(torch.cat([dataset.train.images, dataset.val.images]), images)
+    assert torch.equal(dataset.test.labels, labels[:4].long())
+    parquet.write(own / "test.parquet", images[:4], torch.full((4,), 300))
+    with pytest.raises(ValueError, match=r"test\.parquet has the label 300, expected 0 to 255"):
+        load_dataset("idx", own)
+    parquet.write(own / "test.parquet", images[:0], labels[:0])
+    with pytest.raises(ValueError, match=r"test\.parquet holds no picture, expected one or more"):
+        load_dataset("idx", own)
 
 
 def test_files_that_do_not_fit_are_one_sentence(own: Path) -> None:

@@ -9,7 +9,7 @@ from helpers import TINY, make_spec, moved
 from experiments import mar
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.networks.patches import cut
-from mnist_transformer.networks.unmasking import Unmasking
+from mnist_transformer.networks.unmasking import known_counts, masks
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.recipes import RECIPES
 
@@ -56,30 +56,28 @@ def test_unknown_patches_are_not_read(model):
 
 def test_masks_cover_all_ratios(model):
     torch.manual_seed(0)
-    masked = model.unmasking.masks(1000, model.num_patches, 0.0)
+    masked = masks(1000, model.num_patches, 0.0)
     counts = masked.sum(1)
     assert (counts.min(), counts.max()) == (1, 9)
     assert masked.float().mean(0).std() < 0.03  # every patch as often
-    high = model.unmasking.masks(1000, model.num_patches, 0.7)
+    high = masks(1000, model.num_patches, 0.7)
     assert high.sum(1).min() == 7
 
 
-@pytest.mark.parametrize("unmasking", ["cosine", "linear"])
 @pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 9])
 @pytest.mark.parametrize("num_known", [0, 1, 8, 9])
-def test_every_step_draws_and_the_last_one_ends(unmasking, num_steps, num_known):
-    model = replace(CONFIG, unmasking=unmasking).build()
+def test_every_step_draws_and_the_last_one_ends(num_steps, num_known):
     known = torch.arange(9) < num_known
-    bounds = [int(b) for b in model.unmasking.bounds(known[None], num_steps)]
-    sizes = torch.tensor(bounds).diff()
-    assert (bounds[0], bounds[-1], len(sizes)) == (num_known, 9, num_steps)
+    counts = [int(count) for count in known_counts(known[None], num_steps)]
+    sizes = torch.tensor(counts).diff()
+    assert (counts[0], counts[-1], len(sizes)) == (num_known, 9, num_steps)
     assert (sizes >= 0).all()
     assert (sizes > 0).sum() == min(num_steps, 9 - num_known)
 
 
 def test_cosine_draws_few_patches_first():
-    bounds = Unmasking("cosine").bounds(torch.zeros(1, 49, dtype=torch.bool), 8)
-    assert [int(b) for b in bounds] == [0, 1, 4, 9, 15, 22, 31, 40, 49]
+    counts = known_counts(torch.zeros(1, 49, dtype=torch.bool), 8)
+    assert [int(count) for count in counts] == [0, 1, 4, 9, 15, 22, 31, 40, 49]
 
 
 @pytest.mark.parametrize("num_steps", [1, 4, 9])
@@ -203,7 +201,6 @@ def test_the_experiments_changes_fit_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"unmasking": "square"}, "unmasking is 'square', expected one of cosine, linear"),
         ({"min_mask_ratio": 1.0}, r"min_mask_ratio is 1.0, expected a number in \[0, 1\)"),
         ({"data": make_spec(10)}, "image_size is 10, expected a multiple of patch_size 4"),
         ({"sampler": "dpm"}, "sampler is 'dpm', expected one of"),

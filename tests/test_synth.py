@@ -148,7 +148,8 @@ def test_drawn_scans_give_the_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ink" not in synthetic.load(Path("best"))
 
 
-def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    pytest.importorskip("pyarrow")
     spec = replace(make_spec(8, 3, channels=3), name="folder:colours", judge=None)
     images = torch.zeros(12, 3, 8, 8).byte()
     split = Split(images, torch.arange(12) % 3)
@@ -167,7 +168,13 @@ def test_colour_and_a_folder_of_pictures(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(columns["image"], model.sample(torch.arange(12) % 3, range(12)))
     assert columns["label"].tolist() == [0, 1, 2] * 4
     assert "probability" not in columns
+    assert not list(Path("set").glob("*.gz"))
     assert load_dataset("idx", "set").spec.shape == (3, 8, 8)
+    assert run("synth select set --best 10 --by nats --out best") == 0
+    assert len(synthetic.load(Path("best"))["image"]) == 10
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert run("synth --n 12 --model colour.safetensors --data here --out other") == 2
+    assert "pip install 'mnist-transformer[parquet]'" in capsys.readouterr().err
 
 
 def test_a_selection_is_balanced_and_says_what_it_drops(capsys) -> None:

@@ -20,7 +20,7 @@ def compress(
 
     Args:
         file: An IDX file, plain or gzipped (decompress writes it plain), a folder of pictures
-            (decompress writes PNG files), or a parquet file of CIFAR-10 (decompress writes an IDX
+            (decompress writes PNG files), or a parquet file of pictures (decompress writes an IDX
             file of its pictures).
         out: The file to write.
     """

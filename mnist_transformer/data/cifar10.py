@@ -6,18 +6,15 @@ file and a label in each row. If these files are JPEG, which changes the images,
 data set with figures of its own: ``cifar10-jpeg``.
 """
 
-import struct
 import tarfile
-from collections.abc import Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from mnist_transformer.data import parquet
 from mnist_transformer.data.dataset import Dataset, Split, hold_out
 from mnist_transformer.data.download import obtain
 from mnist_transformer.data.spec import DataSpec
@@ -38,8 +35,6 @@ PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1")
 TRAIN, TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
 PER_BATCH = 10_000
 RECORD = 1 + 3 * 32 * 32
-# Errors of pyarrow, of a row of the wrong types, and of Pillow.
-DAMAGED = ValueError, KeyError, TypeError, OSError, NotImplementedError, SyntaxError, OverflowError
 
 
 def load(folder: Path | None = None) -> Dataset:
@@ -53,8 +48,8 @@ def load(folder: Path | None = None) -> Dataset:
         if batches := {path.name: path.read_bytes() for path in place.glob("*_batch*.bin")}:
             return _of_batches(place, batches)
     if any(folder.glob("train*.parquet")):
-        train = read_parquet(sorted(folder.glob("train*.parquet")))
-        test = read_parquet(sorted(folder.glob("test*.parquet")))
+        train = parquet.read(sorted(folder.glob("train*.parquet")), (32, 32))
+        test = parquet.read(sorted(folder.glob("test*.parquet")), (32, 32))
         spec = JPEG_SPEC if "JPEG" in train[2] | test[2] else SPEC
         return hold_out(_split(folder, 5, *train[:2]), _split(folder, 1, *test[:2]), spec)
     for name in PICKLED:
@@ -72,33 +67,6 @@ def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:
     images, labels, end = rows[:, 1:].reshape(-1, *SPEC.shape), rows[:, 0], len(TRAIN) * PER_BATCH
     train = _split(place, 5, images[:end], labels[:end])
     return hold_out(train, _split(place, 1, images[end:], labels[end:]), SPEC)
-
-
-def read_parquet(
-    paths: Sequence[Path],
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], set[str | None]]:
-    """Images (N, 3, 32, 32) and labels of parquet files, and the formats of the images."""
-    try:
-        from pyarrow.parquet import read_table
-    except ImportError as error:
-        needs = "parquet files need the package pyarrow: pip install 'mnist-transformer[parquet]'"
-        raise ValueError(needs) from error
-    images, labels, formats = [np.empty((0, 32, 32, 3), np.uint8)], [], set()
-    for path in paths:
-        try:
-            for row in read_table(path, columns=["img", "label"]).to_pylist():
-                content = BytesIO(row["img"]["bytes"])
-                with Image.open(content, formats=("PNG", "JPEG")) as picture:
-                    if picture.size != (32, 32):
-                        raise ValueError(f"a picture is {picture.width}x{picture.height}")
-                    images.append(np.asarray(picture.convert("RGB"))[None])
-                    formats.add(picture.format)
-                labels.append(np.int64(row["label"]))
-        except (*DAMAGED, Image.DecompressionBombError, struct.error) as error:
-            expected = "expected img with the bytes of a picture of 32x32, and label, in each row"
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(f"{path} is damaged or another file ({reason}), {expected}") from error
-    return np.concatenate(images).transpose(0, 3, 1, 2), np.array(labels, np.int64), formats
 
 
 def _split(place: Path, batches: int, images: NDArray[np.uint8], labels: NDArray[Any]) -> Split:

@@ -4,8 +4,9 @@ An IDX file: two zero bytes, a type byte (8 = uint8), the number of axes, each a
 big-endian uint32, then the values (http://yann.lecun.com/exdb/mnist/). It may be gzipped.
 
 The data set: a file of images with the axes N, H, W, or N, H, W, 3 or N, 3, H, W in colour, and a
-file of their labels. Files with "test" or "t10k" in their names are the test set; without any, it
-is the last tenth of the images. The tenth before it, at most 5,000 images, is for validation.
+file of their labels; or both in one parquet file (data/parquet.py). Files with "test" or "t10k" in
+their names are the test set; without any, it is the last tenth of the images. The tenth before it,
+at most 5,000 images, is for validation.
 """
 
 import gzip
@@ -14,13 +15,15 @@ import re
 import struct
 import zipfile
 import zlib
+from itertools import chain
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mnist_transformer.data import parquet
 from mnist_transformer.data.dataset import NUM_VAL, Dataset, Split, hold_out
 from mnist_transformer.data.spec import DataSpec
 
@@ -79,13 +82,13 @@ def load(folder: Path) -> Dataset:
     # A file may be there both plain and gzipped: read one of them.
     paths = {path.name.removesuffix(".gz"): path for path in sorted(folder.glob("[!.]*"))}
     paths.pop("scores.safetensors", None)  # of drawn images, see evaluation/synthetic.py
-    values = {name: read(path) for name, path in paths.items() if path.is_file()}
+    values = {name: _arrays(path) for name, path in paths.items() if path.is_file()}
     tests = [values.pop(x) for x in list(values) if re.search("test|t10k", x, re.IGNORECASE)]
-    train = _split(folder, "training", list(values.values()))
+    train = _split(folder, "training", [*chain(*values.values())])
     num, tenth = len(train), len(train) // 10
     if not tenth:
         raise ValueError(f"{folder} holds {num} training images, expected 10 or more")
-    test = _split(folder, "test", tests) if tests else train.part(num - tenth, num)
+    test = _split(folder, "test", [*chain(*tests)]) if tests else train.part(num - tenth, num)
     train = train if tests else train.part(0, num - tenth)
     if (shape := train.images.shape[1:]) != (other := test.images.shape[1:]):
         raise ValueError(f"{folder} holds images of {_by(shape)} and of {_by(other)} bytes")
@@ -98,7 +101,17 @@ def load(folder: Path) -> Dataset:
     return hold_out(train, test, spec, min(tenth, NUM_VAL))
 
 
-def _split(folder: Path, part: str, values: list[NDArray[np.uint8]]) -> Split:
+def _arrays(path: Path) -> tuple[NDArray[Any], ...]:
+    """The values of an IDX file, or images and labels of a parquet file."""
+    if path.suffix != ".parquet":
+        return (read(path),)
+    images, labels, _ = parquet.read([path])
+    if len(wrong := labels[(labels < 0) | (labels > 255)]):
+        raise ValueError(f"{path} has the label {wrong[0]}, expected 0 to 255")
+    return images, labels
+
+
+def _split(folder: Path, part: str, values: list[NDArray[Any]]) -> Split:
     images = [x if x.ndim == 4 else x[:, None] for x in values if x.ndim in (3, 4)]
     labels = [x for x in values if x.ndim == 1]
     if len(values) == 2 and len(images) == len(labels) == 1 and len(images[0]) == len(labels[0]):

@@ -1,6 +1,6 @@
 """A user's images byte for byte, to compress: nothing is scaled, turned or left out.
 
-IN is an IDX file, plain or gzipped; a folder of pictures; or a parquet file of CIFAR-10. IDX
+IN is an IDX file, plain or gzipped; a folder of pictures; or a parquet file of pictures. IDX
 and parquet files are written back as plain IDX files, folders as folders of PNG files.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
-from mnist_transformer.data import cifar10, idx
+from mnist_transformer.data import idx, parquet
 from mnist_transformer.utils.files import files_below, write_atomic
 from mnist_transformer.utils.images import grid, opened, save_png
 
@@ -29,7 +29,7 @@ def read(path: Path, shape: Shape) -> tuple[Values, Names]:
         return _read_folder(path, shape)
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise ValueError(f"{path} is not a file, expected an IDX file, a folder or a parquet file")
-    return cifar10.read_parquet([path])[0] if path.suffix == ".parquet" else idx.read(path), ()
+    return parquet.read([path])[0] if path.suffix == ".parquet" else idx.read(path), ()
 
 
 def write(out: Path, values: Values, names: Names) -> None:

@@ -1,8 +1,8 @@
 """Sets of drawn images with a score file, and selections from them.
 
-A set is a folder that the data set ``idx`` reads. Its ``scores.safetensors`` has seeds and the
-scores of ``BETTER``: the judge's probability of the class and the model's nats, if
-available, and the distance to the nearest training image.
+A set is a folder that the data set ``idx`` reads: gzipped IDX, or parquet in colour. Its
+``scores.safetensors`` has seeds and the scores of ``BETTER``: the judge's probability of the class
+and the model's nats, if available, and the distance to the nearest training image.
 """
 
 import gzip
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mnist_transformer.data import idx
+from mnist_transformer.data import idx, parquet
 from mnist_transformer.evaluation.metrics import nearest_distances
 from mnist_transformer.evaluation.protocol import load_data, load_judge
 from mnist_transformer.models.base import GenerativeModel, in_batches
@@ -35,6 +35,8 @@ def drawing(
     spec = model.config.data
     if model.num_classes > 256:  # labels are bytes
         raise ValueError(f"{spec.name} has {model.num_classes} classes, expected 256 or fewer")
+    if model.image_shape[0] > 1:
+        parquet.library()  # raises if there is none, before hours of drawing
     train = model.check_images(load_data(model, None, data).train.images)
     judge = load_judge(spec) if spec.judge in shipped() else None
 
@@ -72,10 +74,13 @@ def claim(folder: Path, made: str) -> None:
 def save(folder: Path, parts: list[Columns]) -> None:
     """Write a set of one part or more; its scores come last and mark it as complete."""
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    images, labels = columns.pop("image").movedim(1, -1), columns.pop("label").byte()
-    for name, values in (("images-idx-ubyte", images.squeeze(-1)), ("labels-idx-ubyte", labels)):
-        content = idx.header(values.shape) + values.numpy().tobytes()
-        write_atomic(folder / f"{name}.gz", gzip.compress(content, 6, mtime=0))
+    images, labels = columns.pop("image"), columns.pop("label").byte()
+    if images.shape[1] > 1:
+        parquet.write(folder / "images.parquet", images, labels)
+    else:
+        for name, values in (("images-idx-ubyte", images[:, 0]), ("labels-idx-ubyte", labels)):
+            content = idx.header(values.shape) + values.numpy().tobytes()
+            write_atomic(folder / f"{name}.gz", gzip.compress(content, 6, mtime=0))
     trees.save_state(folder / SCORES, columns)
 
 

@@ -32,7 +32,7 @@ from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
 from mnist_transformer.networks.transformer import MLP, modulate, rms_norm, zeroed
-from mnist_transformer.networks.unmasking import Unmasking
+from mnist_transformer.networks.unmasking import known_counts, masks
 from mnist_transformer.options import Keep, Sampling
 from mnist_transformer.utils.checks import check_share
 from mnist_transformer.utils.devices import fast_autocast
@@ -49,7 +49,6 @@ class MARConfig(DiffusionConfig):
         blank_gate: decide first whether a patch is blank, where the data set has a background.
         head_steps: steps of the head's diffusion.
         num_draws: noise draws per masked patch in training.
-        unmasking: see ``Unmasking``.
         min_mask_ratio: training masks this share or more; 0.7 in the paper.
         num_steps: sets S_k of a drawing, by default.
     """
@@ -62,7 +61,6 @@ class MARConfig(DiffusionConfig):
     head_mlp_dim: int = 256
     head_steps: int = 10
     num_draws: int = 4
-    unmasking: str = "cosine"
     min_mask_ratio: float = 0.0
     num_steps: int = 16
 
@@ -71,7 +69,6 @@ class MARConfig(DiffusionConfig):
         check_share("min_mask_ratio", self.min_mask_ratio)
         if self.num_steps > self.grid**2:
             raise ValueError(f"num_steps is {self.num_steps}, expected 1 to {self.grid**2}")
-        Unmasking(self.unmasking)  # raises if there is none
 
 
 class DiffusionHead(nn.Module):
@@ -115,7 +112,7 @@ class MAR(GuidedModel):
 
     def __init__(self, config: MARConfig) -> None:
         super().__init__(config)
-        self.diffusion, self.unmasking = config.diffusion, Unmasking(config.unmasking)
+        self.diffusion = config.diffusion
         self.num_patches = self.max_steps = config.grid**2  # one per step at least
         self.window = config.patch_size + 2 * config.margin
         self.embed = nn.Linear((config.channels + 1) * self.window**2, config.dim)
@@ -134,7 +131,7 @@ class MAR(GuidedModel):
         """
         patches_BPI = cut(to_signed(images), self.config.patch_size)
         least = self.config.min_mask_ratio
-        masked_BP = self.unmasking.masks(len(images), self.num_patches, least).to(images.device)
+        masked_BP = masks(len(images), self.num_patches, least).to(images.device)
         order_BP = torch.arange(self.num_patches, device=images.device).expand_as(masked_BP)
 
         def read(cond: Tensor) -> Tensor:
@@ -217,8 +214,8 @@ class MAR(GuidedModel):
         order_BP = rank_BP.argsort(dim=1, stable=True)
         uniform_BP = noise.uniform(self.num_patches)
         x_1_BPI = noise.normal(*patches_BPI.shape[1:])
-        bounds = self.unmasking.bounds(whole_BP, num_steps)
-        for step, (first_B, last_B) in enumerate(pairwise(bounds)):
+        counts = known_counts(whole_BP, num_steps)
+        for step, (first_B, last_B) in enumerate(pairwise(counts)):
             order_BL = order_BP[:, : int(last_B.max())]
             place_L = torch.arange(order_BL.shape[1], device=self.device)
             known_BL = place_L < first_B[:, None]

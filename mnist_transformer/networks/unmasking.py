@@ -1,55 +1,45 @@
 """How many tokens a masked model knows after each step (MaskGIT, arXiv 2202.04200).
 
+After a share u of the steps a share cos(pi u / 2) of the tokens is unknown: the cosine schedule.
+
 Shapes: B images, P tokens.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mnist_transformer.utils.checks import check_choice
 
-SCHEDULES = "cosine", "linear"
+def unknown_share(u: Tensor) -> Tensor:
+    return (u * (math.pi / 2)).cos()
 
 
-@dataclass(frozen=True)
-class Unmasking:
-    """Share of tokens unknown after a share u of the steps: cos(pi u / 2), or 1 - u ("linear")."""
+def masks(num_images: int, num_tokens: int, least: float) -> Tensor:
+    """Masks for training, bool (B, P) on the CPU, true where unknown: at least one token each.
 
-    schedule: str
+    ``least`` is the smallest share that is masked, in [0, 1).
+    """
+    # Like the times of diffusion, the masked shares are evenly spread over a batch.
+    u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
+    share_B1 = (least + (1 - least) * unknown_share(u)).unsqueeze(1)
+    rank_BP = torch.rand(num_images, num_tokens).argsort(1)
+    return rank_BP < (share_B1 * num_tokens).ceil().clamp(1, num_tokens)
 
-    def __post_init__(self) -> None:
-        check_choice("unmasking", self.schedule, SCHEDULES)
 
-    def unknown_share(self, u: Tensor) -> Tensor:
-        return (u * (math.pi / 2)).cos() if self.schedule == "cosine" else 1 - u
+def known_counts(known_BP: Tensor, num_steps: int) -> list[Tensor]:
+    """Numbers of known tokens before each step and at the end, (B,) each.
 
-    def masks(self, num_images: int, num_tokens: int, least: float) -> Tensor:
-        """Masks for training, bool (B, P) on the CPU, true where unknown: at least one token each.
-
-        ``least`` is the smallest share that is masked, in [0, 1).
-        """
-        # Like the times of diffusion, the masked shares are evenly spread over a batch.
-        u = (torch.randperm(num_images) + torch.rand(1)) / max(num_images, 1)
-        share_B1 = (least + (1 - least) * self.unknown_share(u)).unsqueeze(1)
-        rank_BP = torch.rand(num_images, num_tokens).argsort(1)
-        return rank_BP < (share_B1 * num_tokens).ceil().clamp(1, num_tokens)
-
-    def bounds(self, known_BP: Tensor, num_steps: int) -> list[Tensor]:
-        """Numbers of known tokens before each step and at the end, (B,) each.
-
-        ``known_BP`` is true for tokens known from the start. Each step makes at least one known,
-        while any is unknown.
-        """
-        num_known_B, unknown_B = known_BP.sum(1), (~known_BP).sum(1)
-        bounds = []
-        for step in range(num_steps + 1):
-            share = self.unknown_share(torch.tensor(step / num_steps)).to(unknown_B.device)
-            # 1e-4 covers rounding errors of whole numbers.
-            drawn_B = unknown_B - (unknown_B * share + 1e-4).floor().long()
-            at_least = unknown_B.clamp(max=step)
-            at_most = torch.maximum(unknown_B - (num_steps - step), at_least)
-            bounds.append(num_known_B + drawn_B.clamp(at_least, at_most))
-        return bounds
+    ``known_BP`` is true for tokens known from the start. Each step makes at least one known,
+    while any is unknown.
+    """
+    num_known_B, unknown_B = known_BP.sum(1), (~known_BP).sum(1)
+    counts = []
+    for step in range(num_steps + 1):
+        share = unknown_share(torch.tensor(step / num_steps)).to(unknown_B.device)
+        # 1e-4 covers rounding errors of whole numbers.
+        drawn_B = unknown_B - (unknown_B * share + 1e-4).floor().long()
+        at_least = unknown_B.clamp(max=step)
+        at_most = torch.maximum(unknown_B - (num_steps - step), at_least)
+        counts.append(num_known_B + drawn_B.clamp(at_least, at_most))
+    return counts
