@@ -15,7 +15,6 @@ from typing import Any
 from tyro.conf import Positional
 
 from experiments.common import Figures, Quality, run_cell, start
-from experiments.mar import settings_of
 from experiments.var import coded_figures
 from mnist_transformer.data import load_dataset
 from mnist_transformer.evaluation.metrics import precision_recall
@@ -83,7 +82,9 @@ def main(
                 max_seconds=max_seconds,
                 epochs=None,
             )
-            settings = settings_of(config, change, max_seconds) | more
+            before = asdict(config)
+            words = [f"{field} {value} (from {before[field]})" for field, value in change.items()]
+            settings = {"change": ", ".join(words) or "none", "seconds": max_seconds, **more}
             run_cell(f"changes-{name}", settings, changed, dataset, seed, measure, exact=exact)
 
 

@@ -28,7 +28,6 @@ from experiments import (
     diffusion,
     diffusion_steps,
     inpainting,
-    mar,
     patch_general,
     pixel_sizes,
     positions,
@@ -58,15 +57,15 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny = replace(RECIPES["mnist-patch"], model=TINY_PATCH, batch_size=16)
     monkeypatch.setitem(RECIPES, "mnist-patch", tiny)
     for name in ("ddpm", "mar"):
-        model = replace(TINY[name], data=replace(MNIST, num_levels=TINY[name].num_levels))
+        model = replace(TINY[name], data=replace(MNIST, num_levels=TINY[name].data.num_levels))
         recipe = replace(RECIPES[f"mnist-{name}"], model=model, batch_size=16)
         monkeypatch.setitem(RECIPES, recipe.name, recipe)
     for module in (
-        *(changes, compress, diffusion, diffusion_steps, inpainting, mar),
+        *(changes, compress, diffusion, diffusion_steps, inpainting),
         *(patch_general, pixel_sizes, positions, prompting),
     ):
         monkeypatch.setattr(module, "load_dataset", lambda name, folder: make_digits())
-    for module in (changes, common, mar):
+    for module in (changes, common):
         monkeypatch.setattr(module, "sampling_speed", lambda model, batch_size, repeats=3: 1.0)
     return tmp_path / "results" / "ledger.jsonl"
 
@@ -200,25 +199,13 @@ def test_diffusion(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(r["exact"] is False for r in rows)
 
 
-def test_mar(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mar, "CHANGES", ({}, {"blank_gate": False}))
-
-    def script() -> None:
-        mar.main(max_seconds=0.2, num_samples=20)
-
-    rows = run_twice(script, small_world)
-    changes = [r["metrics"]["settings"]["change"] for r in rows]
-    assert changes == ["none", "blank_gate False (from True)"]
-    assert all("guided: fd_cnn" in r["metrics"]["figures"] for r in rows)
-
-
 def test_changes_of_a_recipe(small_world: Path) -> None:
-    cells = "{}", '{"built_in_guidance": 1.5}'
+    cells = "{}", '{"built_in_guidance": 1.5, "blank_gate": false}'
     for _ in range(2):  # the second time there is nothing left to do
         changes.main("mnist-mar", cells, max_seconds=0.2, num_samples=20)
     rows = ledger.rows(small_world)
     found = [r["metrics"]["settings"]["change"] for r in rows]
-    assert found == ["none", "built_in_guidance 1.5 (from 1.0)"]
+    assert found == ["none", "built_in_guidance 1.5 (from 1.0), blank_gate False (from True)"]
     assert rows[0]["metrics"]["experiment"] == "changes-mnist-mar"
     assert "recall, %" in rows[0]["metrics"]["figures"]
     with pytest.raises(ValueError, match="depht unknown"):

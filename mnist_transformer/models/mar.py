@@ -119,7 +119,7 @@ class MAR(GuidedModel):
         self.classes = ClassEmbedding(self.num_classes, config.dim, config.class_drop)
         self.transformer = config.transformer(self.num_patches, config.grid, causal=False)
         gated = config.blank_gate and config.data.background is not None
-        self.blank = 2 * (config.data.background or 0) / 255 - 1  # as a signed pixel
+        self.blank = to_signed(torch.tensor(config.data.background or 0)).item()
         self.gate = nn.Linear(config.dim, 1) if gated else None
         sizes = config.head_width, config.head_depth, config.head_mlp_dim
         self.head = DiffusionHead(config.num_patch_pixels, config.dim, *sizes)
