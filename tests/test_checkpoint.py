@@ -150,7 +150,7 @@ def test_foreign_files(tmp_path, saved):
 
 
 def test_unknown_family(saved):
-    with pytest.raises(ValueError, match="family 'gan', expected one of patch, scan"):
+    with pytest.raises(ValueError, match="family is 'gan', expected one of patch, scan"):
         checkpoint.load(rewritten(saved, family="gan"))
 
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 from helpers import TINY, make_spec, moved
 
-from experiments import mar
 from mnist_transformer.models.mar import MARConfig
 from mnist_transformer.networks.patches import cut
 from mnist_transformer.networks.unmasking import known_counts, masks
 from mnist_transformer.options import Keep, Sampling
-from mnist_transformer.recipes import RECIPES
 
 # Nine patches, none of them left blank.
 CONFIG = replace(TINY["mar"], data=make_spec(12, 3), blank_gate=False)
@@ -191,11 +189,6 @@ def test_the_head_learns_from_ink_only():
     model.loss(black, labels).sum().backward()
     assert model.gate.weight.grad.abs().sum() > 0
     assert not any(p.grad is not None and p.grad.any() for p in model.head.parameters())
-
-
-def test_the_experiments_changes_fit_the_recipe() -> None:
-    for change in mar.CHANGES:
-        replace(RECIPES["mnist-mar"].model, **change).build()
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_kept_pixels_of_a_wide_coloured_image(any_model):
     [
         ({"patch_size": 3}, "image_size is 8, expected a multiple of patch_size 3"),
         ({"patch_size": 0}, "patch_size is 0, expected 1 or more"),
-        ({"margin": 0}, "margin is 0, expected 1 or more"),
+        ({"margin": 0}, "margin is 0, expected 1 to 16"),
         ({"built_in_guidance": 0.5}, "built_in_guidance is 0.5, expected 1 or more"),
     ],
 )

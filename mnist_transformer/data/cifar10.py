@@ -47,15 +47,16 @@ def load(folder: Path | None = None) -> Dataset:
     for place in (folder / UNPACKED, folder):
         if batches := {path.name: path.read_bytes() for path in place.glob("*_batch*.bin")}:
             return _of_batches(place, batches)
-    if any(folder.glob("train*.parquet")):
-        train = parquet.read(sorted(folder.glob("train*.parquet")), (32, 32))
-        test = parquet.read(sorted(folder.glob("test*.parquet")), (32, 32))
+    tables = [sorted(folder.glob(f"{part}*.parquet")) for part in ("train", "test")]
+    if all(tables):
+        train, test = (parquet.read(paths, (32, 32)) for paths in tables)
         spec = JPEG_SPEC if "JPEG" in train[2] | test[2] else SPEC
         return hold_out(_split(folder, 5, *train[:2]), _split(folder, 1, *test[:2]), spec)
     for name in PICKLED:
         if (path := folder / name).exists():
             raise ValueError(f"{path} is the pickled version, which could run any code; {TAKE}")
-    raise ValueError(f"{folder} holds no {ARCHIVE}, {UNPACKED} or train*.parquet; {TAKE}")
+    parts = "train*.parquet and test*.parquet"
+    raise ValueError(f"{folder} holds no {ARCHIVE}, {UNPACKED} or {parts}; {TAKE}")
 
 
 def _of_batches(place: Path, files: dict[str, bytes]) -> Dataset:

@@ -219,9 +219,8 @@ class GenerativeModel(Model):
             raise ValueError(f"num_steps is {how.num_steps}, expected 1 to {self.max_steps}")
         if keep is not None:
             keep = Keep(keep.images.to(self.device), keep.mask.to(self.device))
-            channels, *size = self.image_shape
-            check_tensor("images to keep", keep.images, torch.uint8, len(noise), channels, *size)
-            check_tensor("masks", keep.mask, torch.bool, len(noise), 1, *size)
+            check_tensor("images to keep", keep.images, torch.uint8, len(noise), *self.image_shape)
+            check_tensor("masks", keep.mask, torch.bool, len(noise), 1, *self.image_shape[1:])
             self.check_images(keep.images.masked_fill(~keep.mask, 0))
         return self._run(cond, noise, how, keep)
 

@@ -22,7 +22,7 @@ from mnist_transformer.data.mnist import SPEC as MNIST
 from mnist_transformer.models import FAMILIES, family_of
 from mnist_transformer.models.base import Model
 from mnist_transformer.utils import trees
-from mnist_transformer.utils.checks import from_json
+from mnist_transformer.utils.checks import check_choice, from_json
 
 KIND = "checkpoint"
 OF_DATA = {"image_size", "channels", "num_levels", "num_classes"}  # fields of format 1
@@ -54,10 +54,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     family, values = metadata.get("family", ""), trees.header(metadata, "config", path)
     if trees.is_format_1(metadata):
         family, values = _of_format_1(family, values)
-    if family not in FAMILIES:
-        raise ValueError(
-            f"{path} holds a model of family {family!r}, expected one of {', '.join(FAMILIES)}"
-        )
+    check_choice(f"{path} holds a model whose family", family, FAMILIES)
     model = _build(FAMILIES[family][0], values, tensors, path)
     model.load_state_dict(_cast(tensors, torch.float32))
     return model.eval()

@@ -149,7 +149,7 @@ def decode(
             images[index] = found
         return to_values(torch.from_numpy(images), header.axes or images.shape), header.names
     except (zlib.error, ValueError, LookupError, RuntimeError, MemoryError) as error:
-        if name in str(error):
+        if isinstance(error, ValueError) and str(error).startswith(name):
             raise
         raise ValueError(f"{name} has content that compress did not write ({error})") from error
 

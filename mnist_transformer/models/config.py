@@ -1,20 +1,21 @@
 """Configs that all families start from: the data set, then the transformer's sizes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from math import inf
 from typing import Any, ClassVar
 
 from mnist_transformer.data.spec import DataSpec
 from mnist_transformer.networks.diffusion import Diffusion
-from mnist_transformer.networks.patches import check_patch_size
 from mnist_transformer.networks.transformer import Transformer
 from mnist_transformer.options import Sampling
+from mnist_transformer.utils.checks import check_multiple
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A family's config starts with the data set, which gives shape, levels and classes.
 
-    A whole number is 1 or more, or as much as its field's metadata names as ``least``.
+    A whole number is 1 or more. A field's metadata may name other bounds, ``least`` and ``most``.
     """
 
     real_valued: ClassVar[bool] = False  # pixels are real numbers, stored as 256 levels
@@ -22,10 +23,12 @@ class ModelConfig:
     data: DataSpec
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            least = field.metadata.get("least", 1)
-            if field.type is int and (value := getattr(self, field.name)) < least:
-                raise ValueError(f"{field.name} is {value}, expected {least} or more")
+        for f in fields(self):
+            least = f.metadata.get("least", 1 if f.type is int else -inf)
+            value, most = getattr(self, f.name), f.metadata.get("most", inf)
+            if isinstance(value, int | float) and (value < least or value > most):
+                expected = f"{least} to {most}" if most < inf else f"{least} or more"
+                raise ValueError(f"{f.name} is {value}, expected {expected}")
         if self.real_valued and self.data.num_levels != 256:
             raise ValueError(f"num_levels is {self.data.num_levels}, expected 256 for this family")
 
@@ -87,12 +90,7 @@ class BackboneConfig(TransformerConfig):
     """
 
     class_drop: float = 0.1
-    built_in_guidance: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.built_in_guidance < 1:
-            raise ValueError(f"built_in_guidance is {self.built_in_guidance}, expected 1 or more")
+    built_in_guidance: float = field(default=1.0, metadata={"least": 1})
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class DiffusionConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_patch_size(self.image_size, self.patch_size)
+        check_multiple("image_size", self.image_size, self.patch_size, "patch_size ")
         Sampling(sampler=self.sampler, num_steps=self.num_steps)  # raises if these are invalid
         _ = self.diffusion
 

@@ -12,7 +12,7 @@ Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,13 +21,7 @@ from torch import Tensor, nn
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.networks.diffusion import (
-    NUM_LEVELS,
-    Denoise,
-    time_features,
-    to_signed,
-    to_uint8,
-)
+from mnist_transformer.networks.diffusion import NUM_LEVELS, time_features, to_signed, to_uint8
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
@@ -61,9 +55,7 @@ class Denoiser(GuidedModel):
         self.diffusion = config.diffusion
         self.embed = nn.Linear(config.num_patch_pixels, config.dim)
         # As large as the time's features beside it: the norms' modulation is its only way in.
-        self.classes = ClassEmbedding(
-            config.data.num_classes, config.dim, config.class_drop, std=0.5
-        )
+        self.classes = ClassEmbedding(self.num_classes, config.dim, config.class_drop, std=0.5)
         self.time = nn.Sequential(
             nn.Linear(NUM_TIME_FEATURES, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
@@ -107,15 +99,13 @@ class DDPM(Denoiser):
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
         return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
 
-    def _fitted(self, cond: Tensor) -> Denoise:
+    def _fitted(self, cond: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """The denoiser that is fitted to the images."""
         class_BD = self.classes(cond)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            def null() -> Tensor:
-                return self.denoise(self.classes(self.without_class(cond)), x_t, t)
-
-            return self.fitted(self.denoise(class_BD, x_t, t), null)
+            own = self.denoise(class_BD, x_t, t)
+            return self.fitted(own, lambda: self.guided(self.without_class(cond), 1, x_t, t))
 
         return denoise
 

@@ -79,9 +79,7 @@ class Var(GuidedModel):
         self.mask_TT = nn.Buffer(step_T[:, None] >= step_T, persistent=False)
         self.embed = nn.Linear(config.tokenizer.code_dim, config.dim)
         # Large, since the norms' modulation is the class's only way in.
-        self.classes = ClassEmbedding(
-            config.data.num_classes, config.dim, config.class_drop, std=1.0
-        )
+        self.classes = ClassEmbedding(self.num_classes, config.dim, config.class_drop, std=1.0)
         self.transformer = config.transformer(
             num_tokens, config.tokenizer.grid, causal=False, cond_dim=config.dim
         )

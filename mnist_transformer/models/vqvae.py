@@ -14,7 +14,7 @@ Shapes: B batch, C code_dim, V codebook_size, G cells of the finest scale (7*7 f
 cells of scale s, T the sum of all S: an image's tokens, coarse to fine, each scale in raster order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from mnist_transformer.models.base import Model, in_batches
 from mnist_transformer.models.config import ModelConfig
 from mnist_transformer.networks.codebook import Codebook, code_usage
 from mnist_transformer.networks.transformer import rms_norm
-from mnist_transformer.utils.checks import check_below, check_tensor
+from mnist_transformer.utils.checks import check_below, check_multiple, check_tensor
 
 STRIDE = 4  # pixels of a finest cell, in height and width
 
@@ -52,19 +52,14 @@ class VQVAEConfig(ModelConfig):
     codebook_size: int = 512
     code_dim: int = 8
     commitment: float = 0.3
-    truncated_share: float = 0.1
+    truncated_share: float = field(default=0.1, metadata={"least": 0, "most": 1})
     decay: float = 0.97
     dead: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "scales", tuple(self.scales))
-        if not 0 <= self.truncated_share <= 1:
-            raise ValueError(
-                f"truncated_share is {self.truncated_share}, expected a number in [0, 1]"
-            )
-        if self.image_size % STRIDE:
-            raise ValueError(f"image_size is {self.image_size}, expected a multiple of {STRIDE}")
+        check_multiple("image_size", self.image_size, STRIDE)
         ascending = self.scales == tuple(sorted({s for s in self.scales if s > 0}))
         if not ascending or self.scales[-1:] != (self.grid,):
             raise ValueError(
@@ -149,9 +144,8 @@ class VQVAE(Model):
         shown_BGC = totals_KBGC[last_B.to(f_BGC.device), torch.arange(len(images))]
         through_BGC = f_BGC + (shown_BGC - f_BGC).detach()
         distances_KB = (f_BGC - totals_KBGC).square().mean((2, 3))
-        errors_BCHW = F.binary_cross_entropy_with_logits(
-            self._decoded(through_BGC).float(), x_BCHW, reduction="none"
-        )
+        logits_BCHW = self._decoded(through_BGC).float()
+        errors_BCHW = F.binary_cross_entropy_with_logits(logits_BCHW, x_BCHW, reduction="none")
         return errors_BCHW.mean((1, 2, 3)) + self.config.commitment * distances_KB.mean(0)
 
     # --- Tokenizer ---

@@ -33,21 +33,6 @@ def features(num_levels: int, background: int | None) -> Tensor:
     return F.pad(torch.cat(columns, 1)[:, :num_levels], (0, 0, 0, 1)).float()
 
 
-def edge_detector(left: Tensor, above: Tensor, corner: Tensor) -> Tensor:
-    """Predict a value from its neighbours: the plane through them, clamped between the first two.
-
-    The median edge detector of LOCO-I and JPEG-LS.
-    """
-    return (left + above - corner).clamp(torch.minimum(left, above), torch.maximum(left, above))
-
-
-def spread(num_logistics: int) -> Tensor:
-    """Parameters (3 * K,) of logistics evenly spread around the prediction."""
-    means = torch.linspace(-1, 1, num_logistics)
-    log_scales = torch.full_like(means, -3)
-    return torch.cat([torch.zeros_like(means), means, log_scales])
-
-
 def log_prob(parameters: Tensor, predicted: Tensor, level: Tensor, num_levels: int) -> Tensor:
     """Log-probability (...) of levels int64 (...) by a mixture of logistics, float32.
 

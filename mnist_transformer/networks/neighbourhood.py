@@ -61,7 +61,9 @@ class Neighbourhood(nn.Module):
         A value is predicted from its neighbours, plus the error of the channel before it.
         """
         level = torch.where(values == self.num_levels, self.num_levels // 2, values).float()
-        plain = levels.edge_detector(*(level[..., slots] for slots in self.near))
+        left, above, corner = (level[..., slots] for slots in self.near)
+        # The median edge detector of LOCO-I and JPEG-LS: the plane through the neighbours, clamped.
+        plain = (left + above - corner).clamp(left.minimum(above), left.maximum(above))
         error = (level[..., self.num_before :] - plain).unflatten(-1, (-1, self.image_shape[0]))
         return plain + F.pad(error, (1, -1)).flatten(-2)
 

@@ -10,14 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def check_patch_size(image_size: int, patch_size: int) -> None:
-    """Raises ValueError where patches do not tile an image."""
-    if image_size % patch_size:
-        raise ValueError(
-            f"image_size is {image_size}, expected a multiple of patch_size {patch_size}"
-        )
-
-
 def cut(images: Tensor, patch_size: int) -> Tensor:
     """Patches (B, P, I) of floating-point images (B, C, E, E)."""
     return F.unfold(images, patch_size, stride=patch_size).mT

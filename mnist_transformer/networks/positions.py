@@ -55,11 +55,15 @@ class Rope(Positions):
 
     Pairs (i, i + K/2) of each head's queries and keys rotate by position * frequency_i, so that
     q.k depends on the difference of positions alone. On a grid of a given width, half of the pairs
-    rotate with the row and half with the column (axial RoPE, arXiv 2403.13298).
+    rotate with the row and half with the column (axial RoPE, arXiv 2403.13298). Given ``dim``, a
+    learned vector says where a token is; rotation says how far apart two tokens are.
     """
 
-    def __init__(self, head_dim: int, num_tokens: int, grid_width: int | None = None) -> None:
+    def __init__(
+        self, head_dim: int, num_tokens: int, grid_width: int | None = None, dim: int | None = None
+    ) -> None:
         super().__init__()
+        self.learned = Positions() if dim is None else learned(dim, num_tokens)
         axes, base = [torch.arange(num_tokens)], 10_000.0
         if grid_width is not None:
             axes, base = [axes[0] // grid_width, axes[0] % grid_width], 100.0
@@ -72,24 +76,14 @@ class Rope(Positions):
         self.cos = nn.Buffer(angle_TF.cos(), persistent=False)
         self.sin = nn.Buffer(angle_TF.sin(), persistent=False)
 
+    def add(self, x_BTD: Tensor, at: At) -> Tensor:
+        return self.learned.add(x_BTD, at)
+
     def rotate(self, x_BNTK: Tensor, at: At) -> Tensor:
         # One angle per token, for all heads: one per head would cancel in q.k.
         cos, sin = (table[at].unsqueeze(-3).to(x_BNTK) for table in (self.cos, self.sin))
         a, b = x_BNTK.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
-class LearnedAndRope(Rope):
-    """A learned vector for where a token is, and RoPE for how far apart two tokens are."""
-
-    def __init__(
-        self, dim: int, head_dim: int, num_tokens: int, grid_width: int | None = None
-    ) -> None:
-        super().__init__(head_dim, num_tokens, grid_width)
-        self.learned = learned(dim, num_tokens)
-
-    def add(self, x_BTD: Tensor, at: At) -> Tensor:
-        return self.learned.add(x_BTD, at)
 
 
 # Each scheme by name, given D dim, K head_dim, T tokens and a grid W wide.
@@ -98,8 +92,8 @@ POSITIONS: dict[str, Callable[[int, int, int, int], Positions]] = {
     "sinusoidal": lambda D, K, T, W: sinusoidal(D, T),
     "rope": lambda D, K, T, W: Rope(K, T),
     "axial_rope": lambda D, K, T, W: Rope(K, T, W),
-    "learned_rope": lambda D, K, T, W: LearnedAndRope(D, K, T),
-    "learned_axial_rope": lambda D, K, T, W: LearnedAndRope(D, K, T, W),
+    "learned_rope": lambda D, K, T, W: Rope(K, T, None, D),
+    "learned_axial_rope": lambda D, K, T, W: Rope(K, T, W, D),
     "none": lambda D, K, T, W: Positions(),
 }
 

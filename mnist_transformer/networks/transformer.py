@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from mnist_transformer.networks.attention import Packing, attend, attend_packed, drop
 from mnist_transformer.networks.positions import POSITIONS, At, Positions
-from mnist_transformer.utils.checks import check_choice, check_share
+from mnist_transformer.utils.checks import check_choice, check_multiple, check_share
 
 
 class KVCache:
@@ -73,8 +73,7 @@ class Pass(NamedTuple):
 class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim is {dim}, expected a multiple of num_heads {num_heads}")
+        check_multiple("dim", dim, num_heads, "num_heads ")
         self.num_heads, self.head_dim, self.dropout = num_heads, dim // num_heads, dropout
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)

@@ -34,6 +34,12 @@ def check_choice(name: str, value: str, known: Collection[str]) -> None:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
 
 
+def check_multiple(name: str, value: int, of: int, what: str = "") -> None:
+    """Refuse a number that is not a multiple of another, which ``what`` names."""
+    if value % of:
+        raise ValueError(f"{name} is {value}, expected a multiple of {what}{of}")
+
+
 def check_share(name: str, value: float) -> None:
     """Refuse a number that is not in [0, 1)."""
     if not 0 <= value < 1:

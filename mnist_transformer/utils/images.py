@@ -135,7 +135,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is not a picture, expected a PNG or JPEG file") from error
     except Exception as error:  # Pillow raises many kinds
-        if getattr(error, "errno", None) is not None:
+        if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
             raise
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error
 

@@ -56,8 +56,10 @@ class ValueHead(nn.Module):
         self.mlps = nn.ModuleList(MLP(width, mlp_dim) for _ in range(depth))
         self.output = nn.Linear(width, 3 * logistics or around.num_levels)
         nn.init.zeros_(self.output.weight)
-        if logistics:
-            self.output.bias.data = levels.spread(logistics)
+        if logistics:  # evenly spread around the prediction
+            means = torch.linspace(-1, 1, logistics)
+            log_scales = torch.full_like(means, -3)
+            self.output.bias.data = torch.cat([torch.zeros_like(means), means, log_scales])
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (..., O) per value, from the sums (..., W) of ``self.state`` and the window.

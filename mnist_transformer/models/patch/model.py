@@ -13,7 +13,7 @@ Shapes: B batch, M tokens, D dim, G passes of a drawing (with guidance: class an
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar
 
@@ -29,9 +29,9 @@ from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.entropy import Coder
 from mnist_transformer.networks.neighbourhood import Neighbourhood
 from mnist_transformer.networks.particles import Particles
-from mnist_transformer.networks.patches import check_patch_size
 from mnist_transformer.networks.transformer import KVCache, Transformer
 from mnist_transformer.options import PLAIN, Keep, Sampling
+from mnist_transformer.utils.checks import check_multiple
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,15 @@ class PatchConfig(BackboneConfig):
     head_width: int = 96
     head_depth: int = 3
     head_mlp_dim: int = 192
-    margin: int = 4
-    num_logistics: int | None = None
+    margin: int = field(default=4, metadata={"most": 16})
+    num_logistics: int | None = field(default=None, metadata={"least": 1, "most": 64})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.margin > 16:
-            raise ValueError(f"margin is {self.margin}, expected 1 to 16")
-        if self.num_logistics is not None and not 1 <= self.num_logistics <= 64:
-            raise ValueError(f"num_logistics is {self.num_logistics}, expected 1 to 64")
         if (num := self.num_logistics) and self.data.background is not None:
             raise ValueError(f"num_logistics is {num}, expected None for data with a background")
         for size in self.image_shape[1:]:
-            check_patch_size(size, self.patch_size)
+            check_multiple("image_size", size, self.patch_size, "patch_size ")
 
 
 class Patch(GuidedModel):
