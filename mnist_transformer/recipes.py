@@ -46,6 +46,15 @@ class Recipe:
     tokenizer: str | None = None  # its recipe or path, for a model over codes
     about: str = ""
 
+    def __post_init__(self) -> None:
+        if (self.max_seconds is None) == (self.epochs is None):
+            both = f"max_seconds is {self.max_seconds} and epochs is {self.epochs}"
+            raise ValueError(f"{both} for recipe {self.name}, expected exactly one of them")
+        for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr", "muon_interval"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1e8:  # three years, in seconds
+                raise ValueError(f"{name} is {value}, expected a number above 0 and at most 1e8")
+
 
 # The head is half as wide as a grey model's: it draws one bit per pixel.
 _scan = PatchConfig(

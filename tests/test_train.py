@@ -295,7 +295,6 @@ def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
         ({"batch_size": 21, "device": "cpu"}, "batch_size is 21, expected at most the 20 training"),
         ({"device": "meta"}, "device is 'meta', expected"),
         ({"lr": -1.0}, "adamw_lr is -1.0, expected"),
-        ({"recipe": replace(RECIPE, muon_interval=0)}, "muon_interval is 0, expected"),
         ({"seed": -1}, "seed is -1, expected"),
         ({"device": "abacus"}, "device is 'abacus', expected"),
     ],
@@ -303,6 +302,8 @@ def test_weights_without_a_state_are_not_overwritten(whole, tmp_path):
 def test_senseless_arguments(tmp_path, arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         go(tmp_path, **{"device": None, **arguments})
+    with pytest.raises(ValueError, match="muon_interval is 0, expected"):
+        replace(RECIPE, muon_interval=0)
 
 
 def test_images_of_another_size_are_refused(tmp_path):

@@ -50,8 +50,7 @@ def ask(
         common.finish(images.grid(drawn, len(digits)), png, made, said=f"{number}: ")
 
     if prompt is not None:
-        answer(prompt)
-        return
+        return answer(prompt)
     mark = "> " if sys.stdin.isatty() else ""
     while True:  # a wrong line is reported, and the next one read
         try:

@@ -29,12 +29,11 @@ def list_models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = N
 
     rows, shipped = ledger.latest(), loading.shipped()
     if name in GENERIC:
-        say(f"{name}, for any data: {GENERIC[name].about}; see `{PROG} train --help`")
-    elif name is not None:
+        return say(f"{name}, for any data: {GENERIC[name].about}; see `{PROG} train --help`")
+    if name is not None:
         wrap = textwrap.TextWrapper(80, subsequent_indent=12 * " ", break_on_hyphens=False)
         for head, text in _details(find_recipe(name), rows.get(name), name in shipped):
             say(wrap.fill(f"{head:<12}{text}"))
-    if name is not None:
         return
     say(LINE.format("model", "size", "test bits/dim", "fd_cnn", "weights"))
     for recipe in RECIPES.values():

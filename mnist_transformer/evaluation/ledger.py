@@ -27,11 +27,8 @@ _PACKAGE = Path(__file__).parent.parent
 
 def results_folder() -> Path:
     """``results`` of the source tree that the package is in, else of the current folder."""
-    return (_PACKAGE.parent if _in_source_tree() else Path.cwd()) / "results"
-
-
-def _in_source_tree() -> bool:
-    return (_PACKAGE.parent / "pyproject.toml").exists()
+    root = _PACKAGE.parent
+    return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "results"
 
 
 def describe_device(device: str = "cpu") -> str:
@@ -50,13 +47,12 @@ def describe_device(device: str = "cpu") -> str:
 
 def current_commit() -> str | None:
     """Short name of the source tree's commit, with "-dirty" when files differ from it."""
-    if not _in_source_tree():
-        return None  # installed, perhaps inside another repository
-    command = ["git", "-C", str(_PACKAGE), "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(_PACKAGE.parent)]  # and no repository further up
+    command += ["--git-dir=.git", "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None  # a source tree without its history
+        return None  # installed, or a source tree without its history
 
 
 def clean_command(arguments: Sequence[str]) -> str:

@@ -9,8 +9,7 @@ speed and reconstruction error are measured. Test data measures; it never choose
 """
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, stdev
@@ -100,7 +99,16 @@ def evaluate(
         speeds = {str(size): sampling_speed(model, size, report=report) for size in (1, 256)}
         found["images_per_second"] = speeds
         if judge is not None:
-            found["drawn"] = list(_drawn(model, dataset, samples, judged, report))
+            train, test = dataset.train.images, dataset.test.images
+            held_out = metrics.nearest_distances(test, train, report, "neighbours of test images")
+            found["drawn"] = []
+            for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
+                how = Sampling(guidance=guidance)
+                draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
+                sets = [draw(seed=seed) for seed in samples.seeds]
+                copies = metrics.copy_check(sets[0][0], train, held_out, report)  # of one set
+                figures = judged("judge drawn images", sets)
+                found["drawn"].append({"guidance": guidance, **figures, "copies": copies})
     else:
         assert isinstance(model, Tokenizer)
         coded = partial(in_batches, model, model.reconstruct)
@@ -190,36 +198,16 @@ def _judged(
     judge: Judge, reference_NF: Tensor, report: Progress, stage: str, sets: Sequence[Images]
 ) -> Metrics:
     """Figures of the sets, one per seed, against test features: mean and standard deviation."""
-    columns: dict[str, list[float]] = defaultdict(list)
+    found = []
     for done, (images, labels) in enumerate(sets, start=1):
         features_NF = in_batches(judge, judge.features, images)
-        columns["agreement"].append(metrics.class_agreement(features_NF, labels, judge))
-        columns["fd_cnn"].append(metrics.fd_cnn(reference_NF, features_NF))
-        for name, share in metrics.precision_recall(reference_NF, features_NF).items():
-            columns[name].append(share)
+        agreement = metrics.class_agreement(features_NF, labels, judge)
+        distance = metrics.fd_cnn(reference_NF, features_NF)
+        shares = metrics.precision_recall(reference_NF, features_NF)
+        found.append({"agreement": agreement, "fd_cnn": distance, **shares})
         report(stage, done, len(sets))
-    return {
-        name: {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
-        for name, values in columns.items()
-    }
-
-
-def _drawn(
-    model: GenerativeModel,
-    dataset: Dataset,
-    samples: Samples,
-    judged: Callable[[str, Sequence[Images]], Metrics],
-    report: Progress,
-) -> Iterator[Metrics]:
-    """Figures of drawn images for each guidance; copies are looked for in one set."""
-    train, test = dataset.train.images, dataset.test.images
-    held_out = metrics.nearest_distances(test, train, report, "neighbours of test images")
-    for guidance in samples.guidances if "guidance" in model.honours else (1.0,):
-        how = Sampling(guidance=guidance)
-        draw = partial(draw_balanced, model, samples.num_samples, how=how, report=report)
-        sets = [draw(seed=seed) for seed in samples.seeds]
-        copies = metrics.copy_check(sets[0][0], train, held_out, report)
-        yield {"guidance": guidance, **judged("judge drawn images", sets), "copies": copies}
+    columns = {name: [figures[name] for figures in found] for name in found[0]}
+    return {k: {"mean": mean(x), "sd": stdev(x) if len(x) > 1 else 0.0} for k, x in columns.items()}
 
 
 def _reconstruction(judge: Judge | None, split: Split, images: Tensor) -> dict[str, float]:

@@ -139,10 +139,9 @@ def _refused(rng: random.Random, source: Templates) -> Prompt:
 
 def _unheld(rng: random.Random) -> tuple[int, int]:
     """Two numbers from 2 to 99 that are not a held-out pair: not even a refusal may show one."""
-    while True:
-        pair = rng.randrange(2, 100), rng.randrange(2, 100)
-        if not is_held_out(pair):
-            return pair
+    while is_held_out(pair := (rng.randrange(2, 100), rng.randrange(2, 100))):
+        pass
+    return pair
 
 
 def _wrong_number(rng: random.Random) -> str:

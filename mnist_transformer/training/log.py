@@ -127,7 +127,14 @@ def training(name: str) -> Iterator[Callable[[Record], None]]:
 
         def report(record: Record) -> None:
             nonlocal last_line
-            figures = _figures(record)
+            parts = [] if math.isnan(record.loss) else [f"loss {record.loss:.4g}"]
+            if record.bits_per_dim is not None:
+                parts.append(f"validation {record.bits_per_dim:.3f} bits/dim")
+            if record.images_per_second:
+                parts.append(f"{record.images_per_second:.0f} images/s")
+            if record.seconds_left is not None:
+                parts.append(f"{timedelta(seconds=round(record.seconds_left))} left")
+            figures = " · ".join(parts)
             progress.update(bar, completed=record.progress, figures=figures, visible=True)
             if record.message:
                 complain(record.message)
@@ -136,14 +143,3 @@ def training(name: str) -> Iterator[Callable[[Record], None]]:
                 complain(f"{name} {record.progress:.0%} {figures}")
 
         yield report
-
-
-def _figures(record: Record) -> str:
-    parts = [] if math.isnan(record.loss) else [f"loss {record.loss:.4g}"]
-    if record.bits_per_dim is not None:
-        parts.append(f"validation {record.bits_per_dim:.3f} bits/dim")
-    if record.images_per_second:
-        parts.append(f"{record.images_per_second:.0f} images/s")
-    if record.seconds_left is not None:
-        parts.append(f"{timedelta(seconds=round(record.seconds_left))} left")
-    return " · ".join(parts)

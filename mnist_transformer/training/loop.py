@@ -34,7 +34,6 @@ from mnist_transformer.training import optim, runtime
 from mnist_transformer.training import state as resume
 from mnist_transformer.training.log import Record
 from mnist_transformer.training.records import Records
-from mnist_transformer.training.runtime import Clock
 from mnist_transformer.utils.checks import check_below, lacks_memory
 from mnist_transformer.utils.devices import fork_rng
 from mnist_transformer.utils.files import make_folder
@@ -81,7 +80,6 @@ def train(
             likewise.
         OSError: the folder cannot be written.
     """
-    ticking = Clock(clock)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = runtime.override(recipe, max_seconds, epochs, batch_size, lr)
     check_seed(seed)
@@ -97,13 +95,13 @@ def train(
         recipe = replace(recipe, model=replace(recipe.model, data=dataset.spec))
     claimed = runtime.claim(out) if accelerator.is_main_process else nullcontext()
     with claimed, fork_rng(accelerator.device), runtime.quiet_writer():
-        run = _Run(recipe, out, dataset, accelerator, ticking, seed, report)
+        run = _Run(recipe, out, dataset, accelerator, clock, seed, report)
         if run.is_finished:
             run.records.tell(f"this run is finished: {run.weights_path}")
             return run.weights_path
         run.start()
         try:
-            with runtime.stop_signals(run.skip_pause) as stop:
+            with runtime.stop_signals(run.start_clock) as stop:
                 run.loop(stop)
             run.finish()
         except (RuntimeError, MemoryError) as error:
@@ -127,7 +125,7 @@ class _Run:
         out: Path,
         dataset: Dataset,
         accelerator: Accelerator,
-        clock: Clock,
+        clock: Callable[[], float],
         seed: int,
         report: Callable[[Record], None],
     ) -> None:
@@ -155,15 +153,13 @@ class _Run:
         self.records = Records(out, self.state, dataset, accelerator, clock, report)
         resumed = resume.load_newest(self.state, out, self.records.tell)
         self.is_finished = resume.is_finished(self.state, self.weights_path)
-        if resumed:
-            clock.set(self.state.seconds)
-        elif self.weights_path.exists() and not self.is_finished:
+        if self.weights_path.exists() and not resumed and not self.is_finished:
             wrong = f"{self.weights_path} exists without a state to resume from"
             raise ValueError(f"{wrong}, expected a new folder")
 
-    def skip_pause(self) -> None:
-        """Remove the time since the last step from the clock: SIGSTOP or Ctrl-Z paused the run."""
-        self.clock.set(min(self.clock.read(), self.state.seconds))
+    def start_clock(self) -> None:
+        """Count seconds from now on, without those of the setup or of a pause (Ctrl-Z)."""
+        self.state.zero = self.clock() - self.state.seconds
 
     def start(self) -> None:
         """Prepare the first step."""
@@ -173,7 +169,6 @@ class _Run:
         self.state.model.train()
         if self.state.recipe.compile and self.state.progress < 1:
             self.records.tell("compiling for some minutes, before the run's time begins")
-            seconds = self.clock.read()
             if wrong := runtime.try_to_compile(self.state.model):
                 self.records.tell(f"not compiled, so training is slower: {wrong}")
             else:  # a step that leaves the weights and buffers as they were
@@ -181,7 +176,6 @@ class _Run:
                 self.backward()
                 self.state.model.zero_grad()
                 self.state.model.load_state_dict(before)
-            self.clock.set(seconds)
         if self.accelerator.is_main_process:
             resume.drop_leftovers(self.out)
             self.records.start()
@@ -190,14 +184,15 @@ class _Run:
         """Train to the end; raises KeyboardInterrupt or SystemExit once a signal is in ``stop``."""
         accelerator, clock, state, records = self.accelerator, self.clock, self.state, self.records
         recipe, num_skipped = state.recipe, 0
+        self.start_clock()
         while state.progress < 1:
-            begun = clock.now()
+            begun = clock()
             factor = optim.schedule(state.progress, recipe.warmup, recipe.decay)
             optim.set_rates(state.optimizers, factor)
             loss = self.backward()
             norm = float(accelerator.clip_grad_norm_(state.model.parameters(), recipe.clip))
             mean, state.seconds, stopped = runtime.agree(
-                accelerator, float(loss.detach()), clock.read(), bool(stop)
+                accelerator, float(loss.detach()), clock() - state.zero, bool(stop)
             )
             if math.isfinite(mean) and math.isfinite(norm):
                 state.update()
@@ -211,7 +206,7 @@ class _Run:
                 raise ValueError(f"{wrong}: training diverged, try a lower lr")
             state.model.zero_grad()
             state.step += 1
-            records.durations.append(clock.now() - begun)
+            records.durations.append(clock() - begun)
             if accelerator.is_main_process:
                 if records.due("save", SAVE_SECONDS) or stopped or state.progress >= 1:
                     try:

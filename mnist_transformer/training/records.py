@@ -15,7 +15,7 @@ from mnist_transformer.data import Dataset, Split
 from mnist_transformer.models.base import GenerativeModel
 from mnist_transformer.training.info import RunInfo
 from mnist_transformer.training.log import Record, in_words, plot_losses, read_metrics, validate
-from mnist_transformer.training.runtime import Clock, uncompiled
+from mnist_transformer.training.runtime import uncompiled
 from mnist_transformer.training.state import RunState, mix
 from mnist_transformer.utils.files import write_atomic
 from mnist_transformer.utils.images import grid, save_png
@@ -37,7 +37,7 @@ class Records:
     state: RunState
     dataset: Dataset
     accelerator: Accelerator
-    clock: Clock
+    clock: Callable[[], float]
     report: Callable[[Record], None]
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))  # of steps
@@ -106,7 +106,7 @@ class Records:
             if self.state.progress < 1 and self.due("validate", self.validate_seconds):
                 self.validate(self.dataset.val.part(0, VALIDATE_IMAGES))
                 self.redraw(self.validate_seconds)
-                took = self.clock.read() - self.state.seconds
+                took = self.clock() - self.state.zero - self.state.seconds
                 self.validate_seconds = max(self._between_validations(), took / VALIDATE_SHARE)
 
     def validate(self, split: Split) -> dict[str, float | None]:
@@ -124,10 +124,10 @@ class Records:
         model = self.state.averaged
         if isinstance(model, GenerativeModel):
             labels = torch.arange(min(model.num_classes, MAX_CLASSES)).repeat(SAMPLES_PER_CLASS)
-            until, drawing = self.clock.now() + limit, model.steps(labels, range(len(labels)))
+            until, drawing = self.clock() + limit, model.steps(labels, range(len(labels)))
             with self.accelerator.autocast(), uncompiled(self.state.recipe), closing(drawing):
                 for images in drawing:
-                    if self.clock.now() > until:
+                    if self.clock() > until:
                         break
             save_png(grid(images, len(labels.unique()), gap=2), self.folder / "samples.png")
 

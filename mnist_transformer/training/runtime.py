@@ -1,4 +1,4 @@
-"""The setup of a run: recipe, tokenizer, clock, device, precision, processes, stop signals."""
+"""The setup of a run: recipe, tokenizer, device, precision, processes, stop signals."""
 
 import os
 import signal
@@ -28,20 +28,6 @@ for _name in ("DEEPSPEED", "FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAK
     OVERRULED[f"ACCELERATE_USE_{_name}"] = "false"
 
 
-class Clock:
-    """Seconds of a run, without pauses and the time between its parts; ``now`` never goes back."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now, self._zero = now, now()
-
-    def read(self) -> float:
-        return self.now() - self._zero
-
-    def set(self, seconds: float) -> None:
-        """Set the clock to so many seconds of the run."""
-        self._zero = self.now() - seconds
-
-
 def override(
     recipe: Recipe,
     max_seconds: float | None,
@@ -55,15 +41,7 @@ def override(
     if batch_size is not None:
         recipe = replace(recipe, batch_size=batch_size)
     if lr is not None:
-        muon_lr = recipe.muon_lr * (lr / recipe.adamw_lr)
-        recipe = replace(recipe, adamw_lr=lr, muon_lr=muon_lr)
-    if (recipe.max_seconds is None) == (recipe.epochs is None):
-        both = f"max_seconds is {recipe.max_seconds} and epochs is {recipe.epochs}"
-        raise ValueError(f"{both} for recipe {recipe.name}, expected exactly one of them")
-    for name in ("max_seconds", "epochs", "batch_size", "adamw_lr", "muon_lr", "muon_interval"):
-        value = getattr(recipe, name)
-        if value is not None and not 0 < value <= 1e8:  # three years, in seconds
-            raise ValueError(f"{name} is {value}, expected a number above 0 and at most 1e8")
+        recipe = replace(recipe, adamw_lr=lr, muon_lr=recipe.muon_lr * (lr / recipe.adamw_lr))
     return recipe
 
 

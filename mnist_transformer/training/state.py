@@ -69,6 +69,7 @@ class RunState:
     model: Model
     step: int = 0  # steps made
     seconds: float = 0.0  # of the run, when the last of them was made
+    zero: float = 0.0  # what the clock shows at second 0 of the run, without pauses
 
     def __post_init__(self) -> None:
         self.optimizers = build_optimizers(self.model, self.recipe)

@@ -176,18 +176,16 @@ def shown(canvases: Iterable[Tensor | None], columns: int = 99) -> list[Image.Im
     return [None if x is None else images.enlarge(images.grid(x, columns)) for x in canvases]
 
 
-def together(streams: Iterable[Iterator[Any]]) -> Iterator[list[Any]]:
+def together(streams: Sequence[Iterator[Any]]) -> Iterator[list[Any]]:
     """The latest canvas of every stream, each advanced in turn; the last list is finished.
 
     None stands for a stream that has drawn nothing.
     """
-    latest: list[Any] = []
+    latest: list[Any] = [None] * len(streams)
     sent = 0.0
     for canvases in zip_longest(*streams):
-        latest = latest or [None] * len(canvases)
         latest = [old if new is None else new for old, new in zip(latest, canvases, strict=True)]
         if time.monotonic() - sent >= FRAME_SECONDS:
             yield latest
             sent = time.monotonic()
-    if latest:
-        yield latest
+    yield latest
