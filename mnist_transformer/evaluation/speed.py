@@ -127,7 +127,8 @@ def throughput(
 
     peak, seconds = matmul_peak(device), 0.0
     with fork_rng(device):
-        step(*batches[0])  # warm-up: buffers, kernels, compiling
+        for batch in batches[: 3 if recipe.compile else 1]:
+            step(*batch)  # warm-up: buffers, kernels, compiling for sizes that change
         for done, batch in enumerate(batches):
             seconds += timed(device, partial(step, *batch))
             report("training speed", done + 1, len(batches))
