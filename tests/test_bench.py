@@ -224,7 +224,15 @@ def test_a_table_is_the_mean_over_seeds() -> None:
         trials.name_of("tea", {})
 
 
-RETIRED = {"codecs", "level-law", "level-law-training", "patch-tricks", "patching", "smallest"}
+RETIRED = {
+    "codecs",
+    "level-law",
+    "level-law-training",
+    "mar",
+    "patch-tricks",
+    "patching",
+    "smallest",
+}
 
 
 def test_every_experiment_of_the_ledger_has_its_script_or_is_retired() -> None:
