@@ -3,6 +3,7 @@
 A row has ``img``, with the bytes of a picture file, and ``label``. All pictures are of one size.
 """
 
+import struct
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_transformer.utils.files import write_atomic
+
+# Errors of pyarrow, of a row of the wrong types, and of Pillow.
+DAMAGED = (
+    *(ValueError, KeyError, TypeError, OSError, NotImplementedError, SyntaxError, OverflowError),
+    *(Image.DecompressionBombError, struct.error),
+)
 
 
 def library() -> Any:
@@ -46,9 +53,7 @@ def read(
                     images.append(np.asarray(picture.convert("RGB")))
                     formats.add(picture.format)
                 labels.append(np.int64(row["label"]))
-        except MemoryError:
-            raise
-        except Exception as error:  # of pyarrow, of a row of the wrong types, and of Pillow
+        except DAMAGED as error:
             of = " of {}x{}".format(*size) if size else ""
             expected = f"expected img with the bytes of a picture{of}, and label, in each row"
             reason = str(error).partition("\n")[0] or type(error).__name__

@@ -12,7 +12,7 @@ Shapes: B images, P patches, I = C*s*s pixels of a patch, D dim, F features of a
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from mnist_transformer.models.config import DiffusionConfig
 from mnist_transformer.models.guided import GuidedModel
 from mnist_transformer.networks.conditioning import ClassEmbedding, guide, with_null
-from mnist_transformer.networks.diffusion import NUM_LEVELS, time_features, to_signed, to_uint8
+from mnist_transformer.networks.diffusion import (
+    NUM_LEVELS,
+    Denoise,
+    time_features,
+    to_signed,
+    to_uint8,
+)
 from mnist_transformer.networks.drawing import Noise
 from mnist_transformer.networks.patches import cut, join
 from mnist_transformer.networks.solvers import sample
@@ -99,7 +105,7 @@ class DDPM(Denoiser):
         noise = Noise([zlib.crc32(x.numpy().tobytes()) for x in images.cpu()], self.device)
         return self.diffusion.bound(denoise, to_signed(images), noise, self.config.bound_samples)
 
-    def _fitted(self, cond: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _fitted(self, cond: Tensor) -> Denoise:
         """The denoiser that is fitted to the images."""
         class_BD = self.classes(cond)
 

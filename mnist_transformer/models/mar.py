@@ -240,14 +240,17 @@ class MAR(GuidedModel):
                 x_1_BPI[chosen_N],
                 self.config.head_steps,
                 how.sampler or self.config.sampler,
-                # Drawn for all: an image's next numbers must not depend on how many were chosen.
-                partial(lambda at: noise.normal(*x_1_BPI.shape[1:])[at], chosen_N),
+                partial(self._normal, noise, chosen_N),
                 None if keep is None else (patches_BPI[chosen_N], fixed_BPI[chosen_N]),
                 temperature=how.temperature,
             )
             # Rounded, as the known patches of training are.
             patches_BPI[chosen_N] = to_signed(to_uint8(drawn_NI))
             yield to_uint8(join(patches_BPI, size))
+
+    def _normal(self, noise: Noise, chosen_N: tuple[Tensor, Tensor]) -> Tensor:
+        # Drawn for all: an image's next numbers must not depend on how many were chosen.
+        return noise.normal(self.num_patches, self.config.num_patch_pixels)[chosen_N]
 
     def _denoise(self, modulation: Tensor, scale: float, x_t: Tensor, t: Tensor) -> Tensor:
         """The head, guided: noisy patches (N, I) at time t to its prediction."""

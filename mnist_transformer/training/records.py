@@ -136,6 +136,8 @@ class Records:
         state, validation = self.state, self.validate(self.dataset.val)
         bits = validation["bits_per_dim"]
         measured = "loss" if bits is None else "bits_per_dim"
+        if bits is not None:
+            bits = round(bits, 6) if math.isfinite(bits) else None
         found = [x for x in self.lines if x["kind"] == "validation"]
         found = [x for x in found if x.get(measured) is not None and math.isfinite(x[measured])]
         return RunInfo(
@@ -147,7 +149,7 @@ class Records:
             seed=state.seed,
             torch=torch.__version__,
             validation=in_words(validation),
-            validation_bits_per_dim=round(bits, 6) if bits and math.isfinite(bits) else None,
+            validation_bits_per_dim=bits,
             curve=tuple((x["seconds"], x["images"], round(x[measured], 5)) for x in found),
         )
 
